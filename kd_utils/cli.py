@@ -1,0 +1,235 @@
+"""The command `kd`: thin, over the functions of grid, data and report."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Knowledge distillation over a T x alpha grid, from images to the report's PDF.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="a study file, or the name of one in studies/")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="runs side by side [default: as many as cores or GPUs hold]")]
+Device = Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cpu, cuda or mps")]
+Source = Annotated[Path | None, typer.Option(help="zip or folder that holds TinyImageNet [default: downloaded]")]
+
+
+@app.command()
+def run(study: StudyArgument, jobs: Jobs = None, device: Device = "auto", source: Source = None) -> None:
+    """Do all stages, each only as far as it is not done: data, teacher, grid, report."""
+    from .tasks import warm_up
+
+    with _Screen(study, hold=True) as screen:
+        warm_up()
+        screen.data(source)
+        ok = screen.teacher(jobs, device) and screen.grid(jobs, device)
+        screen.report()
+    raise typer.Exit(0 if ok else 1)
+
+
+@app.command()
+def data(study: StudyArgument, source: Source = None) -> None:
+    """Decode the study's data set, once."""
+    with _Screen(study, hold=True) as screen:
+        screen.data(source)
+
+
+@app.command()
+def teacher(study: StudyArgument, jobs: Jobs = None, device: Device = "auto") -> None:
+    """Train the teacher candidates; the best one is the teacher."""
+    with _Screen(study, hold=True) as screen:
+        ok = screen.teacher(jobs, device)
+    raise typer.Exit(0 if ok else 1)
+
+
+@app.command()
+def grid(study: StudyArgument, jobs: Jobs = None, device: Device = "auto") -> None:
+    """Compute the soft targets, then run the cells."""
+    with _Screen(study, hold=True) as screen:
+        ok = screen.grid(jobs, device)
+    raise typer.Exit(0 if ok else 1)
+
+
+@app.command()
+def report(study: StudyArgument) -> None:
+    """Make the report's PDF, from records alone."""
+    with _Screen(study) as screen:
+        screen.report()
+
+
+@app.command()
+def status(study: StudyArgument) -> None:
+    """Show how far the study is, and its accuracies so far."""
+    with _Screen(study) as screen:
+        screen.status()
+
+
+def main() -> None:
+    """The entry point: the package's own errors end in one line and exit code 2, an interrupt in 130."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app()
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except Exception as e:
+        if not type(e).__module__.startswith("kd_utils"):
+            raise
+        print(f"kd: {e}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _interrupt(signum, frame):
+    raise KeyboardInterrupt
+
+
+class _Screen:
+    """The stages of one study, and what the terminal shows of them."""
+
+    def __init__(self, study: str, hold: bool = False):
+        from contextlib import ExitStack
+
+        from rich.console import Console
+
+        from . import study as studies
+
+        self.console = Console(highlight=False)
+        self.study = studies.load(study)
+        self.hold = hold
+        self.stack = ExitStack()
+
+    def __enter__(self):
+        if self.hold:
+            from . import grid
+
+            self.stack.enter_context(grid.held(self.study))
+        return self
+
+    def __exit__(self, *exception):
+        return self.stack.__exit__(*exception)
+
+    def data(self, source: Path | None) -> None:
+        from . import data
+
+        with self._bar() as bar:
+            tasks = {}
+
+            def progress(what: str, done: int, total: int) -> None:
+                if what not in tasks:
+                    tasks[what] = bar.add_task(what, total=total)
+                bar.update(tasks[what], completed=done, total=total)
+
+            found = data.prepare(self.study, source, progress)
+        counts = ", ".join(f"{n:,} {split}" for split, n in found.meta["counts"].items() if n)
+        self.console.print(f"data: {self.study.data.name}, {len(found.classes)} classes, {counts} images")
+
+    def teacher(self, jobs: int | None, device: str) -> bool:
+        from . import data, grid, records
+
+        fingerprint = data.load(self.study).fingerprint
+        ok = self._run("teachers", grid.teacher_tasks(self.study, device), jobs, device)
+        best = records.best_teacher(self.study, fingerprint)
+        if best:
+            among = len(self.study.teacher.candidates)
+            self.console.print(f"teacher: {best['teacher']}, {best.metrics['top1_best']:.2%} top-1, best of {among}")
+        return ok
+
+    def grid(self, jobs: int | None, device: str) -> bool:
+        from . import grid
+
+        ok = self._run("soft targets", grid.soft_target_tasks(self.study, device), jobs, device, quiet=True)
+        ok = ok and self._run("cells", grid.cell_tasks(self.study, device), jobs, device)
+        found = grid.state(self.study)
+        done = sum(r is not None for r in found.cells.values())
+        self.console.print(f"cells: {done} of {len(found.cells)} done")
+        return ok
+
+    def report(self) -> None:
+        from . import report
+
+        with self._bar() as bar:
+            bar.add_task("report", total=None)
+            pdf = report.make(self.study)
+        self.console.print(f"report: {pdf}", soft_wrap=True)
+
+    def status(self) -> None:
+        from . import grid
+
+        found = grid.state(self.study)
+        if found.dataset is None:
+            self.console.print(f"data: not prepared; run: kd data {self.study.name}")
+        trained = [r for r in found.teachers.values() if r]
+        self.console.print(f"teachers: {len(trained)} of {len(found.teachers)} trained")
+        for label, record in found.teachers.items():
+            best = " (the teacher)" if record and found.teacher and record.id == found.teacher.id else ""
+            self.console.print(f"  {label:<28}{record.metrics['top1_best']:.2%}{best}" if record else f"  {label:<28}–")
+        done = sum(r is not None for r in found.cells.values())
+        failed = sum(c.name in found.failures for c in found.cells)
+        self.console.print(f"cells: {done} done, {failed} failed, {len(found.cells) - done - failed} waiting")
+        for student in self.study.students:
+            self._table(student.label, found)
+        for name, error in found.failures.items():
+            self.console.print(f"failed: {name}: {error}", style="red", markup=False)
+
+    def _table(self, label: str, found) -> None:
+        from rich.table import Table
+
+        table = Table(title=f"{label}, top-1 on val in %")
+        table.add_column("T")
+        alphas = sorted({c.alpha for c in found.cells})
+        for alpha in alphas:
+            table.add_column(f"alpha {alpha:g}", justify="right")
+        for T in sorted(self.study.grid.T):
+            row = [f"{T:g}"]
+            for alpha in alphas:
+                own = [
+                    r.metrics["top1_best"]
+                    for c, r in found.cells.items()
+                    if r and c.student == label and c.alpha == alpha and c.T in (T, None)
+                ]
+                row.append(f"{100 * sum(own) / len(own):.2f}" if own else "–")
+            table.add_row(*row)
+        self.console.print(table)
+
+    def _run(self, stage: str, tasks: list, jobs: int | None, device: str, quiet: bool = False) -> bool:
+        from . import grid
+
+        if not tasks:
+            return True
+        with self._bar() as bar:
+            line = bar.add_task(stage, total=sum(t.steps for t in tasks))
+            finished = 0
+
+            def on_done(task, seconds: float, error: str) -> None:
+                nonlocal finished
+                finished += task.steps
+                if error:
+                    bar.console.print(f"failed: {task.name}: {error}; see {task.folder}", style="red", markup=False)
+                elif not quiet:
+                    bar.console.print(f"done: {task.name} ({seconds:.0f} s)", markup=False)
+
+            def on_tick(running: dict[str, int]) -> None:
+                bar.update(line, completed=finished + sum(running.values()))
+
+            failures = grid.run(self.study, tasks, jobs=jobs, device=device, on_done=on_done, on_tick=on_tick)
+        return not failures
+
+    def _bar(self):
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )

@@ -1,0 +1,88 @@
+"""Tables, figures and front matter that show themselves in JupyterLab and in the PDF, captions and labels included.
+
+A label makes a cross-reference: text may say @tbl-x or @fig-x.
+"""
+
+import html
+import io
+
+import pandas as pd
+
+
+class Table:
+    """A DataFrame with a caption and a label; cells are shown as they are (format them first)."""
+
+    def __init__(self, frame: pd.DataFrame, caption: str, label: str):
+        self.frame, self.caption, self.label = frame, caption, label
+
+    def _markdown(self) -> str:
+        columns = [str(c) for c in self.frame.columns]
+        right = [pd.api.types.is_numeric_dtype(self.frame[c]) or _numbers(self.frame[c]) for c in self.frame.columns]
+        lines = ["| " + " | ".join(columns) + " |", "|" + "|".join("---:" if r else ":---" for r in right) + "|"]
+        for row in self.frame.itertuples(index=False):
+            lines.append("| " + " | ".join(str(v).replace("|", "\\|") for v in row) + " |")
+        return "\n".join(lines) + f"\n\n: {self.caption} {{#tbl-{self.label}}}\n"
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        shown = self.frame.to_html(index=False, border=0, escape=True)
+        return {
+            "text/html": f"<div>{shown}<p><em>{html.escape(self.caption)}</em></p></div>",
+            "text/markdown": self._markdown(),
+            "text/plain": self.frame.to_string(index=False),
+        }
+
+
+class Figure:
+    """A matplotlib figure with a caption and a label, as SVG."""
+
+    def __init__(self, figure, caption: str, label: str):
+        import matplotlib.pyplot as plt
+
+        with plt.rc_context({"svg.hashsalt": "kd-utils"}), io.StringIO() as f:  # the same figure, the same bytes
+            figure.savefig(f, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+            self.svg = f.getvalue()
+        plt.close(figure)
+        self.caption, self.label = caption, label
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        svg = self.svg[self.svg.index("<svg") :]
+        return (
+            {
+                "text/html": f"<figure>{svg}<figcaption><em>{html.escape(self.caption)}</em></figcaption></figure>",
+                "image/svg+xml": self.svg,
+                "text/plain": f"Figure: {self.caption}",
+            },
+            {"kd_utils": {"caption": self.caption, "label": f"fig-{self.label}"}},
+        )
+
+
+class Front:
+    """Title, subtitle and abstract of the report; text may be Markdown."""
+
+    MIME = "application/vnd.kd-utils.front+json"
+
+    def __init__(self, title: str, subtitle: str, abstract: str):
+        self.title, self.subtitle, self.abstract = title, subtitle, abstract
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {
+            self.MIME: {"title": self.title, "subtitle": self.subtitle, "abstract": self.abstract},
+            "text/markdown": f"# {self.title}\n\n*{self.subtitle}*\n\n{self.abstract}\n",
+            "text/plain": self.title,
+        }
+
+
+class Text:
+    """Markdown that is computed."""
+
+    def __init__(self, markdown: str):
+        self.markdown = markdown
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {"text/markdown": self.markdown, "text/plain": self.markdown}
+
+
+def _numbers(column: pd.Series) -> bool:
+    """Whether a column of strings reads as numbers, dashes aside."""
+    stripped = [str(v).split(" ")[0].replace(",", "").lstrip("+−-") for v in column if str(v) not in ("", "–")]
+    return bool(stripped) and all(v.replace(".", "", 1).isdigit() for v in stripped)

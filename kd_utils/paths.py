@@ -1,0 +1,54 @@
+"""Where things lie. The only module that knows."""
+
+import os
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def root() -> Path:
+    """The folder that holds studies, results, report, data and cache: KD_ROOT, or else the checkout."""
+    return Path(os.environ.get("KD_ROOT") or CHECKOUT).resolve()
+
+
+def notebook(name: str) -> Path:
+    """One of the checkout's notebooks: teacher, distill, analysis or explore."""
+    return CHECKOUT / "notebooks" / f"{name}.ipynb"
+
+
+def study_file(name: str | Path) -> Path:
+    """A study file from a path, or from the bare name of a file in studies/."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        return path
+    return root() / "studies" / f"{name}.yaml"
+
+
+def results(study: str) -> Path:
+    """All that a study finds out, results.csv among it."""
+    return root() / "results" / study
+
+
+def run(study: str, kind: str, run_id: str) -> Path:
+    """The folder of one run; kind is 'teacher' or 'student'."""
+    return results(study) / f"{kind}s" / run_id
+
+
+def report(study: str) -> Path:
+    """The PDF and its figures."""
+    return root() / "report" / study
+
+
+def downloads() -> Path:
+    """Archives of data sets, as their publishers offer them."""
+    return root() / "data"
+
+
+def arrays(name: str) -> Path:
+    """A data set, decoded."""
+    return root() / "cache" / "data" / name
+
+
+def soft_targets(name: str) -> Path:
+    """A teacher's logits, a view a file."""
+    return root() / "cache" / "soft_targets" / name

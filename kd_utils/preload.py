@@ -1,0 +1,26 @@
+"""What every run imports, imported once: the process that runs are forked from loads this module.
+
+Nothing here may start a thread or touch a GPU.
+"""
+
+import atexit
+import gc
+import os
+
+import ipykernel.kernelapp  # noqa: F401
+import matplotlib
+
+matplotlib.use("agg")
+
+import matplotlib_inline.backend_inline  # noqa: F401
+import papermill.execute  # noqa: F401
+import seaborn  # noqa: F401
+import timm  # noqa: F401
+import torchvision  # noqa: F401
+
+from . import cli, engine, plots, runs  # noqa: F401
+
+gc.collect()
+gc.freeze()  # a fork's garbage collector neither visits nor copies what is loaded by now
+# this process ends with the command that started it, and has nothing to clean up that takes torch a second
+atexit.register(os._exit, 0)

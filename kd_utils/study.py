@@ -1,0 +1,315 @@
+"""The study file: what is asked, in one small declarative YAML file, typed and checked.
+
+Everything that the figures of a run depend on is here, and `teacher_settings` / `student_settings` gather it
+for one run. Their hash is the run's key: a record answers a study if and only if the keys are equal.
+"""
+
+import difflib
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from . import paths
+
+
+class StudyError(ValueError):
+    """A study file, or a parameter, that cannot be used; the message names the key and what is allowed."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+# YAML reads `T: 4` as an int; everywhere else strict typing holds (no "4", no true for 1)
+Number = Annotated[float, BeforeValidator(lambda v: float(v) if type(v) is int else v)]
+
+
+class Data(_Part):
+    """Which images. Splits of the training images are disjoint and drawn by a fixed permutation per class."""
+
+    name: Literal["digits", "tiny-imagenet", "cifar100", "folder"]
+    source: str | None = None  # folder: its path; tiny-imagenet: a zip or folder (default: downloaded)
+    image_size: int = Field(default=64, ge=8, le=1024)  # pixels a side, as stored
+    classes: int | list[str] | None = None  # the first n classes by name, or these; default: all
+    train_per_class: int | None = Field(default=None, ge=1)  # default: all that is left
+    holdout_per_class: int = Field(default=0, ge=0)  # training images kept apart, to choose on
+    val_from_train_per_class: int = Field(default=0, ge=0)  # training images moved to the validation split
+
+    @model_validator(mode="after")
+    def _source(self):
+        if self.name == "folder" and not self.source:
+            raise ValueError("data.name is 'folder', so data.source must name the folder")
+        return self
+
+
+class Augment(_Part):
+    """The training view of an image: flip, then crop."""
+
+    flip: bool = True  # left-right, with probability one half
+    crop: Literal["none", "shift", "resized"] = "shift"
+    shift: int = Field(default=8, ge=0)  # pixels at most, for crop: shift (zeros come in)
+    scale: Number = Field(default=0.35, gt=0, le=1)  # least share of the area, for crop: resized
+
+
+class Train(_Part):
+    """How a model is trained; the defaults are the published study's."""
+
+    epochs: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=128, ge=2)
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: Number = Field(default=1e-3, gt=0)
+    weight_decay: Number = Field(default=0.0, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    eval_every: int = Field(default=1, ge=1)  # epochs between evaluations; the last is always evaluated
+    patience: int = Field(default=0, ge=0)  # stop after so many evaluations without a gain; 0: never
+
+
+class Model(_Part):
+    """A model by its timm or torchvision name, and where its weights come from."""
+
+    model: str
+    name: str = ""  # how records and tables call it; default: the model's name
+    pretrained: bool | str = False  # true: ImageNet weights; a path: .safetensors or .pth
+    input_size: int | None = Field(default=None, ge=8)  # pixels a side that the model sees; default: as stored
+    train: dict[str, Any] = {}  # what differs from the study's `train`
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value):
+        return {"model": value} if isinstance(value, str) else value
+
+    @property
+    def label(self) -> str:
+        return self.name or self.model.split("/")[-1]
+
+
+class Teacher(_Part):
+    candidates: list[Model] = Field(min_length=1)
+    train: dict[str, Any] = {}  # what differs from the study's `train`, for every candidate
+    seed: int = Field(default=0, ge=0)
+
+
+class Grid(_Part):
+    T: list[Annotated[Number, Field(gt=0)]] = Field(min_length=1)
+    alpha: list[Annotated[Number, Field(ge=0, le=1)]] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct(self):
+        for key in ("T", "alpha"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise ValueError(f"grid.{key} names a value twice: {values}")
+        return self
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One distinct point of the grid. At alpha = 1 the loss does not depend on T, and T is None."""
+
+    student: str
+    T: float | None
+    alpha: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        point = "baseline" if self.T is None else f"T{self.T:g}-a{self.alpha:g}"
+        return f"{self.student}-{point}-s{self.seed}"
+
+
+class Study(_Part):
+    """A study: data, models, training and the grid."""
+
+    name: str = ""  # the file's stem, set by load()
+    file: str = ""  # the file's path, set by load()
+    title: str = "Temperature and weight in knowledge distillation"
+    data: Data
+    augment: Augment = Augment()
+    train: Train = Train()
+    teacher: Teacher
+    students: list[Model] = Field(min_length=1)
+    grid: Grid
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1)
+    views: int | None = Field(default=None, ge=1)  # distinct views; epoch e sees view e mod views; default: all
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # of the forward pass; auto: bf16 on GPUs that have it
+    data_parallel: bool = False  # one run over all GPUs, by torch.nn.DataParallel
+    threads: int = Field(default=1, ge=1)  # CPU threads of a run; the same for jobs 1 or 8, so are the figures
+
+    @model_validator(mode="after")
+    def _whole(self):
+        for what, models in (("teacher.candidates", self.teacher.candidates), ("students", self.students)):
+            labels = [m.label for m in models]
+            twice = {x for x in labels if labels.count(x) > 1}
+            if twice:
+                raise ValueError(f"{what}: {sorted(twice)} named twice; give each a `name` of its own")
+            for m in models:
+                self.training(m, teacher=what != "students")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds names a value twice: {self.seeds}")
+        return self
+
+    def training(self, model: Model, *, teacher: bool) -> Train:
+        """How this model is trained: the study's `train`, overridden by the teacher's, then by the model's."""
+        changes = {**(self.teacher.train if teacher else {}), **model.train}
+        try:
+            return Train(**{**self.train.model_dump(), **changes})
+        except ValidationError as e:
+            raise ValueError(f"train of {model.label}: {_explain(e, Train)}") from None
+
+    def student(self, label: str) -> Model:
+        """The student of this label; StudyError names those there are."""
+        return _named(self.students, label, f"student of study '{self.name}'")
+
+    def candidate(self, label: str) -> Model:
+        """The teacher candidate of this label; StudyError names those there are."""
+        return _named(self.teacher.candidates, label, f"teacher candidate of study '{self.name}'")
+
+    def cells(self) -> list[Cell]:
+        """The distinct cells, a seed after the other; alpha = 1 once for all T. The baseline is always there."""
+        return [
+            cell
+            for seed in self.seeds
+            for student in self.students
+            for cell in (
+                Cell(student.label, None, 1.0, seed),
+                *(Cell(student.label, T, a, seed) for T in self.grid.T for a in self.grid.alpha if a < 1),
+            )
+        ]
+
+    def view(self, epoch: int) -> int:
+        """The number of the view that an epoch (from 0) sees."""
+        return epoch % self.views if self.views else epoch
+
+    def view_count(self) -> int:
+        """How many views the students of this study see."""
+        epochs = max(self.training(s, teacher=False).epochs for s in self.students)
+        return min(epochs, self.views or epochs)
+
+    def with_epochs(self, epochs: int) -> "Study":
+        """The same study with another number of epochs for every student."""
+        students = [s.model_copy(update={"train": {**s.train, "epochs": epochs}}) for s in self.students]
+        return self.model_copy(update={"students": students})
+
+
+def _named(models: list[Model], label: str, what: str) -> Model:
+    for m in models:
+        if m.label == label:
+            return m
+    raise StudyError(f"no {what} is called {label!r}; there are: {', '.join(m.label for m in models)}")
+
+
+def teacher_settings(study: Study, candidate: Model, fingerprint: str) -> dict:
+    """All that a teacher's figures depend on."""
+    return {
+        "kind": "teacher",
+        **_common(study, candidate, study.training(candidate, teacher=True), study.teacher.seed, fingerprint),
+    }
+
+
+def student_settings(study: Study, cell: Cell, fingerprint: str, teacher_sha256: str) -> dict:
+    """All that a cell's figures depend on; the teacher by its weights (the baseline too: `agreement` needs it)."""
+    model = study.student(cell.student)
+    return {
+        "kind": "student",
+        **_common(study, model, study.training(model, teacher=False), cell.seed, fingerprint),
+        "T": cell.T,
+        "alpha": cell.alpha,
+        "teacher_sha256": teacher_sha256,
+    }
+
+
+def _common(study: Study, model: Model, train: Train, seed: int, fingerprint: str) -> dict:
+    return {
+        "data": fingerprint,
+        "augment": study.augment.model_dump(),
+        "views": study.views,
+        "model": model.model_dump(exclude={"train", "name"}),
+        "train": train.model_dump(),
+        "seed": seed,
+        "threads": study.threads,
+        "precision": study.precision,
+    }
+
+
+def digest(settings: dict) -> str:
+    """The first 12 hex digits of the SHA-256 of the settings in canonical JSON."""
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key named twice (plain YAML silently keeps the last)."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(k, deep=True) for k, _ in node.value]
+        for key_node, key in zip(node.value, keys, strict=True):
+            if keys.count(key) > 1:
+                line = key_node[0].start_mark.line + 1
+                raise StudyError(f"line {line}: the key '{key}' is given twice")
+        return super().construct_mapping(node, deep)
+
+
+def load(name: str | Path) -> Study:
+    """Read a study.
+
+    name: a path to a .yaml file, or the bare name of one in studies/.
+    Raises StudyError, naming the file, the key and what is allowed.
+    """
+    path = paths.study_file(name)
+    if not path.is_file():
+        known = sorted(p.stem for p in (paths.root() / "studies").glob("*.yaml"))
+        raise StudyError(f"no study file {path}; in studies/ there are: {', '.join(known) or 'none'}")
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except yaml.YAMLError as e:
+        raise StudyError(f"{path}: not YAML: {e}") from None
+    except StudyError as e:
+        raise StudyError(f"{path}: {e}") from None
+    if not isinstance(raw, dict):
+        raise StudyError(f"{path}: a study is a mapping with the keys {', '.join(Study.model_fields)}")
+    for key in {"name", "file"} & set(raw):
+        raise StudyError(f"{path}: unknown key '{key}'; a study is named by its file")
+    raw |= {"name": path.stem, "file": str(path.resolve())}
+    try:
+        study = Study(**raw)
+    except ValidationError as e:
+        raise StudyError(f"{path}: {_explain(e, Study)}") from None
+    if study.data.source:  # relative to the study file, not to where the command is typed
+        source = str((path.parent / Path(study.data.source).expanduser()).resolve())
+        study = study.model_copy(update={"data": study.data.model_copy(update={"source": source})})
+    return study
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """One line an error: the key, what is wrong, what is allowed."""
+    lines = []
+    for e in error.errors():
+        where = ".".join(str(x) for x in e["loc"])
+        if e["type"] == "extra_forbidden":
+            allowed = _keys(model, e["loc"][:-1])
+            close = difflib.get_close_matches(str(e["loc"][-1]), allowed, 1)
+            hint = f"did you mean '{close[0]}'?" if close else f"allowed: {', '.join(allowed)}"
+            lines.append(f"unknown key '{where}'; {hint}")
+        elif e["type"] == "missing":
+            lines.append(f"the key '{where}' is missing")
+        else:
+            message = e["msg"].removeprefix("Value error, ")
+            message = message[:1].lower() + message[1:]
+            got = f" (got {e['input']!r})" if where and not isinstance(e["input"], dict) else ""
+            lines.append(f"{where}: {message}{got}" if where else message)
+    return "; ".join(lines)
+
+
+def _keys(model: type[BaseModel], loc: tuple) -> list[str]:
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        kind = model.model_fields[part].annotation
+        args = [a for a in getattr(kind, "__args__", ()) if isinstance(a, type) and issubclass(a, BaseModel)]
+        model = args[0] if args else kind
+    return list(model.model_fields)
