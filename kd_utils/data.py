@@ -400,7 +400,9 @@ def _decode(data: Data, pools: _Pools, folder: Path, progress: Progress) -> None
 
 def _decode_files(jobs: list[tuple], progress: Progress) -> None:
     total = sum(len(names) for _, names, _, _ in jobs)
-    if not total:
+    if total <= 1000:  # not worth a start of processes
+        for job in jobs:
+            _decode_some(*job)
         return
     workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), len(jobs))
     done = 0
@@ -463,7 +465,7 @@ def download(url: str, path: Path, md5: str, size: int, progress: Progress | Non
                 if answer.status_code != 206:
                     have = 0  # the server sends the whole again
                 with open(part, "ab" if have else "wb") as f:
-                    for chunk in answer.iter_content(1 << 20):
+                    for chunk in answer.iter_content(1 << 16):
                         f.write(chunk)
                         have += len(chunk)
                         if progress:

@@ -1,9 +1,11 @@
 """Models by their timm or torchvision names: uint8 images in, logits out; size and normalisation are their own."""
 
+import difflib
 import hashlib
 import importlib
 import socket
 import urllib.request
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,8 +104,8 @@ def _find(name: str) -> tuple[str, str]:
 
         if timm.is_model(bare):
             return "timm", bare
-        close = timm.list_models(f"*{bare.split('_')[0]}*")[:5]
-        hint = f"; timm has: {', '.join(close)}" if close else ""
+        close = difflib.get_close_matches(bare, timm.list_models(), 4, 0.5)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
     else:
         hint = ""
     raise ModelError(f"no model {name!r} in {library or 'torchvision or timm'}{hint}")
@@ -205,7 +207,14 @@ def _load(backbone: nn.Module, found: dict, what: str) -> None:
     head = {k for k in own if own[k].shape != found[k].shape}
     if len({k.rsplit(".", 1)[0] for k in head}) > 1:
         raise ModelError(f"{what}: weights of another model; {len(head)} entries differ in shape: {sorted(head)[:3]}")
-    backbone.load_state_dict({k: v for k, v in found.items() if k not in head}, strict=False)
+    set_state(backbone, {k: v for k, v in found.items() if k not in head}, strict=False)
+
+
+def set_state(backbone: nn.Module, state: dict[str, torch.Tensor], strict: bool = True) -> None:
+    """load_state_dict() of a plain dict, taken for one of this version of the model (MNASNet asks for a version)."""
+    state = OrderedDict(state)
+    state._metadata = backbone.state_dict()._metadata
+    backbone.load_state_dict(state, strict=strict)
 
 
 def save(model: nn.Module, path: Path) -> None:

@@ -156,7 +156,7 @@ class Run:
             labels = self.dataset.labels("val")
             last = self._val_logits(len(self._fit.history), self._fit.last)
             logits = self._val_logits(self._fit.best_epoch, self._fit.best)
-            models.unwrap(self.model).backbone.load_state_dict(self._fit.best)
+            models.set_state(models.unwrap(self.model).backbone, self._fit.best)
             predicted, confidence = metrics.predictions(logits)
             self._figures = {
                 "top1_best": float(np.mean(predicted == labels)),
@@ -233,7 +233,7 @@ class Run:
     def _val_logits(self, epoch: int, weights: dict) -> np.ndarray:
         """The logits on val of an epoch, kept from its evaluation or computed from its weights."""
         if epoch not in self._val:
-            models.unwrap(self.model).backbone.load_state_dict(weights)
+            models.set_state(models.unwrap(self.model).backbone, weights)
             self._val[epoch] = self._logits("val")
         return self._val[epoch]
 
@@ -432,7 +432,7 @@ def _load_weights(model: models.Classifier, path: Path, record: records.Record) 
         raise RunError(
             f"{path} is not the file that the record {record.id} speaks of; delete its folder to train again"
         )
-    model.backbone.load_state_dict(state)
+    models.set_state(model.backbone, state)
     model.origin = record["provenance"]["weights_from"]
 
 

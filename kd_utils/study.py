@@ -7,6 +7,7 @@ for one run. Their hash is the run's key: a record answers a study if and only i
 import difflib
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -252,6 +253,12 @@ class _Loader(yaml.SafeLoader):
                 line = key_node[0].start_mark.line + 1
                 raise StudyError(f"line {line}: the key '{key}' is given twice")
         return super().construct_mapping(node, deep)
+
+
+# YAML 1.1, which PyYAML reads, takes 1e-3 for a string
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def load(name: str | Path) -> Study:

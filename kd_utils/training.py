@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from . import files
-from .models import unwrap
+from .models import set_state, unwrap
 from .study import Train
 from .views import order
 
@@ -169,7 +169,7 @@ def _save(path: Path, state: Fit, net, optimizer, schedule) -> None:
                 "best": state.best,
                 "best_epoch": state.best_epoch,
                 "best_score": state.best_score,
-                "model": net.backbone.state_dict(),
+                "model": dict(net.backbone.state_dict()),
                 "optimizer": optimizer.state_dict(),
                 "schedule": schedule.state_dict(),
             },
@@ -180,7 +180,7 @@ def _save(path: Path, state: Fit, net, optimizer, schedule) -> None:
 def _resume(path: Path, net, optimizer, schedule) -> Fit:
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        net.backbone.load_state_dict(saved["model"])
+        set_state(net.backbone, saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
         return Fit(saved["history"], saved["best"], saved["best_epoch"], saved["best_score"])

@@ -1,0 +1,115 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from kd_utils.losses import ce_loss, kd_loss
+
+
+def by_hand(student, targets, teacher, T, alpha):
+    """The formula of the study in float64 with Python's own arithmetic."""
+
+    def softmax(row, T):
+        shifted = [float(x) / T - max(float(y) for y in row) / T for x in row]
+        total = math.fsum(math.exp(x) for x in shifted)
+        return [math.exp(x) / total for x in shifted]
+
+    ce = kl = 0.0
+    for s, y, t in zip(student, targets, teacher, strict=True):
+        ce -= math.log(softmax(s, 1)[int(y)])
+        p, q = softmax(t, T), softmax(s, T)
+        kl += math.fsum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True))
+    ce, kl = ce / len(student), kl / len(student)
+    return alpha * ce + (1 - alpha) * T**2 * kl, ce, kl
+
+
+def example(classes=20, batch=7, seed=0):
+    rng = np.random.default_rng(seed)
+    student, teacher = rng.normal(0, 3, (2, batch, classes))
+    return torch.tensor(student), torch.tensor(rng.integers(0, classes, batch)), torch.tensor(teacher)
+
+
+@pytest.mark.parametrize("T", [0.5, 1, 2, 4, 10, 20, 100])
+@pytest.mark.parametrize("alpha", [0, 0.1, 0.5, 0.9, 1])
+def test_equals_the_formula(T, alpha):
+    student, targets, teacher = example()
+    got = kd_loss(student.float(), targets, teacher.float(), T=T, alpha=alpha)
+    for g, w in zip(got, by_hand(student, targets, teacher, T, alpha), strict=True):
+        assert g.item() == pytest.approx(w, rel=2e-4, abs=1e-6)
+
+
+def test_the_gradient_is_the_formula_s():
+    """d loss / d logits = (alpha (q1 - y) + (1 - alpha) T (qT - pT)) / B."""
+    student, targets, teacher = example()
+    T, alpha = 4.0, 0.3
+    leaf = student.float().requires_grad_()
+    kd_loss(leaf, targets, teacher.float(), T=T, alpha=alpha).loss.backward()
+    onehot = torch.nn.functional.one_hot(targets, student.shape[1])
+    soft = torch.softmax(student / T, 1) - torch.softmax(teacher / T, 1)
+    want = (alpha * (torch.softmax(student, 1) - onehot) + (1 - alpha) * T * soft) / len(targets)
+    torch.testing.assert_close(leaf.grad.double(), want, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_inputs_lose_only_their_own_rounding(dtype):
+    student, targets, teacher = (x.to(dtype) if x.is_floating_point() else x for x in example())
+    want, *_ = by_hand(student, targets, teacher, 100, 0.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = kd_loss(student, targets, teacher, T=100, alpha=0.0)
+    assert got.loss.dtype == torch.float32
+    assert got.loss.item() == pytest.approx(want, rel=1e-3)
+
+
+def test_the_square_of_T_stays_at_alpha_0():
+    student, targets, teacher = (x.float() if x.is_floating_point() else x for x in example())
+    at, near = (kd_loss(student, targets, teacher, T=20, alpha=a).loss.item() for a in (0.0, 1e-6))
+    assert at == pytest.approx(near, rel=1e-4)
+
+
+def test_high_temperatures_tend_to_the_squared_difference_of_centred_logits():
+    student, targets, teacher = example()
+    d = student - teacher
+    d = d - d.mean(1, keepdim=True)
+    want = (d**2).sum(1).mean() / (2 * student.shape[1])
+    got = kd_loss(student.float(), targets, teacher.float(), T=1000, alpha=0).loss
+    assert got.item() == pytest.approx(want.item(), rel=0.02)
+
+
+def test_identical_logits_have_no_divergence():
+    student, targets, _ = example()
+    got = kd_loss(student.float(), targets, student.float(), T=4, alpha=0.5)
+    assert got.kl.item() == pytest.approx(0, abs=1e-7)
+    assert got.loss.item() == pytest.approx(0.5 * got.ce.item())
+
+
+def test_no_gradient_goes_to_the_teacher():
+    student, targets, teacher = (x.float().requires_grad_() if x.is_floating_point() else x for x in example())
+    kd_loss(student, targets, teacher, T=4, alpha=0.5).loss.backward()
+    assert teacher.grad is None and student.grad.abs().sum() > 0
+
+
+def test_alpha_1_is_the_cross_entropy():
+    student, targets, teacher = (x.float() if x.is_floating_point() else x for x in example())
+    got = kd_loss(student, targets, teacher, T=4, alpha=1)
+    assert got.loss.item() == ce_loss(student, targets).loss.item() == got.ce.item()
+
+
+@pytest.mark.parametrize("T", [0, -1, math.nan, math.inf])
+def test_wrong_T_raises(T):
+    student, targets, teacher = example()
+    with pytest.raises(ValueError, match="T must be"):
+        kd_loss(student, targets, teacher, T=T, alpha=0.5)
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, math.nan])
+def test_wrong_alpha_raises(alpha):
+    student, targets, teacher = example()
+    with pytest.raises(ValueError, match="alpha must"):
+        kd_loss(student, targets, teacher, T=1, alpha=alpha)
+
+
+def test_wrong_shapes_raise():
+    student, targets, teacher = example()
+    with pytest.raises(ValueError, match=r"\(B, C\)"):
+        kd_loss(student, targets, teacher[:, :5], T=1, alpha=0.5)
