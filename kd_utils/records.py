@@ -70,7 +70,7 @@ class Record:
         try:
             with np.load(path, allow_pickle=False) as found:
                 return {k: found[k] for k in ("label", "predicted", "confidence")}
-        except (OSError, ValueError, KeyError) as e:
+        except (OSError, EOFError, ValueError, KeyError) as e:
             raise RecordError(f"{path}: {e}; delete the folder {self.folder} to run it again") from e
 
 

@@ -90,12 +90,16 @@ class Model(_Part):
 
 
 class Teacher(_Part):
+    """The candidates, of which the best one teaches, and how they are trained."""
+
     candidates: list[Model] = Field(min_length=1)
     train: dict[str, Any] = {}  # what differs from the study's `train`, for every candidate
     seed: int = Field(default=0, ge=0)
 
 
 class Grid(_Part):
+    """The temperatures and the weights of the cross-entropy; a cell for each pair, one for all T at alpha = 1."""
+
     T: list[Annotated[Number, Field(gt=0)]] = Field(min_length=1)
     alpha: list[Annotated[Number, Field(ge=0, le=1)]] = Field(min_length=1)
 

@@ -1,0 +1,145 @@
+import json
+import shutil
+
+import pandas as pd
+import pytest
+from conftest import SMALL, kd, write_study
+
+from kd_utils import grid, tasks
+from kd_utils.study import load
+
+
+def files(root):
+    return {p: p.stat().st_mtime_ns for p in (root / "results").rglob("*") if p.is_file()}
+
+
+def test_what_is_done_is_not_done_again(finished, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    before = {p: t for p, t in files(tmp_path).items() if p.name == "record.json"}
+    done = kd(tmp_path, "run", "small")
+    assert done.returncode == 0 and "done:" not in done.stdout and len(before) == 12
+    assert {p: t for p, t in files(tmp_path).items() if p.name == "record.json"} == before
+    assert done.stdout.strip().splitlines()[-1] == f"report: {tmp_path}/report/small/report.pdf"
+
+
+def test_only_what_is_missing_is_done_and_comes_out_the_same(finished, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    students = sorted((tmp_path / "results" / "small" / "students").iterdir())
+    (students[3] / "record.json").unlink()
+    shutil.rmtree(students[6])
+    before = pd.read_csv(tmp_path / "results" / "small" / "results.csv")
+    done = kd(tmp_path, "grid", "small", "--jobs", "1")
+    assert done.returncode == 0 and done.stdout.count("done: ") == 2
+    after = pd.read_csv(tmp_path / "results" / "small" / "results.csv")
+    timing = ["train_seconds", "images_per_second"]
+    pd.testing.assert_frame_equal(before.drop(columns=timing), after.drop(columns=timing))
+
+
+def test_every_run_keeps_its_notebook_beside_its_record(finished):
+    for folder in (finished / "results" / "small" / "students").iterdir():
+        names = {p.name for p in folder.iterdir()}
+        assert names == {"record.json", "predictions.npz", "weights.safetensors", "val_logits.npy", "distill.ipynb"}
+        nb = json.loads((folder / "distill.ipynb").read_text())
+        assert not nb["metadata"]["papermill"]["exception"]
+
+
+def test_a_failed_cell_is_reported_and_stops_no_other(root):
+    """A student that cannot be made: its cells fail with the reason, the other's are done, the exit code is 1."""
+    write_study(root, {**SMALL, "students": ["lcnet_050", "lcnet_51"], "grid": {"T": [4], "alpha": [0.5]}})
+    done = kd(root, "run", "small")
+    assert done.returncode == 1
+    shown = " ".join(done.stdout.split())  # the terminal wraps
+    assert shown.count("failed: lcnet_51") == 2 and "did you mean lcnet_050" in shown
+    assert "cells: 2 of 4 done" in done.stdout
+    status = kd(root, "status", "small").stdout
+    assert "2 done, 2 failed, 0 waiting" in status and "no model 'lcnet_51'" in status
+    folder = next((root / "results" / "small" / "students").glob("lcnet_51-T4*"))
+    assert {"failure.json", "distill.ipynb"} <= {p.name for p in folder.iterdir()}
+
+
+def test_status_shows_how_far_it_is(finished, root):
+    assert "2 of 2 trained" in (shown := kd(finished, "status", "small").stdout) and "10 done" in shown
+    assert "data: not prepared; run: kd data small" in kd(root, "status", "small").stdout
+
+
+def test_the_package_s_errors_are_one_line(root):
+    for words, says in (
+        (("run", "nothing"), "no study file"),
+        (("teacher", "small"), "run: kd data small"),
+        (("grid", "small"), "run: kd teacher small"),
+        (("report", "small"), "run: kd run small"),
+        (("data", "small", "--source", "x.zip"), "a source is for tiny-imagenet"),
+    ):
+        done = kd(root, *words)
+        assert done.returncode == 2 and done.stderr.startswith("kd: ") and says in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_study_is_held_by_one_command(root):
+    with grid.held(load("small")):
+        done = kd(root, "data", "small")
+    assert done.returncode == 2 and "another kd command is working on study 'small'" in done.stderr
+    assert kd(root, "data", "small").returncode == 0
+
+
+def test_slots_on_fake_devices(root, monkeypatch):
+    study = load("small")
+    monkeypatch.setattr(grid, "cores", lambda: 8)
+    monkeypatch.setattr(grid, "_gpus", lambda: [])
+    assert grid.slots(study, None, "auto") == [{}] * 8
+    assert grid.slots(study.model_copy(update={"threads": 3}), None, "auto") == [{}] * 2
+    assert grid.slots(study, 5, "cpu") == [{}] * 5
+    monkeypatch.setattr(grid, "_gpus", lambda: ["0", "1", "2", "3"])
+    assert grid.slots(study, None, "auto") == [{"CUDA_VISIBLE_DEVICES": g} for g in "0123"]
+    assert [s["CUDA_VISIBLE_DEVICES"] for s in grid.slots(study, 6, "auto")] == list("012301")
+    over_all = study.model_copy(update={"data_parallel": True})
+    assert grid.slots(over_all, None, "auto") == [{"CUDA_VISIBLE_DEVICES": "0,1,2,3"}]
+
+
+def test_visible_devices_are_respected(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert grid._gpus() == ["2", "5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert grid._gpus() == []
+
+
+def work(path: str, seconds: float = 0, fail: bool = False, die: bool = False):
+    import os
+    import signal
+    import time
+
+    time.sleep(seconds)
+    if fail:
+        raise ValueError("it went wrong")
+    if die:
+        os.kill(os.getpid(), signal.SIGKILL)
+    with open(path, "a") as f:
+        f.write(f"{os.environ.get('CUDA_VISIBLE_DEVICES', '')}\n")
+
+
+def test_tasks_run_in_slots_and_say_why_they_fail(tmp_path):
+    made = [
+        tasks.Task(str(k), work, {"path": str(tmp_path / f"out{k}"), **more}, tmp_path / f"t{k}")
+        for k, more in enumerate([{}, {"fail": True}, {"die": True}, {}, {}])
+    ]
+    failures = tasks.run_tasks(made, [{"CUDA_VISIBLE_DEVICES": "7"}, {"CUDA_VISIBLE_DEVICES": "8"}])
+    assert {f.task.name: f.error for f in failures} == {
+        "1": "ValueError: it went wrong",
+        "2": "killed by SIGKILL (out of memory?)",
+    }
+    assert {(tmp_path / f"out{k}").read_text().strip() for k in (0, 3, 4)} <= {"7", "8"}
+    assert "it went wrong" in (tmp_path / "t1" / "failure.json").read_text()
+
+
+def test_an_interrupt_kills_what_runs(tmp_path):
+    task = tasks.Task("long", work, {"path": str(tmp_path / "out"), "seconds": 3}, tmp_path / "t")
+
+    def stop(running):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tasks.run_tasks([task], [{}], on_tick=stop)
+    import time
+
+    time.sleep(3.5)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,102 @@
+import hashlib
+import io
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from pypdf import PdfReader
+
+from kd_utils import display, report, tables
+
+
+def text(pdf: bytes) -> str:
+    return " ".join(" ".join(page.extract_text() for page in PdfReader(io.BytesIO(pdf)).pages).split())
+
+
+def test_the_report_holds_the_figures_of_the_records(at_finished):
+    shown = text((at_finished / "report" / "small" / "report.pdf").read_bytes())
+    results = tables.load("small")
+    for student in results.labels:
+        ranked = results.of(student)
+        for cell in (ranked.iloc[0], ranked.iloc[-1]):
+            assert f"{100 * cell['top1_best']:.2f}" in shown and f"{cell['nll']:.3f}" in shown
+    for record in results.teachers:
+        assert f"{100 * record.metrics['top1_best']:.2f}" in shown
+    for row in tables.published().to_dict("records"):
+        assert f"{row['val_acc_pct']:.2f}" in shown
+
+
+def test_captions_are_numbered_and_cross_references_resolve(at_finished):
+    shown = text((at_finished / "report" / "small" / "report.pdf").read_bytes())
+    assert "Table 1:" in shown and "Figure 1:" in shown and "Figure 1 shows the accuracy" in shown
+    assert "??" not in shown and "@fig" not in shown and "@tbl" not in shown
+
+
+def test_figures_lie_beside_it_as_svg(at_finished):
+    names = {p.name for p in (at_finished / "report" / "small" / "figures").iterdir()}
+    assert {"fig-accuracy.svg", "fig-gain.svg", "fig-learning.svg"} <= names
+
+
+def test_made_twice_it_is_the_same_to_the_byte(finished, tmp_path):
+    from conftest import kd
+
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    hashes = []
+    for _ in range(2):
+        assert kd(tmp_path, "report", "small").returncode == 0
+        hashes.append(hashlib.sha256((tmp_path / "report" / "small" / "report.pdf").read_bytes()).hexdigest())
+    assert hashes[0] == hashes[1]
+
+
+def test_nbconvert_exports_the_same(at_finished, tmp_path):
+    shutil.copy(at_finished / "results" / "small" / "analysis.ipynb", tmp_path / "analysis.ipynb")
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "jupyter"), "nbconvert", "--to", "paper-pdf", "analysis.ipynb"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "analysis.pdf").read_bytes() == (at_finished / "report" / "small" / "report.pdf").read_bytes()
+
+
+def test_a_plain_dataframe_and_a_picture_survive(tmp_path):
+    import base64
+
+    from PIL import Image
+
+    f = io.BytesIO()
+    Image.new("RGB", (20, 20), (200, 0, 0)).save(f, "PNG")
+    frame = pd.DataFrame({"left": [1], "right": [23456]})
+    cells = [
+        nbformat.v4.new_markdown_cell("# Heading\n\n50 % & $x_1$"),
+        nbformat.v4.new_code_cell("hidden", outputs=[
+            nbformat.v4.new_output("display_data", data={"text/html": frame.to_html(), "text/plain": "frame"}),
+            nbformat.v4.new_output("display_data", data={"image/png": base64.b64encode(f.getvalue()).decode()}),
+            nbformat.v4.new_output("stream", text="a line\n"),
+        ]),
+    ]  # fmt: skip
+    nb = nbformat.v4.new_notebook(cells=cells)
+    pdf, _ = report.PaperExporter().from_notebook_node(nb)
+    assert "23456" in text(pdf) and "a line" in text(pdf) and "hidden" not in text(pdf)
+    assert len(PdfReader(io.BytesIO(pdf)).pages[0].images) == 1
+
+
+def test_a_notebook_that_failed_makes_no_pdf():
+    failed = nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[])
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=[failed])])
+    with pytest.raises(report.ReportError, match="cell 1 of the notebook failed: ValueError: no"):
+        report.PaperExporter().from_notebook_node(nb)
+
+
+def test_a_table_s_special_characters_survive():
+    frame = pd.DataFrame({"a|b": ["x_1 * $5 | 50%"], "n": ["1"]})
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("t", outputs=[
+        nbformat.v4.new_output("display_data", data=display.Table(frame, "What # it & is", "t")._repr_mimebundle_())
+    ])])  # fmt: skip
+    pdf, _ = report.PaperExporter().from_notebook_node(nb)
+    assert "x_1 * $5 | 50%" in text(pdf) and "What # it & is" in text(pdf)
