@@ -5,7 +5,7 @@ TORCH_BACKEND ?=
 STUDY ?= studies/digits.yaml
 BIN := .venv/bin
 
-.PHONY: demo test study lab lint clean-demo
+.PHONY: demo test study lab bench
 demo: STUDY := studies/digits.yaml
 demo: study
 
@@ -26,3 +26,6 @@ test: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --python $(BIN)/python $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND)) -e '.[dev]'
 	touch $@
+
+bench: .venv/ready
+	$(BIN)/python benchmarks/bench.py

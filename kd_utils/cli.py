@@ -12,23 +12,37 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help is there at once
 )
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="a study file, or the name of one in studies/")]
 Jobs = Annotated[int | None, typer.Option(min=1, help="runs side by side [default: as many as cores or GPUs hold]")]
 Device = Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cpu, cuda or mps")]
+Engine = Annotated[str, typer.Option(help="local, or ray: a Ray cluster (the extra 'cluster')")]
+Address = Annotated[str | None, typer.Option(help="of a running Ray cluster [default: start one here]")]
+Gpus = Annotated[float | None, typer.Option(min=0, help="GPUs that a run takes on Ray, fractions too")]
 Source = Annotated[Path | None, typer.Option(help="zip or folder that holds TinyImageNet [default: downloaded]")]
 
 
 @app.command()
-def run(study: StudyArgument, jobs: Jobs = None, device: Device = "auto", source: Source = None) -> None:
+def run(
+    study: StudyArgument,
+    jobs: Jobs = None,
+    device: Device = "auto",
+    engine: Engine = "local",
+    address: Address = None,
+    gpus: Gpus = None,
+    source: Source = None,
+) -> None:
     """Do all stages, each only as far as it is not done: data, teacher, grid, report."""
     from .tasks import warm_up
 
+    where = _where(jobs, device, engine, address, gpus)
     with _Screen(study, hold=True) as screen:
-        warm_up()
+        if engine == "local":
+            warm_up()
         screen.data(source)
-        ok = screen.teacher(jobs, device) and screen.grid(jobs, device)
+        ok = screen.teacher(where) and screen.grid(where)
         screen.report()
     raise typer.Exit(0 if ok else 1)
 
@@ -41,18 +55,34 @@ def data(study: StudyArgument, source: Source = None) -> None:
 
 
 @app.command()
-def teacher(study: StudyArgument, jobs: Jobs = None, device: Device = "auto") -> None:
+def teacher(
+    study: StudyArgument,
+    jobs: Jobs = None,
+    device: Device = "auto",
+    engine: Engine = "local",
+    address: Address = None,
+    gpus: Gpus = None,
+) -> None:
     """Train the teacher candidates; the best one is the teacher."""
+    where = _where(jobs, device, engine, address, gpus)
     with _Screen(study, hold=True) as screen:
-        ok = screen.teacher(jobs, device)
+        ok = screen.teacher(where)
     raise typer.Exit(0 if ok else 1)
 
 
 @app.command()
-def grid(study: StudyArgument, jobs: Jobs = None, device: Device = "auto") -> None:
+def grid(
+    study: StudyArgument,
+    jobs: Jobs = None,
+    device: Device = "auto",
+    engine: Engine = "local",
+    address: Address = None,
+    gpus: Gpus = None,
+) -> None:
     """Compute the soft targets, then run the cells."""
+    where = _where(jobs, device, engine, address, gpus)
     with _Screen(study, hold=True) as screen:
-        ok = screen.grid(jobs, device)
+        ok = screen.grid(where)
     raise typer.Exit(0 if ok else 1)
 
 
@@ -70,19 +100,36 @@ def status(study: StudyArgument) -> None:
         screen.status()
 
 
+@app.command()
+def logs(
+    study: StudyArgument,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="a cell or candidate, as status calls it")],
+) -> None:
+    """Show what a run has printed so far, its error if it failed, and where its notebook lies."""
+    with _Screen(study) as screen:
+        screen.logs(run)
+
+
 def main() -> None:
     """The entry point: the package's own errors end in one line and exit code 2, an interrupt in 130."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         app()
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
     except Exception as e:
         if not type(e).__module__.startswith("kd_utils"):
             raise
         print(f"kd: {e}", file=sys.stderr)
         sys.exit(2)
+
+
+def _where(jobs: int | None, device: str, engine: str, address: str | None, gpus: float | None):
+    from .grid import Where
+
+    if engine not in ("local", "ray"):
+        raise typer.BadParameter(f"--engine is local or ray, not {engine!r}")
+    return Where(jobs, device, engine, address, gpus)
 
 
 def _interrupt(signum, frame):
@@ -111,8 +158,10 @@ class _Screen:
             self.stack.enter_context(grid.held(self.study))
         return self
 
-    def __exit__(self, *exception):
-        return self.stack.__exit__(*exception)
+    def __exit__(self, kind, *exception):
+        if kind is KeyboardInterrupt:
+            print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return self.stack.__exit__(kind, *exception)
 
     def data(self, source: Path | None) -> None:
         from . import data
@@ -129,22 +178,22 @@ class _Screen:
         counts = ", ".join(f"{n:,} {split}" for split, n in found.meta["counts"].items() if n)
         self.console.print(f"data: {self.study.data.name}, {len(found.classes)} classes, {counts} images")
 
-    def teacher(self, jobs: int | None, device: str) -> bool:
+    def teacher(self, where) -> bool:
         from . import data, grid, records
 
         fingerprint = data.load(self.study).fingerprint
-        ok = self._run("teachers", grid.teacher_tasks(self.study, device), jobs, device)
+        ok = self._run("teachers", grid.teacher_tasks(self.study, where.device), where)
         best = records.best_teacher(self.study, fingerprint)
         if best:
             among = len(self.study.teacher.candidates)
             self.console.print(f"teacher: {best['teacher']}, {best.metrics['top1_best']:.2%} top-1, best of {among}")
         return ok
 
-    def grid(self, jobs: int | None, device: str) -> bool:
+    def grid(self, where) -> bool:
         from . import grid
 
-        ok = self._run("soft targets", grid.soft_target_tasks(self.study, device), jobs, device, quiet=True)
-        ok = ok and self._run("cells", grid.cell_tasks(self.study, device), jobs, device)
+        ok = self._run("soft targets", grid.soft_target_tasks(self.study, where.device), where, quiet=True)
+        ok = ok and self._run("cells", grid.cell_tasks(self.study, where.device), where)
         found = grid.state(self.study)
         done = sum(r is not None for r in found.cells.values())
         self.console.print(f"cells: {done} of {len(found.cells)} done")
@@ -172,10 +221,40 @@ class _Screen:
         done = sum(r is not None for r in found.cells.values())
         failed = sum(c.name in found.failures for c in found.cells)
         self.console.print(f"cells: {done} done, {failed} failed, {len(found.cells) - done - failed} waiting")
+        left = found.seconds_left()
+        for name, (done, of) in found.running.items():
+            self.console.print(f"running: {name}, epoch {done} of {of}")
+        if found.running and left:
+            self.console.print(f"about {left / 60:.0f} minutes left")
         for student in self.study.students:
             self._table(student.label, found)
+        if found.others:
+            self.console.print(
+                f"{found.others} finished runs of other settings are kept in results/{self.study.name}/students; "
+                "they are not part of the study as its file stands"
+            )
         for name, error in found.failures.items():
             self.console.print(f"failed: {name}: {error}", style="red", markup=False)
+
+    def logs(self, name: str) -> None:
+        import json
+
+        from . import grid
+
+        folders = grid.state(self.study).folders
+        if name not in folders:
+            raise grid.GridError(f"no run {name!r} yet; there are: {', '.join(folders) or 'none'}")
+        for path in sorted(folders[name].glob("*.ipynb")):
+            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+            for output in (o for c in cells for o in c.get("outputs", [])):
+                if output["output_type"] == "stream":
+                    print("".join(output["text"]), end="")
+                elif output["output_type"] == "error":
+                    print(f"{output['ename']}: {output['evalue']}")
+            print(path)
+        for path in (folders[name] / "run.log", folders[name] / "failure.json"):
+            if path.is_file():
+                print(path.read_text(encoding="utf-8"), path, sep="")
 
     def _table(self, label: str, found) -> None:
         from rich.table import Table
@@ -197,7 +276,7 @@ class _Screen:
             table.add_row(*row)
         self.console.print(table)
 
-    def _run(self, stage: str, tasks: list, jobs: int | None, device: str, quiet: bool = False) -> bool:
+    def _run(self, stage: str, tasks: list, where, quiet: bool = False) -> bool:
         from . import grid
 
         if not tasks:
@@ -214,10 +293,13 @@ class _Screen:
                 elif not quiet:
                     bar.console.print(f"done: {task.name} ({seconds:.0f} s)", markup=False)
 
+            def on_retry(task, error: str) -> None:
+                bar.console.print(f"tried again: {task.name}: {error}", style="yellow", markup=False)
+
             def on_tick(running: dict[str, int]) -> None:
                 bar.update(line, completed=finished + sum(running.values()))
 
-            failures = grid.run(self.study, tasks, jobs=jobs, device=device, on_done=on_done, on_tick=on_tick)
+            failures = grid.run(self.study, tasks, where=where, on_done=on_done, on_retry=on_retry, on_tick=on_tick)
         return not failures
 
     def _bar(self):

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from filelock import FileLock
 
-from . import files, paths
+from . import files, paths, records
 from .study import Data, Study, digest
 
 SPLITS = ("train", "val", "holdout")
@@ -92,11 +92,7 @@ def prepare(study: Study, source: str | Path | None = None, progress: Progress |
                 with files.whole(dataset.folder) as tmp:
                     tmp.mkdir()
                     _decode(study.data, pools, tmp, progress)
-    noted = {k: dataset.meta[k] for k in ("fingerprint", "classes", "counts", "image_size")}
-    noted["spec"] = _spec(study.data)
-    path = paths.results(study.name) / "data.json"
-    if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != noted:
-        files.write_json(path, noted)
+    records.note_data(study, dataset.meta)
     return dataset
 
 
@@ -108,24 +104,8 @@ def load(study: Study) -> Dataset:
     return dataset
 
 
-def noted(study: Study) -> dict | None:
-    """What `prepare` noted beside the results (fingerprint, classes, counts), or None if the study asks for others.
-
-    It is in the results, so that records can be told apart where the images themselves are not at hand.
-    """
-    path = paths.results(study.name) / "data.json"
-    if not path.is_file():
-        return None
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return found if found["spec"] == _spec(study.data) else None
-
-
-def _spec(data: Data) -> dict:
-    return data.model_dump(exclude={"source"})
-
-
 def _folder(data: Data) -> Path:
-    spec = _spec(data)
+    spec = records.data_spec(data)
     if data.name == "folder":  # another content is another data set: names, sizes and times of all files
         root = Path(data.source)
         if not root.is_dir():

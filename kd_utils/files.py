@@ -46,6 +46,24 @@ def write_json(path: Path, value: object, durable: bool = True) -> None:
         tmp.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def sweep(folder: Path) -> None:
+    """Remove what `whole` left below folder where its process was killed."""
+    for path in folder.rglob(".*.tmp"):
+        pid = path.name.removesuffix(".tmp").rsplit(".", 1)[-1].split("-")[0]
+        if pid.isdigit() and not _alive(int(pid)):
+            remove(path)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder, if it is there."""
     if path.is_dir() and not path.is_symlink():

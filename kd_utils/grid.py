@@ -1,22 +1,41 @@
 """Study -> data, teachers, soft targets, cells -> papermill runs; what is done is not done again. Loads no torch."""
 
+import json
 import os
+import platform
 import subprocess
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from . import data, paths, records
+from . import files, paths, records
 from .records import Record
-from .soft_targets import SoftTargets
 from .study import Cell, Study
 from .tasks import Failure, Task, run_tasks
 
 
 class GridError(RuntimeError):
     """A stage that cannot start; the message names what comes first, or who is in the way."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where tasks run, none of which changes a figure on the same kind of device.
+
+    jobs: side by side, on this machine. device: auto, cpu, cuda or mps. engine: local or ray. address: of a running
+    Ray cluster. gpus: how much of a GPU a run takes on Ray (default: one with device cuda, else none).
+    """
+
+    jobs: int | None = None
+    device: str = "auto"
+    engine: str = "local"
+    address: str | None = None
+    gpus: float | None = None
 
 
 @dataclass(frozen=True)
@@ -28,13 +47,33 @@ class State:
     teacher: Record | None
     cells: dict[Cell, Record | None]
     failures: dict[str, str]
+    running: dict[str, tuple[int, int]]  # name -> epochs done, of how many
+    others: int  # finished cells of other settings
+    folders: dict[str, Path]
+
+    def seconds_left(self) -> float | None:
+        """What the cells that are not done will take, at the pace of those that are; None before there is one."""
+        seconds = defaultdict(list)
+        for cell, record in self.cells.items():
+            if record:
+                seconds[cell.student].append(record["cost"]["train_seconds"])
+        left = [cell for cell, record in self.cells.items() if record is None]
+        if not left or any(cell.student not in seconds for cell in left):
+            return None
+        pace = {student: sum(s) / len(s) for student, s in seconds.items()}
+        work = 0.0
+        for cell in left:
+            done, of = self.running.get(cell.name, (0, 1))
+            work += pace[cell.student] * (1 - done / of)
+        return work / max(1, len(self.running))
 
 
 def state(study: Study) -> State:
     """How far the study is, from what lies on disk."""
-    noted = data.noted(study)
+    noted = records.noted_data(study)
     if noted is None:
-        return State(None, {c.label: None for c in study.teacher.candidates}, None, dict.fromkeys(study.cells()), {})
+        teachers = {c.label: None for c in study.teacher.candidates}
+        return State(None, teachers, None, dict.fromkeys(study.cells()), {}, {}, records.others(study, []), {})
     fingerprint = noted["fingerprint"]
     folders = {c.label: records.teacher_folder(study, c.label, fingerprint) for c in study.teacher.candidates}
     teachers = {label: records.read(folder) for label, folder in folders.items()}
@@ -45,30 +84,56 @@ def state(study: Study) -> State:
             folder = records.student_folder(study, cell, fingerprint, teacher)
             folders[cell.name] = folder
             cells[cell] = records.read(folder)
-    failures = {}
+    failures, running = {}, {}
+    held = _holder(study).is_file()
     for name, folder in folders.items():
-        path = folder / "failure.json"
-        if path.is_file() and not (folder / "record.json").is_file():
-            failures[name] = path.read_text(encoding="utf-8")
-    return State(noted, teachers, teacher, cells, failures)
+        failure, progress = _read(folder / "failure.json"), _read(folder / "progress.json")
+        if failure and not (folder / "record.json").is_file():
+            failures[name] = failure["error"]
+        elif progress and held:
+            running[name] = (progress["epoch"], progress["epochs"])
+    fitting = records.students(study, fingerprint, teacher) if teacher else []
+    return State(noted, teachers, teacher, cells, failures, running, records.others(study, fitting), folders)
+
+
+def _holder(study: Study) -> Path:
+    """Says who holds the study."""
+    return paths.results(study.name) / "study.holder"
+
+
+def _read(path: Path) -> dict | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 @contextmanager
 def held(study: Study):
-    """Hold the study: a second command that would write to it is told so. The lock ends with its process."""
+    """Hold the study: a second command that would write to it is told so. The lock ends with its process.
+
+    What a killed command left half-written is swept away first.
+    """
     path = paths.results(study.name) / "study.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
+    holder = _holder(study)
     lock = FileLock(path)
     try:
         lock.acquire(blocking=False)
     except Timeout:
+        who = holder.read_text(encoding="utf-8") if holder.is_file() else "a process that is just starting"
         raise GridError(
-            f"another kd command is working on study '{study.name}' (it holds {path}); "
+            f"another kd command is working on study '{study.name}': {who.strip()}; "
             f"wait for it, or watch it with: kd status {study.name}"
         ) from None
     try:
+        now = datetime.now().astimezone().isoformat(" ", "seconds")
+        holder.write_text(f"process {os.getpid()} on {platform.node()}, since {now}\n", encoding="utf-8")
+        for folder in (paths.results(study.name), paths.arrays(""), paths.soft_targets("")):
+            files.sweep(folder)
         yield
     finally:
+        files.remove(holder)
         lock.release()
 
 
@@ -110,6 +175,8 @@ def _gpus() -> list[str]:
 
 def teacher_tasks(study: Study, device: str = "auto") -> list[Task]:
     """The candidates that are still to be trained, each a run of teacher.ipynb."""
+    from . import data
+
     fingerprint = data.load(study).fingerprint
     return [
         _notebook(
@@ -126,6 +193,9 @@ def teacher_tasks(study: Study, device: str = "auto") -> list[Task]:
 
 def soft_target_tasks(study: Study, device: str = "auto") -> list[Task]:
     """The views whose soft targets are missing and that a cell which is still to be run will ask for."""
+    from . import data
+    from .soft_targets import SoftTargets
+
     found = state(study)
     if found.teacher is None:
         raise GridError(f"study '{study.name}' has no teacher yet; run: kd teacher {study.name}")
@@ -198,13 +268,20 @@ def run(
     study: Study,
     tasks: list[Task],
     *,
-    jobs: int | None = None,
-    device: str = "auto",
-    on_done: Callable | None = None,
-    on_tick: Callable | None = None,
+    where: Where,
+    **callbacks: Callable,
 ) -> list[Failure]:
-    """Run tasks side by side, then write results.csv from all records; returns the failures."""
-    failures = run_tasks(tasks, slots(study, jobs, device), on_done=on_done, on_tick=on_tick)
+    """Run tasks side by side, then write results.csv from all records; returns the failures.
+
+    callbacks: on_done, on_retry and on_tick, as run_tasks takes them.
+    """
+    if where.engine == "ray":
+        from . import cluster
+
+        gpus = where.gpus if where.gpus is not None else float(where.device == "cuda")
+        failures = cluster.run_tasks(tasks, cpus=study.threads, gpus=gpus, address=where.address, **callbacks)
+    else:
+        failures = run_tasks(tasks, slots(study, where.jobs, where.device), **callbacks)
     write_results(study)
     return failures
 

@@ -49,6 +49,11 @@ def arrays(name: str) -> Path:
     return root() / "cache" / "data" / name
 
 
+def compiled() -> Path:
+    """What torch.compile has made."""
+    return root() / "cache" / "inductor"
+
+
 def soft_targets(name: str) -> Path:
     """A teacher's logits, a view a file."""
     return root() / "cache" / "soft_targets" / name

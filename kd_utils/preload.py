@@ -7,6 +7,10 @@ import atexit
 import gc
 import os
 
+from .tasks import die_with_parent
+
+die_with_parent()  # while the rest is being imported, too
+
 import ipykernel.kernelapp  # noqa: F401
 import matplotlib
 

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from . import files, paths
-from .study import Cell, Study, digest, student_settings, teacher_settings
+from .study import Cell, Data, Study, digest, student_settings, teacher_settings
 
 SCHEMA = 1
 
@@ -64,8 +62,10 @@ class Record:
         return self.values["metrics"]
 
     @cached_property
-    def predictions(self) -> dict[str, np.ndarray]:
-        """On val at the best epoch: label, predicted (uint16), confidence (float32), each (N,)."""
+    def predictions(self) -> dict:
+        """On val at the best epoch: arrays label, predicted (uint16), confidence (float32), each (N,)."""
+        import numpy as np
+
         path = self.folder / "predictions.npz"
         try:
             with np.load(path, allow_pickle=False) as found:
@@ -74,11 +74,14 @@ class Record:
             raise RecordError(f"{path}: {e}; delete the folder {self.folder} to run it again") from e
 
 
-def write(folder: Path, values: dict, predictions: dict[str, np.ndarray]) -> Record:
-    """Write a run's predictions, then its record: after that the run is done."""
+def write(folder: Path, values: dict, predictions: dict) -> Record:
+    """Write a run's predictions (name -> array), then its record: after that the run is done."""
+    import numpy as np
+
     with files.whole(folder / "predictions.npz") as tmp, open(tmp, "wb") as f:
         np.savez_compressed(f, **predictions)
-    files.write_json(folder / "record.json", {"schema": SCHEMA, **values})
+    values = {"schema": SCHEMA, **values}
+    files.write_json(folder / "record.json", {**values, "checksum": digest(values)})
     return read(folder)
 
 
@@ -97,13 +100,38 @@ def read(folder: Path) -> Record | None:
             f"{path}: written by another version (schema {found}, this is {SCHEMA}); "
             f"move the folder {folder} away, and it is run again"
         )
-    missing = {"key", "settings", "metrics", "history", "provenance"} - set(values)
-    if missing or digest(values["settings"]) != values["key"] or not folder.name.endswith(values["key"]):
+    checksum = values.pop("checksum", None)
+    if digest(values) != checksum or not folder.name.endswith(values["key"]):
         raise RecordError(
-            f"{path}: changed after it was written ({', '.join(sorted(missing)) or 'settings'} do not fit its key); "
-            f"restore it, or delete the folder {folder} to run it again"
+            f"{path}: changed after it was written; restore it, or delete the folder {folder} to run it again"
         )
     return Record(folder, values)
+
+
+def data_spec(data: Data) -> dict:
+    """What a study asks of its data, but for where they lie."""
+    return data.model_dump(exclude={"source"})
+
+
+def note_data(study: Study, meta: dict) -> None:
+    """Note beside the results which data they are of; `meta` is a data set's.
+
+    By this, records can be told apart where the images themselves are not at hand.
+    """
+    noted = {k: meta[k] for k in ("fingerprint", "classes", "counts", "image_size")}
+    noted["spec"] = data_spec(study.data)
+    path = paths.results(study.name) / "data.json"
+    if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != noted:
+        files.write_json(path, noted)
+
+
+def noted_data(study: Study) -> dict | None:
+    """What `note_data` noted: fingerprint, classes, counts, image_size; None if the study asks for other data."""
+    path = paths.results(study.name) / "data.json"
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return found if found["spec"] == data_spec(study.data) else None
 
 
 def teacher_folder(study: Study, label: str, fingerprint: str) -> Path:
@@ -142,6 +170,11 @@ def students(study: Study, fingerprint: str, teacher: Record) -> list[Record]:
         if student_folder(study, cell, fingerprint, teacher) == path.parent:
             found.append(record)
     return sorted(found, key=lambda r: (r["student"], r["T"] is None, r["T"] or 0, r["alpha"], r["seed"]))
+
+
+def others(study: Study, fitting: list[Record]) -> int:
+    """How many finished cells lie in the study's results that do not fit the study as it stands."""
+    return sum(1 for _ in (paths.results(study.name) / "students").glob("*/record.json")) - len(fitting)
 
 
 def table(found: list[Record]):

@@ -49,6 +49,9 @@ def make(study: Study) -> Path:
     """
     import logging
 
+    from . import tables
+
+    tables.load(study)  # says at once what is missing
     from papermill.exceptions import PapermillExecutionError
     from papermill.execute import execute_notebook
 
@@ -56,7 +59,13 @@ def make(study: Study) -> Path:
     executed.parent.mkdir(parents=True, exist_ok=True)
     logging.getLogger("traitlets").setLevel(logging.ERROR)  # jupyter_client warns of kernels on the loopback address
     try:
-        nb = execute_notebook(paths.notebook("analysis"), executed, {"study": study.file}, progress_bar=False)
+        nb = execute_notebook(
+            paths.notebook("analysis"),
+            executed,
+            {"study": study.file},
+            progress_bar=False,
+            extra_arguments=["--IPKernelApp.log_level=40"],  # as above, on the kernel's side
+        )
     except PapermillExecutionError as e:
         raise ReportError(f"the analysis failed: {e.evalue}; see {executed}") from None
     folder = paths.report(study.name)

@@ -102,21 +102,25 @@ class Run:
 
     @cached_property
     def precision(self) -> str:
-        if self.study.precision == "auto":
-            native = self.device.type == "cuda" and torch.cuda.get_device_capability(self.device)[0] >= 8
-            return "bf16" if native else "fp32"
-        return self.study.precision
+        return models.precision(self.spec.precision or self.study.precision, self.device)
 
     def view(self, number: int) -> View:
         """The view of that number: view(images, index) -> augmented images, on the run's device."""
-        return View(self.study.augment, self.seed, number, self.dataset.meta["counts"]["train"], self.device)
+        return View(self.study.augment, self.seed, number, len(self.images), self.images.device)
+
+    @cached_property
+    def images(self) -> torch.Tensor:
+        """The training images, (N, H, W, 3) uint8: on the device if they take at most half of what is free there."""
+        stored = torch.as_tensor(self.dataset.images("train"))
+        if self.device.type == "cuda" and stored.nbytes > torch.cuda.mem_get_info(self.device)[0] / 2:
+            return stored
+        return stored.to(self.device)
 
     def sample_views(self, images: int, views: int) -> dict[str, np.ndarray]:
         """The first images of the training set, stored and in the first views: name -> (images, H, W, 3) uint8."""
-        stored = torch.as_tensor(self.dataset.images("train")).to(self.device)
-        index = torch.arange(min(images, len(stored)), device=self.device)
-        seen = {f"view {k}": self.view(k)(stored, index).cpu().numpy() for k in range(views)}
-        return {"stored": stored[index].cpu().numpy(), **seen}
+        index = torch.arange(min(images, len(self.images)), device=self.images.device)
+        seen = {f"view {k}": self.view(k)(self.images, index).cpu().numpy() for k in range(views)}
+        return {"stored": self.images[index].cpu().numpy(), **seen}
 
     def fit(self, on_epoch: Callable[[dict], None] | None = None):
         """Train, going on from the checkpoint of an interrupted attempt. Returns the history, a DataFrame.
@@ -132,7 +136,7 @@ class Run:
             files.remove(self.folder / "failure.json")
             self._fit = training.fit(
                 self.model,
-                torch.as_tensor(self.dataset.images("train")).to(self.device),
+                self.images,
                 torch.as_tensor(self.dataset.labels("train")).to(self.device),
                 train=self.train,
                 loss=self._loss(),
@@ -140,6 +144,7 @@ class Run:
                 seed=self.seed,
                 score=self._score,
                 extra=self._extra(),
+                forward=models.compiled(self.model) if self.spec.compile else None,
                 precision=self.precision,
                 checkpoint=self.folder / "checkpoint.pt",
                 on_epoch=lambda row: self._after_epoch(row, on_epoch or _print_epoch),
@@ -409,17 +414,12 @@ def _teacher_of(study: Study) -> records.Record:
 def _soft_targets(study: Study, seed: int, found: records.Record, device) -> tuple[SoftTargets, Callable]:
     """The store of this teacher's logits for the views of this seed, and the function that computes a view."""
     run = teacher(study, candidate=found["teacher"], device=str(device))
-    dataset = run.dataset
-    count = dataset.meta["counts"]["train"]
-    store = SoftTargets.of(study, seed, found, dataset)
+    store = SoftTargets.of(study, seed, found, run.dataset)
 
     def compute(number: int) -> np.ndarray:
-        view = View(study.augment, seed, number, count, run.device)
-        images = torch.as_tensor(dataset.images("train")).to(run.device)
-        logits = []
-        for index in torch.arange(count, device=run.device).split(EVAL_BATCH):
-            logits.append(training.predict_logits(run.model, view(images, index), precision="fp32"))
-        return np.concatenate(logits)
+        view = View(study.augment, seed, number, len(run.images), run.images.device)
+        batches = torch.arange(len(run.images), device=run.images.device).split(EVAL_BATCH)
+        return np.concatenate([training.predict_logits(run.model, view(run.images, index)) for index in batches])
 
     return store, compute
 

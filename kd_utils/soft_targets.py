@@ -72,17 +72,30 @@ class SoftTargets:
     def ensure(self, views: range | list[int], compute: Callable[[int], np.ndarray]) -> int:
         """Compute and store the views that are missing; returns how many. Safe from several processes at once.
 
-        compute(view) returns the logits, (n, classes). Raises SoftTargetsError if they do not fit float16.
+        compute(view) returns the logits, (n, classes). A view that is damaged is said to be, and computed again.
+        Raises SoftTargetsError if the logits do not fit float16.
         """
         made = 0
         for view in views:
-            if self.has(view):
+            if self._whole(view):
                 continue
             with FileLock(self.folder / f"view_{view:04d}.lock"):
-                if not self.has(view):
+                if not self._whole(view):
                     self._write(view, compute(view))
                     made += 1
         return made
+
+    def _whole(self, view: int) -> bool:
+        """Whether a view can be read; a damaged one is removed."""
+        if not self.has(view):
+            return False
+        try:
+            self[view]
+        except SoftTargetsError as e:
+            print(e)
+            files.remove(self._path(view))
+            return False
+        return True
 
     def _write(self, view: int, logits: np.ndarray) -> None:
         if logits.shape != self.shape:

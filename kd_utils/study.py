@@ -30,6 +30,9 @@ class _Part(BaseModel):
 Number = Annotated[float, BeforeValidator(lambda v: float(v) if type(v) is int else v)]
 
 
+Precision = Literal["auto", "fp32", "bf16"]
+
+
 class Data(_Part):
     """Which images. Splits of the training images are disjoint and drawn by a fixed permutation per class."""
 
@@ -77,6 +80,8 @@ class Model(_Part):
     name: str = ""  # how records and tables call it; default: the model's name
     pretrained: bool | str = False  # true: ImageNet weights; a path: .safetensors or .pth
     input_size: int | None = Field(default=None, ge=8)  # pixels a side that the model sees; default: as stored
+    precision: Precision | None = None  # of the forward pass; default: the study's
+    compile: bool = False  # train through torch.compile: pays in long grids of models with many small operations
     train: dict[str, Any] = {}  # what differs from the study's `train`
 
     @model_validator(mode="before")
@@ -141,7 +146,7 @@ class Study(_Part):
     grid: Grid
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1)
     views: int | None = Field(default=None, ge=1)  # distinct views; epoch e sees view e mod views; default: all
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # of the forward pass; auto: bf16 on GPUs that have it
+    precision: Precision = "auto"  # of the forward pass; auto: bf16 on GPUs that have it
     data_parallel: bool = False  # one run over all GPUs, by torch.nn.DataParallel
     threads: int = Field(default=1, ge=1)  # CPU threads of a run; the same for jobs 1 or 8, so are the figures
 
@@ -233,11 +238,11 @@ def _common(study: Study, model: Model, train: Train, seed: int, fingerprint: st
         "data": fingerprint,
         "augment": study.augment.model_dump(),
         "views": study.views,
-        "model": model.model_dump(exclude={"train", "name"}),
+        "model": model.model_dump(exclude={"train", "name", "precision"} | (set() if model.compile else {"compile"})),
         "train": train.model_dump(),
         "seed": seed,
         "threads": study.threads,
-        "precision": study.precision,
+        "precision": model.precision or study.precision,
     }
 
 

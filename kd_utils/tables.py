@@ -6,7 +6,7 @@ from importlib.resources import files as resources
 
 import pandas as pd
 
-from . import data, records
+from . import records
 from .display import Table
 from .records import Record
 from .study import Study
@@ -95,7 +95,7 @@ class Results:
 def load(study: str | Study) -> Results:
     """The results of a study, from records alone. Raises NoResults, naming the command, if there are none."""
     study = study if isinstance(study, Study) else load_study(study)
-    noted = data.noted(study)
+    noted = records.noted_data(study)
     trained = records.teachers(study, noted["fingerprint"]) if noted else []
     best = records.best_teacher(study, noted["fingerprint"]) if noted else None
     if best is None:

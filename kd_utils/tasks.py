@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
@@ -22,6 +22,9 @@ from . import files
 
 FORKS = sys.platform == "linux"
 KILLED_HINT = {signal.SIGKILL: " (out of memory?)"}
+# causes that may have passed by another time: memory that something else held, a kernel that was killed
+MAY_PASS = ("killed by ", "DeadKernelError", "MemoryError", "OutOfMemoryError")
+BACK_OFF = 5.0  # seconds before the first retry, doubled for each further one
 
 
 @dataclass(frozen=True)
@@ -57,23 +60,30 @@ def run_tasks(
     tasks: list[Task],
     slots: list[dict[str, str]],
     *,
+    retries: int = 1,
     on_done: Callable[[Task, float, str], None] | None = None,
+    on_retry: Callable[[Task, str], None] | None = None,
     on_tick: Callable[[dict[str, int]], None] | None = None,
 ) -> list[Failure]:
     """Run the tasks in their order, one in each slot at a time; returns the failures, after all the others ran.
 
     slots: the environment variables of each slot (CUDA_VISIBLE_DEVICES, say).
-    on_done(task, seconds, error or ''); on_tick({task name: steps done so far}), about twice a second.
+    retries: how often a task is tried again when the cause of its failure may have passed (MAY_PASS), after a while.
+    on_done(task, seconds, error or ''); on_retry(task, error); on_tick({name: steps done}), twice a second.
     On any exception, KeyboardInterrupt among them, the running tasks are killed first.
     """
     if not tasks:
         return []
     context = warm_up()
     waiting, free = deque(tasks), deque(range(len(slots)))
+    later: list[tuple[float, Task]] = []  # when to try again
+    tried: Counter[str] = Counter()
     running: dict[int, _Running] = {}
     failures: list[Failure] = []
     try:
-        while waiting or running:
+        while waiting or running or later:
+            waiting.extend(task for due, task in later if due <= time.monotonic())
+            later = [entry for entry in later if entry[0] > time.monotonic()]
             while waiting and free:
                 task, slot = waiting.popleft(), free.popleft()
                 task.folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +92,10 @@ def run_tasks(
                 process = context.Process(target=_child, args=(task, slots[slot]), name=task.name)
                 process.start()
                 running[slot] = _Running(task, process)
-            wait([r.process.sentinel for r in running.values()], timeout=0.5)
+            if running:
+                wait([r.process.sentinel for r in running.values()], timeout=0.5)
+            else:
+                time.sleep(0.5)
             for slot, r in list(running.items()):
                 if r.process.is_alive():
                     continue
@@ -90,6 +103,12 @@ def run_tasks(
                 del running[slot]
                 free.append(slot)
                 error = _error(r.task, r.process.exitcode)
+                if error.startswith(MAY_PASS) and tried[r.task.name] < retries:
+                    tried[r.task.name] += 1
+                    later.append((time.monotonic() + BACK_OFF * 2 ** (tried[r.task.name] - 1), r.task))
+                    if on_retry:
+                        on_retry(r.task, error)
+                    continue
                 if error:
                     failures.append(Failure(r.task, error))
                 if on_done:

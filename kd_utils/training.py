@@ -48,14 +48,18 @@ def fit(
     seed: int,
     score: Callable[[nn.Module, int], dict],
     extra: Callable[[int], torch.Tensor] | None = None,
+    forward: Callable[[torch.Tensor], torch.Tensor] | None = None,
     precision: str = "fp32",
     checkpoint: Path | None = None,
     on_epoch: Callable[[dict], None] | None = None,
 ) -> Fit:
     """Train model, and go on from `checkpoint` if that file is there.
 
-    images: (N, H, W, 3) uint8; labels: (N,) int64; both on the model's device.
+    images: (N, H, W, 3) uint8, on the model's device or, if they do not fit there, on the CPU: then each batch is
+    copied over while the batch before it is still being computed.
+    labels: (N,) int64, on the model's device.
     view(epoch) gives the function (images, index) -> augmented batch of that epoch (from 0).
+    forward, if given, stands for model(images) on batches of full size: the model, compiled for that one shape.
     extra(epoch) gives an (N, ...) tensor whose rows go to the loss with their images (soft targets, say).
     loss(logits, labels, rows of extra or None) returns a named tuple of scalars; its `loss` is minimised.
     score(model, epoch) returns the figures of an evaluation after that epoch (from 1); its `score`, higher is better,
@@ -79,6 +83,8 @@ def fit(
             model,
             images,
             labels,
+            forward=forward or model,
+            full=train.batch_size,
             batches=_batches(order(seed, epoch, len(labels)), train.batch_size, device),
             view=view(epoch),
             extra=extra(epoch) if extra else None,
@@ -109,14 +115,16 @@ def fit(
     return state
 
 
-def _epoch(model, images, labels, *, batches, view, extra, loss, optimizer, precision) -> tuple[dict, int]:
+def _epoch(
+    model, images, labels, *, forward, full, batches, view, extra, loss, optimizer, precision
+) -> tuple[dict, int]:
     """One pass; returns the sums of the loss's parts over images, and the number of images."""
     model.train()
     cast = torch.autocast(labels.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
     total, seen, names = None, 0, ()
     for index in batches:
         with cast:
-            logits = model(view(images, index))
+            logits = (forward if len(index) == full else model)(_batch(view, images, index))
         parts = loss(logits, labels[index], extra[index] if extra is not None else None)
         optimizer.zero_grad(set_to_none=True)
         parts.loss.backward()
@@ -126,6 +134,13 @@ def _epoch(model, images, labels, *, batches, view, extra, loss, optimizer, prec
         total = summed if total is None else total + summed
         seen += len(index)
     return dict(zip(names, total.tolist(), strict=True)), seen
+
+
+def _batch(view, images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """The augmented images of index, on index's device."""
+    if images.device == index.device:
+        return view(images, index)
+    return view(images, index.to(images.device)).pin_memory().to(index.device, non_blocking=True)
 
 
 def _batches(permutation: torch.Tensor, size: int, device: torch.device) -> tuple[torch.Tensor, ...]:

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from conftest import SMALL, kd, write_study
 
-from kd_utils import grid, tasks
-from kd_utils.study import load
+from kd_utils import grid, records, tasks
+from kd_utils.study import Cell, load
 
 
 def files(root):
@@ -49,7 +49,7 @@ def test_a_failed_cell_is_reported_and_stops_no_other(root):
     done = kd(root, "run", "small")
     assert done.returncode == 1
     shown = " ".join(done.stdout.split())  # the terminal wraps
-    assert shown.count("failed: lcnet_51") == 2 and "did you mean lcnet_050" in shown
+    assert shown.count("failed: lcnet_51") == 2 and "did you mean lcnet_" in shown
     assert "cells: 2 of 4 done" in done.stdout
     status = kd(root, "status", "small").stdout
     assert "2 done, 2 failed, 0 waiting" in status and "no model 'lcnet_51'" in status
@@ -60,6 +60,22 @@ def test_a_failed_cell_is_reported_and_stops_no_other(root):
 def test_status_shows_how_far_it_is(finished, root):
     assert "2 of 2 trained" in (shown := kd(finished, "status", "small").stdout) and "10 done" in shown
     assert "data: not prepared; run: kd data small" in kd(root, "status", "small").stdout
+
+
+def test_logs_show_what_a_run_has_printed(finished):
+    shown = kd(finished, "logs", "small", "shuffle-T4-a0.5-s0")
+    assert shown.returncode == 0 and "epoch   3/3" in shown.stdout and "distill.ipynb" in shown.stdout
+    wrong = kd(finished, "logs", "small", "nothing")
+    assert wrong.returncode == 2 and "there are: lcnet_050, shuffle, lcnet_050-baseline-s0" in wrong.stderr
+
+
+def test_the_time_left_is_that_of_what_is_left(root):
+    """One of two cells done in 100 s, the other at epoch 3 of 4: a quarter of 100 s."""
+    a, b = Cell("x", 4.0, 0.5, 0), Cell("x", None, 1.0, 0)
+    done = records.Record(root, {"cost": {"train_seconds": 100.0}})
+    state = grid.State({}, {}, None, {a: done, b: None}, {}, {b.name: (3, 4)}, 0, {})
+    assert state.seconds_left() == pytest.approx(25)
+    assert grid.State({}, {}, None, {a: None}, {}, {}, 0, {}).seconds_left() is None
 
 
 def test_the_package_s_errors_are_one_line(root):

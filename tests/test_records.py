@@ -64,7 +64,10 @@ def test_the_stored_weights_give_the_stored_figures(at_finished):
         (lambda text: text[: len(text) // 2], "not a record"),
         (lambda text: text.replace('"schema": 1', '"schema": 99'), r"another version \(schema 99, this is 1\)"),
         (lambda text: text.replace('"lr": 0.001', '"lr": 0.002'), "changed after it was written"),
-        (lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "metrics"}), "metrics do not fit"),
+        (
+            lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "metrics"}),
+            "changed after it was written",
+        ),
     ],
 )
 def test_a_record_that_cannot_be_trusted_is_named(own, spoil, says):

@@ -61,7 +61,7 @@ def test_yaml_that_runs_code_is_refused(root):
 
 def test_an_exponent_is_a_number(root):
     path = root / "studies" / "small.yaml"
-    path.write_text(path.read_text().replace("lr: 0.003", "lr: 3e-3"))
+    path.write_text(path.read_text().replace("lr: 0.001", "lr: 3e-3"))
     assert load("small").train.lr == 0.003
 
 
@@ -79,7 +79,7 @@ def test_training_is_overridden_from_the_general_to_the_particular(root):
     s = load("small")
     assert [s.training(c, teacher=True).epochs for c in s.teacher.candidates] == [7, 9]
     assert s.training(s.students[0], teacher=False).epochs == 3
-    assert s.training(s.teacher.candidates[0], teacher=True).lr == 0.003
+    assert s.training(s.teacher.candidates[0], teacher=True).lr == 0.001
 
 
 def test_the_key_follows_everything_that_the_figures_depend_on(root):

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -14,24 +16,27 @@ IMAGES = torch.from_numpy(
 AUGMENT = Augment(shift=2)
 
 
-def make(name="lcnet_050"):
+LARGER = IMAGES.repeat_interleave(2, 1).repeat_interleave(2, 2)
+
+
+def make(name="lcnet_050", size=16):
     torch.manual_seed(0)
-    return models.create(Model(model=name), 4, 16)
+    return models.create(Model(model=name), 4, size)
 
 
-def fit(model, train, **kwargs):
+def fit(model, train, images=IMAGES, **kwargs):
     torch.set_num_threads(1)
     given = {
         "loss": lambda logits, labels, _: losses.ce_loss(logits, labels),
         "view": lambda epoch: View(AUGMENT, 0, epoch, 50),
         "seed": 0,
-        "score": lambda model, epoch: {"score": accuracy(model), "val_top1": accuracy(model)},
+        "score": lambda model, epoch: {"score": accuracy(model, images), "val_top1": accuracy(model, images)},
     }
-    return training.fit(model, IMAGES, LABELS, train=train, **{**given, **kwargs})
+    return training.fit(model, images, LABELS, train=train, **{**given, **kwargs})
 
 
-def accuracy(model):
-    return float((training.predict_logits(model, IMAGES).argmax(1) == LABELS.numpy()).mean())
+def accuracy(model, images=IMAGES):
+    return float((training.predict_logits(model, images).argmax(1) == LABELS.numpy()).mean())
 
 
 def test_it_learns():
@@ -136,6 +141,33 @@ def test_training_is_in_train_mode_after_an_evaluation_and_predicting_is_in_eval
     one = training.predict_logits(model, IMAGES, batch_size=50)
     assert model.training and models.fingerprint(model.backbone.state_dict()) == before
     np.testing.assert_allclose(one, training.predict_logits(model, IMAGES, batch_size=7), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_model_trains_as_the_plain_one(tmp_path, monkeypatch):
+    """Batches of full size go through the compiled model, the last one through the plain one, on the same weights."""
+    monkeypatch.setenv("KD_ROOT", str(tmp_path))
+    train = Train(epochs=2, batch_size=16, optimizer="sgd", lr=0.01)
+    plain = fit(make("convnext_atto", 32), train, images=LARGER)
+    model, calls = make("convnext_atto", 32), []
+    inner = models.compiled(model)
+
+    def forward(images):
+        calls.append(len(images))
+        return inner(images)
+
+    compiled = fit(model, train, images=LARGER, forward=forward)
+    assert calls == [16] * 6
+    for a, b in zip(plain.history, compiled.history, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+
+
+def test_bf16_on_a_cpu_trains_nearly_as_fp32():
+    train = Train(epochs=3, batch_size=16, optimizer="sgd", lr=0.01)
+    full, half = (fit(make("convnext_atto", 32), train, images=LARGER, precision=p) for p in ("fp32", "bf16"))
+    for a, b in zip(full.history, half.history, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=0.03) and a["loss"] != b["loss"]
+    assert all(v.dtype != torch.bfloat16 for v in half.last.values())
 
 
 def test_data_parallel_without_gpus_is_the_plain_model():

@@ -1,0 +1,333 @@
+"""What a distillation step costs, against the student's own arithmetic and against a loop as one writes it.
+
+    make bench
+
+In one run, interleaved and repeated, for each student, in images per second (medians):
+  floor   forward, backward and optimiser of the student on one resident batch, nothing else
+  step    the distillation step as `fit` runs it: views and stored soft targets included
+  plain   ImageFolder, DataLoader workers, torchvision's transforms and a live teacher
+  grid    as many cells side by side as there are cores, one thread each: their steps together
+floor, step and plain have one process with all cores. `private` is the largest memory that a cell of the grid has to
+itself, in MiB. The last line is JSON.
+"""
+
+import os
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+import argparse
+import json
+import multiprocessing
+import platform
+import statistics
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+BATCH = 128
+T, ALPHA = 4.0, 0.5
+
+
+def main() -> None:
+    given = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    given.add_argument(
+        "--students",
+        nargs="+",
+        default=["shufflenet_v2_x1_0", "shufflenet_v2_x1_0+compile", "resnet18", "resnet18+bf16"],
+        help="models; +compile and +bf16 are for floor, step and grid, while plain stays as it is",
+    )
+    given.add_argument("--teacher", default="convnext_tiny")
+    given.add_argument("--classes", type=int, default=20)
+    given.add_argument("--size", type=int, default=64, help="pixels a side")
+    given.add_argument("--batches", type=int, default=8, help="of 128 images, in one measurement")
+    given.add_argument("--rounds", type=int, default=5)
+    given.add_argument("--device", default="auto")
+    asked = given.parse_args()
+    with tempfile.TemporaryDirectory() as root:
+        os.environ["KD_ROOT"] = root
+        print(json.dumps(measure(asked, Path(root))))
+
+
+def measure(asked, root: Path) -> dict:
+    import torch
+
+    from kd_utils import data, models
+    from kd_utils.grid import cores
+    from kd_utils.study import load
+
+    device = models.device(asked.device)
+    if device.type == "cpu":
+        torch.set_num_threads(cores())
+    write_images(root / "images", asked)
+    study = load(write_study(root, asked))
+    dataset = data.prepare(study)
+    teacher = models.create(study.teacher.candidates[0], asked.classes, asked.size).to(device).eval()
+    store = soft_targets(study, dataset, teacher, device)
+    found = {}
+    for name in asked.students:
+        spec = study.student(name)
+        cells = Cells(cores() if device.type == "cpu" else 1, study.file, name, str(device), store.binding)
+        work = {
+            "floor": lambda spec=spec: floor(spec, asked, device),
+            "step": lambda name=name: step(study, name, dataset, store, device),
+            "plain": lambda spec=spec: plain(root / "images", spec, study.teacher.candidates[0], asked, device),
+            "grid": cells.together,
+        }
+        rates = defaultdict(list)
+        for number in range(asked.rounds + 1):
+            for what, function in work.items():
+                rate = function()
+                if number:  # the first round warms up
+                    rates[what].append(rate)
+        medians = {what: statistics.median(values) for what, values in rates.items()}
+        found[name] = {**{k: round(v, 1) for k, v in medians.items()}, "private": round(cells.private())}
+        cells.close()
+        report(name, medians, rates, found[name]["private"])
+    print(f"{platform.processor() or platform.machine()}, {cores()} cores, {device}, torch {torch.__version__}")
+    return found
+
+
+def report(name: str, medians: dict, rates: dict, private: int) -> None:
+    for what, values in rates.items():
+        print(f"{name:<20} {what:<6} {medians[what]:8.1f} images/s   ({min(values):.1f} to {max(values):.1f})")
+    paired = {
+        "step / floor": ("step", "floor"),
+        "step / plain": ("step", "plain"),
+        "grid / plain": ("grid", "plain"),
+        "grid / step": ("grid", "step"),
+    }
+    for what, (a, b) in paired.items():
+        ratios = [x / y for x, y in zip(rates[a], rates[b], strict=True)]
+        print(f"{name:<20} {what:<13} {statistics.median(ratios):.2f}   ({min(ratios):.2f} to {max(ratios):.2f})")
+    print(f"{name:<20} private memory of a cell of the grid: {private} MiB", flush=True)
+
+
+def write_images(root: Path, asked) -> None:
+    """Photograph-like JPEGs in ImageFolder layout."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for split, count in (("train", asked.batches * BATCH), ("val", asked.classes)):
+        for k in range(count):
+            coarse = rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)
+            image = Image.fromarray(coarse).resize((asked.size, asked.size), Image.Resampling.BICUBIC)
+            path = root / split / f"class{k % asked.classes:03d}" / f"{k:06d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path, quality=90)
+
+
+def write_study(root: Path, asked) -> Path:
+    import yaml
+
+    path = root / "studies" / "bench.yaml"
+    path.parent.mkdir()
+    content = {
+        "data": {"name": "folder", "source": str(root / "images"), "image_size": asked.size},
+        "train": {"epochs": 2, "batch_size": BATCH},
+        "teacher": {"candidates": [asked.teacher]},
+        "students": [
+            {
+                "model": name.split("+")[0],
+                "name": name,
+                "compile": "+compile" in name,
+                "precision": "bf16" if "+bf16" in name else "auto",
+            }
+            for name in asked.students
+        ],
+        "grid": {"T": [T], "alpha": [ALPHA]},
+    }
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def soft_targets(study, dataset, teacher, device):
+    import torch
+
+    from kd_utils.soft_targets import SoftTargets
+    from kd_utils.training import predict_logits
+    from kd_utils.views import View
+
+    n = dataset.meta["counts"]["train"]
+    store = SoftTargets({"bench": dataset.fingerprint}, n, len(dataset.classes))
+    images = torch.as_tensor(dataset.images("train")).to(device)
+
+    def compute(number: int) -> np.ndarray:
+        view = View(study.augment, 0, number, n, device)
+        return predict_logits(teacher, view(images, torch.arange(n, device=device)))
+
+    store.ensure(range(2), compute)
+    return store
+
+
+def floor(spec, asked, device) -> float:
+    """The backbone on one float batch that is there already."""
+    import torch
+    import torch.nn.functional as F
+
+    from kd_utils import models
+    from kd_utils.study import Train
+    from kd_utils.training import _optimizer
+
+    model = models.create(spec, asked.classes, asked.size).to(device).backbone.train()
+    optimizer = _optimizer(model, Train())
+    forward = models.compiled(model) if spec.compile else model
+    precision = models.precision(spec.precision, device)
+    batch = torch.randn(BATCH, 3, asked.size, asked.size, device=device).to(memory_format=torch.channels_last)
+    labels = torch.randint(0, asked.classes, (BATCH,), device=device)
+
+    def one():
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            logits = forward(batch)
+        loss = F.cross_entropy(logits.float(), labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    one()
+    synchronize(device)
+    started = time.perf_counter()
+    for _ in range(asked.batches):
+        one()
+    synchronize(device)
+    return asked.batches * BATCH / (time.perf_counter() - started)
+
+
+def step(study, name: str, dataset, store, device) -> float:
+    """The second of two epochs of fit()."""
+    import torch
+
+    from kd_utils import losses, models, training
+    from kd_utils.views import View
+
+    images = torch.as_tensor(dataset.images("train")).to(device)
+    spec = study.student(name)
+    model = models.create(spec, len(dataset.classes), images.shape[1]).to(device)
+    done = training.fit(
+        model,
+        images,
+        torch.as_tensor(dataset.labels("train")).to(device),
+        train=study.training(spec, teacher=False),
+        loss=lambda logits, labels, soft: losses.kd_loss(logits, labels, soft, T=T, alpha=ALPHA),
+        view=lambda epoch: View(study.augment, 0, epoch, len(images), device),
+        seed=0,
+        score=lambda model, epoch: {"score": 0.0},
+        extra=lambda epoch: torch.as_tensor(store[epoch]).to(device),
+        forward=models.compiled(model) if spec.compile else None,
+        precision=models.precision(spec.precision, device),
+    )
+    return done.history[1]["images_per_second"]
+
+
+def plain(folder: Path, spec, teacher, asked, device) -> float:
+    """The loop of many a tutorial, models as their libraries make them."""
+    import torch
+    import torch.nn.functional as F
+    from torchvision import datasets, transforms
+
+    from kd_utils import models
+    from kd_utils.grid import cores
+
+    normalize = transforms.Normalize(models.IMAGENET_MEAN, models.IMAGENET_STD)
+    augment = [transforms.RandomHorizontalFlip(), transforms.RandomCrop(asked.size, padding=8), transforms.ToTensor()]
+    train = datasets.ImageFolder(str(folder / "train"), transforms.Compose([*augment, normalize]))
+    loader = torch.utils.data.DataLoader(
+        train, BATCH, shuffle=True, num_workers=cores(), persistent_workers=True, pin_memory=device.type == "cuda"
+    )
+    student, teacher = (
+        models.create(m, asked.classes, asked.size).backbone.to(device, memory_format=torch.contiguous_format)
+        for m in (spec, teacher)
+    )
+    student.train()
+    teacher.eval()
+    optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
+    for epoch in range(2):
+        if epoch:
+            synchronize(device)
+            started = time.perf_counter()
+        for images, labels in loader:
+            images, labels = images.to(device), labels.to(device)
+            with torch.no_grad():
+                soft = F.softmax(teacher(images) / T, dim=1)
+            logits = student(images)
+            kl = F.kl_div(F.log_softmax(logits / T, dim=1), soft, reduction="batchmean")
+            loss = ALPHA * F.cross_entropy(logits, labels) + (1 - ALPHA) * T * T * kl
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    synchronize(device)
+    return len(train) / (time.perf_counter() - started)
+
+
+def synchronize(device) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+class Cells:
+    """Processes of one thread that run `step` at the same time."""
+
+    def __init__(self, count: int, file: str, name: str, device: str, binding: dict):
+        context = multiprocessing.get_context("spawn")
+        self.pipes, self.processes = [], []
+        for _ in range(count):
+            here, there = context.Pipe()
+            process = context.Process(target=_cell, args=(there, file, name, device, binding), daemon=True)
+            process.start()
+            self.pipes.append(here)
+            self.processes.append(process)
+        for pipe in self.pipes:
+            pipe.recv()
+
+    def together(self) -> float:
+        """Images per second of all of them."""
+        for pipe in self.pipes:
+            pipe.send("step")
+        return sum(pipe.recv() for pipe in self.pipes)
+
+    def private(self) -> float:
+        """The largest private memory of a cell so far, in MiB."""
+        for pipe in self.pipes:
+            pipe.send("private")
+        return max(pipe.recv() for pipe in self.pipes)
+
+    def close(self) -> None:
+        for pipe in self.pipes:
+            pipe.send(None)
+        for process in self.processes:
+            process.join()
+
+
+def _cell(pipe, file: str, name: str, device: str, binding: dict) -> None:
+    import psutil
+    import torch
+
+    from kd_utils import data
+    from kd_utils.soft_targets import SoftTargets
+    from kd_utils.study import load
+
+    torch.set_num_threads(1)
+    study = load(file)
+    dataset = data.load(study)
+    store = SoftTargets(binding, dataset.meta["counts"]["train"], len(dataset.classes))
+    largest = 0.0
+
+    def watch():
+        nonlocal largest
+        while True:
+            largest = max(largest, psutil.Process().memory_full_info().uss / 2**20)
+            time.sleep(0.2)
+
+    threading.Thread(target=watch, daemon=True).start()
+    pipe.send("ready")
+    while (word := pipe.recv()) is not None:
+        pipe.send(largest if word == "private" else step(study, name, dataset, store, torch.device(device)))
+
+
+if __name__ == "__main__":
+    main()
