@@ -234,7 +234,7 @@ class _Screen:
                 "they are not part of the study as its file stands"
             )
         for name, error in found.failures.items():
-            self.console.print(f"failed: {name}: {error}", style="red", markup=False)
+            self.console.print(f"failed: {name}: {error}", style="red", markup=False, soft_wrap=True)
 
     def logs(self, name: str) -> None:
         import json
@@ -289,12 +289,14 @@ class _Screen:
                 nonlocal finished
                 finished += task.steps
                 if error:
-                    bar.console.print(f"failed: {task.name}: {error}; see {task.folder}", style="red", markup=False)
+                    bar.console.print(
+                        f"failed: {task.name}: {error}; see {task.folder}", style="red", markup=False, soft_wrap=True
+                    )
                 elif not quiet:
                     bar.console.print(f"done: {task.name} ({seconds:.0f} s)", markup=False)
 
             def on_retry(task, error: str) -> None:
-                bar.console.print(f"tried again: {task.name}: {error}", style="yellow", markup=False)
+                bar.console.print(f"tried again: {task.name}: {error}", style="yellow", markup=False, soft_wrap=True)
 
             def on_tick(running: dict[str, int]) -> None:
                 bar.update(line, completed=finished + sum(running.values()))

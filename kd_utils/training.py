@@ -83,7 +83,7 @@ def fit(
             model,
             images,
             labels,
-            forward=forward or model,
+            forward=model if forward is None else forward,
             full=train.batch_size,
             batches=_batches(order(seed, epoch, len(labels)), train.batch_size, device),
             view=view(epoch),
