@@ -208,7 +208,7 @@ def soft_target_tasks(study: Study, device: str = "auto") -> list[Task]:
                 f"soft targets, seed {seed}, view {view}",
                 compute_view,
                 {"file": study.file, "seed": seed, "view": view, "device": device},
-                paths.results(study.name) / "soft_targets" / f"seed{seed}-view{view:04d}",
+                paths.results(study.name) / f"soft-targets-seed{seed}-view{view:04d}",
             )
             for view in range(study.view_count())
             if not store.has(view)

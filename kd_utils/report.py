@@ -28,7 +28,7 @@ class ReportError(RuntimeError):
 
 
 class PaperExporter(Exporter):
-    """nbconvert's exporter `paper-pdf`: markdown and outputs of an executed notebook, as a paper."""
+    """nbconvert's exporter `paper`: markdown and outputs of an executed notebook, as a paper."""
 
     export_from_notebook = "Paper (PDF)"
     output_mimetype = "application/pdf"

@@ -55,13 +55,51 @@ def test_made_twice_it_is_the_same_to_the_byte(finished, tmp_path):
 def test_nbconvert_exports_the_same(at_finished, tmp_path):
     shutil.copy(at_finished / "results" / "small" / "analysis.ipynb", tmp_path / "analysis.ipynb")
     done = subprocess.run(
-        [str(Path(sys.executable).parent / "jupyter"), "nbconvert", "--to", "paper-pdf", "analysis.ipynb"],
+        [str(Path(sys.executable).parent / "jupyter"), "nbconvert", "--to", "paper", "analysis.ipynb"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "analysis.pdf").read_bytes() == (at_finished / "report" / "small" / "report.pdf").read_bytes()
+
+
+def test_jupyterlab_s_menu_has_it(at_finished, tmp_path):
+    """The server that JupyterLab asks lists the format and gives the same PDF."""
+    import json
+    import socket
+    import time
+    import urllib.request
+
+    shutil.copy(at_finished / "results" / "small" / "analysis.ipynb", tmp_path / "analysis.ipynb")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    command = [str(Path(sys.executable).parent / "jupyter"), "lab", "--no-browser", "--allow-root", f"--port={port}"]
+    command += [f"--ServerApp.root_dir={tmp_path}", "--IdentityProvider.token=secret"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+
+        def get(path: str) -> bytes:
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{port}/{path}", headers={"Authorization": "token secret"}
+            )
+            return urllib.request.urlopen(request, timeout=60).read()
+
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                formats = json.loads(get("api/nbconvert"))
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+        assert formats["paper"]["output_mimetype"] == "application/pdf"
+        pdf = get("nbconvert/paper/analysis.ipynb?download=true")
+        assert pdf == (at_finished / "report" / "small" / "report.pdf").read_bytes()
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def test_a_plain_dataframe_and_a_picture_survive(tmp_path):
