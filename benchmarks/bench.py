@@ -68,6 +68,7 @@ def measure(asked, root: Path) -> dict:
     teacher = models.create(study.teacher.candidates[0], asked.classes, asked.size).to(device).eval()
     store = soft_targets(study, dataset, teacher, device)
     found = {}
+    ceiling = {p: matmul(device, p) for p in ("fp32", "bf16")}
     for name in asked.students:
         spec = study.student(name)
         cells = Cells(cores() if device.type == "cpu" else 1, study.file, name, str(device), store.binding)
@@ -87,13 +88,16 @@ def measure(asked, root: Path) -> dict:
         found[name] = {**{k: round(v, 1) for k, v in medians.items()}, "private": round(cells.private())}
         cells.close()
         report(name, medians, rates, found[name]["private"])
+        kind = models.precision(spec.precision, device)
+        rate = medians["grid"] * 3 * forward_flops(spec, asked) / 1e12
+        print(f"{name:<25} grid {rate:.3f} TFLOP/s; a {kind} matrix product here: {ceiling[kind]:.2f}", flush=True)
     print(f"{platform.processor() or platform.machine()}, {cores()} cores, {device}, torch {torch.__version__}")
     return found
 
 
 def report(name: str, medians: dict, rates: dict, private: int) -> None:
     for what, values in rates.items():
-        print(f"{name:<20} {what:<6} {medians[what]:8.1f} images/s   ({min(values):.1f} to {max(values):.1f})")
+        print(f"{name:<25} {what:<6} {medians[what]:8.1f} images/s   ({min(values):.1f} to {max(values):.1f})")
     paired = {
         "step / floor": ("step", "floor"),
         "step / plain": ("step", "plain"),
@@ -102,8 +106,37 @@ def report(name: str, medians: dict, rates: dict, private: int) -> None:
     }
     for what, (a, b) in paired.items():
         ratios = [x / y for x, y in zip(rates[a], rates[b], strict=True)]
-        print(f"{name:<20} {what:<13} {statistics.median(ratios):.2f}   ({min(ratios):.2f} to {max(ratios):.2f})")
-    print(f"{name:<20} private memory of a cell of the grid: {private} MiB", flush=True)
+        print(f"{name:<25} {what:<13} {statistics.median(ratios):.2f}   ({min(ratios):.2f} to {max(ratios):.2f})")
+    print(f"{name:<25} private memory of a cell of the grid: {private} MiB", flush=True)
+
+
+def forward_flops(spec, asked) -> float:
+    """Floating-point operations of the forward pass of one image; the backward pass is counted as twice that."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from kd_utils import models
+
+    model = models.create(spec, asked.classes, asked.size).backbone.eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 3, asked.size, asked.size))
+    return counter.get_total_flops()
+
+
+def matmul(device, precision: str) -> float:
+    """TFLOP/s of a large matrix product, the arithmetic that the device can reach."""
+    import torch
+
+    n = 8192 if device.type == "cuda" else 2048
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.randn(n, n, device=device, dtype=kind) for _ in range(2))
+    a @ b
+    synchronize(device)
+    started = time.perf_counter()
+    for _ in range(5):
+        a @ b
+    synchronize(device)
+    return 5 * 2 * n**3 / (time.perf_counter() - started) / 1e12
 
 
 def write_images(root: Path, asked) -> None:
@@ -320,7 +353,8 @@ def _cell(pipe, file: str, name: str, device: str, binding: dict) -> None:
     def watch():
         nonlocal largest
         while True:
-            largest = max(largest, psutil.Process().memory_full_info().uss / 2**20)
+            memory = psutil.Process().memory_info()  # resident, less what is mapped from files
+            largest = max(largest, (memory.rss - getattr(memory, "shared", 0)) / 2**20)
             time.sleep(0.2)
 
     threading.Thread(target=watch, daemon=True).start()

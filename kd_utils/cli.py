@@ -194,6 +194,7 @@ class _Screen:
 
         ok = self._run("soft targets", grid.soft_target_tasks(self.study, where.device), where, quiet=True)
         ok = ok and self._run("cells", grid.cell_tasks(self.study, where.device), where)
+        grid.write_results(self.study)
         found = grid.state(self.study)
         done = sum(r is not None for r in found.cells.values())
         self.console.print(f"cells: {done} of {len(found.cells)} done")

@@ -213,6 +213,12 @@ def soft_target_tasks(study: Study, device: str = "auto") -> list[Task]:
             for view in range(study.view_count())
             if not store.has(view)
         ]
+    if tasks and not (found.teacher.folder / "weights.safetensors").is_file():
+        raise GridError(
+            f"the teacher's weights are not here (they are not kept in git), and {len(tasks)} views have no soft "
+            f"targets: bring {found.teacher.folder}/weights.safetensors, or delete that folder and run the command "
+            "again to train the teacher anew, which runs its students anew unless it comes out the same to the bit"
+        )
     return tasks
 
 
@@ -269,21 +275,26 @@ def run(
     tasks: list[Task],
     *,
     where: Where,
+    on_done: Callable[[Task, float, str], None],
     **callbacks: Callable,
 ) -> list[Failure]:
-    """Run tasks side by side, then write results.csv from all records; returns the failures.
+    """Run tasks side by side; results.csv is written anew after each one that is done. Returns the failures.
 
-    callbacks: on_done, on_retry and on_tick, as run_tasks takes them.
+    on_done; callbacks: on_retry and on_tick, as run_tasks takes them.
     """
+
+    def after(task: Task, seconds: float, error: str) -> None:
+        if not error:
+            write_results(study)
+        on_done(task, seconds, error)
+
+    callbacks["on_done"] = after
     if where.engine == "ray":
         from . import cluster
 
         gpus = where.gpus if where.gpus is not None else float(where.device == "cuda")
-        failures = cluster.run_tasks(tasks, cpus=study.threads, gpus=gpus, address=where.address, **callbacks)
-    else:
-        failures = run_tasks(tasks, slots(study, where.jobs, where.device), **callbacks)
-    write_results(study)
-    return failures
+        return cluster.run_tasks(tasks, cpus=study.threads, gpus=gpus, address=where.address, **callbacks)
+    return run_tasks(tasks, slots(study, where.jobs, where.device), **callbacks)
 
 
 def write_results(study: Study) -> None:

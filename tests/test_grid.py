@@ -62,6 +62,18 @@ def test_status_shows_how_far_it_is(finished, root):
     assert "data: not prepared; run: kd data small" in kd(root, "status", "small").stdout
 
 
+def test_a_teacher_whose_weights_are_elsewhere_is_asked_for_once(finished, tmp_path):
+    """As after a clone: records, but no weights and no soft targets."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "cache" / "soft_targets")
+    for path in (tmp_path / "results").rglob("weights.safetensors"):
+        path.unlink()
+    assert kd(tmp_path, "grid", "small").returncode == 0  # nothing is asked of them
+    shutil.rmtree(next((tmp_path / "results" / "small" / "students").glob("shuffle-T4-a0.5*")))
+    done = kd(tmp_path, "grid", "small")
+    assert done.returncode == 2 and "the teacher's weights are not here" in done.stderr
+
+
 def test_logs_show_what_a_run_has_printed(finished):
     shown = kd(finished, "logs", "small", "shuffle-T4-a0.5-s0")
     assert shown.returncode == 0 and "epoch   3/3" in shown.stdout and "distill.ipynb" in shown.stdout
