@@ -8,14 +8,18 @@ import torch.nn.functional as F
 
 
 class Loss(NamedTuple):
-    """Scalars: the loss that is minimised and its two parts, unweighted (nats per image).
+    """Scalars: the loss that is minimised, its two parts, unweighted (nats per image), and how hard each pulls.
 
-    Without a teacher kl is 0.
+    ce_grad, kl_grad: the mean over the batch's images of the L2 norm of the gradient of CE and of T^2 KL, without
+    alpha, with respect to an image's logits; NaN where the logits ask for no gradient. Without a teacher kl and
+    kl_grad are 0.
     """
 
     loss: torch.Tensor
     ce: torch.Tensor
     kl: torch.Tensor
+    ce_grad: torch.Tensor
+    kl_grad: torch.Tensor
 
 
 def kd_loss(
@@ -48,11 +52,22 @@ def kd_loss(
             reduction="batchmean",
             log_target=True,
         )
-        return Loss(alpha * ce + (1 - alpha) * T**2 * kl, ce, kl)
+        pull = _pull(ce, student), T**2 * _pull(kl, student)
+        return Loss(alpha * ce + (1 - alpha) * T**2 * kl, ce, kl, *pull)
 
 
 def ce_loss(logits: torch.Tensor, targets: torch.Tensor) -> Loss:
     """Cross-entropy in fp32: training without distillation. Shapes as in kd_loss."""
     with torch.autocast(logits.device.type, enabled=False):
-        ce = F.cross_entropy(logits.float(), targets)
-    return Loss(ce, ce, torch.zeros_like(ce))
+        logits = logits.float()
+        ce = F.cross_entropy(logits, targets)
+        none = torch.zeros_like(ce)
+        return Loss(ce, ce, none, _pull(ce, logits), none)
+
+
+def _pull(part: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Mean over images of the gradient's norm; part is a mean over the batch, so an image has a B-th of it."""
+    if not logits.requires_grad:
+        return torch.full_like(part, math.nan)
+    (gradient,) = torch.autograd.grad(part, logits, retain_graph=True)
+    return gradient.norm(dim=1).sum()

@@ -63,13 +63,16 @@ class Record:
 
     @cached_property
     def predictions(self) -> dict:
-        """On val at the best epoch: arrays label, predicted (uint16), confidence (float32), each (N,)."""
+        """On val at the best epoch: arrays label, predicted (uint16), confidence (float32), each (N,).
+
+        And of a few of these images: example, their indices (K,), and example_logits, (K, classes) float16.
+        """
         import numpy as np
 
         path = self.folder / "predictions.npz"
         try:
             with np.load(path, allow_pickle=False) as found:
-                return {k: found[k] for k in ("label", "predicted", "confidence")}
+                return {k: found[k] for k in ("label", "predicted", "confidence", "example", "example_logits")}
         except (OSError, EOFError, ValueError, KeyError) as e:
             raise RecordError(f"{path}: {e}; delete the folder {self.folder} to run it again") from e
 

@@ -11,6 +11,7 @@ Each step is done at most once; a run whose record is on disk gives its figures 
 import math
 import platform
 import subprocess
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cached_property
@@ -27,6 +28,7 @@ from .study import load as load_study
 from .views import View
 
 EVAL_BATCH = 256
+EXAMPLES = 8  # images of val whose logits stay with the record, evenly spread
 
 
 class RunError(RuntimeError):
@@ -54,6 +56,7 @@ class Run:
         self._figures: dict | None = None
         self._predictions: dict | None = None
         self._val: dict[int, np.ndarray] = {}  # epoch -> logits on val, of the best and of the latest evaluation
+        self._inference_pace = 0.0  # images per second of the latest evaluation
 
     # --- what a kind of run says of itself
 
@@ -179,6 +182,8 @@ class Run:
                 "label": labels.astype(np.uint16),
                 "predicted": predicted.astype(np.uint16),
                 "confidence": confidence.astype(np.float32),
+                "example": (example := np.linspace(0, len(labels) - 1, EXAMPLES).astype(np.uint32)),
+                "example_logits": logits[example].astype(np.float16),
             }
             with files.whole(self.folder / "val_logits.npy") as tmp, open(tmp, "wb") as f:
                 np.save(f, logits.astype(np.float16))
@@ -205,7 +210,11 @@ class Run:
                 "score": self._fit.best_score,
                 "weights_sha256": models.fingerprint(self._fit.best),
                 "metrics": figures,
-                "cost": {"train_seconds": seconds, "images_per_second": seen / seconds},
+                "cost": {
+                    "train_seconds": seconds,
+                    "images_per_second": seen / seconds,
+                    "inference_images_per_second": self._inference_pace,
+                },
                 "settings": self.settings,
                 "history": history,
                 "provenance": self._provenance(),
@@ -243,9 +252,12 @@ class Run:
         return self._val[epoch]
 
     def _logits(self, split: str) -> np.ndarray:
-        return training.predict_logits(
+        started = time.perf_counter()
+        logits = training.predict_logits(
             self.model, self.dataset.images(split), batch_size=EVAL_BATCH, precision=self.precision
         )
+        self._inference_pace = len(logits) / (time.perf_counter() - started)
+        return logits
 
     def _after_epoch(self, row: dict, on_epoch: Callable[[dict], None]) -> None:
         progress = {"epoch": row["epoch"], "epochs": self.train.epochs}

@@ -88,7 +88,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_with_its_epoch():
     with pytest.raises(training.TrainingError, match=r"epoch 1; lower train\.lr"):
-        fit(make(), Train(epochs=3), loss=lambda x, y, _: losses.Loss(*[x.sum() * float("nan")] * 3))
+        fit(make(), Train(epochs=3), loss=lambda x, y, _: losses.Loss(*[x.sum() * float("nan")] * 5))
 
 
 def test_patience_stops_and_eval_every_spares():
