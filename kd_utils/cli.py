@@ -193,7 +193,11 @@ class _Screen:
         from . import grid
 
         ok = self._run("soft targets", grid.soft_target_tasks(self.study, where.device), where, quiet=True)
-        ok = ok and self._run("cells", grid.cell_tasks(self.study, where.device), where)
+        ok = ok and self._run("cells", first := grid.cell_tasks(self.study, where.device), where)
+        if ok:  # those that had to wait for others: self-distillation, for its baseline
+            tried = {t.name for t in first}
+            rest = [t for t in grid.cell_tasks(self.study, where.device) if t.name not in tried]
+            ok = self._run("cells", rest, where)
         grid.write_results(self.study)
         found = grid.state(self.study)
         done = sum(r is not None for r in found.cells.values())
@@ -262,7 +266,7 @@ class _Screen:
 
         table = Table(title=f"{label}, top-1 on val in %")
         table.add_column("T")
-        alphas = sorted({c.alpha for c in found.cells})
+        alphas = sorted({c.alpha for c in found.cells if c.method == "kd"})
         for alpha in alphas:
             table.add_column(f"alpha {alpha:g}", justify="right")
         for T in sorted(self.study.grid.T):
@@ -271,7 +275,7 @@ class _Screen:
                 own = [
                     r.metrics["top1_best"]
                     for c, r in found.cells.items()
-                    if r and c.student == label and c.alpha == alpha and c.T in (T, None)
+                    if r and c.student == label and c.alpha == alpha and c.T in (T, None) and c.method == "kd"
                 ]
                 row.append(f"{100 * sum(own) / len(own):.2f}" if own else "–")
             table.add_row(*row)

@@ -200,7 +200,9 @@ def soft_target_tasks(study: Study, device: str = "auto") -> list[Task]:
     if found.teacher is None:
         raise GridError(f"study '{study.name}' has no teacher yet; run: kd teacher {study.name}")
     tasks = []
-    for seed in sorted({c.seed for c, record in found.cells.items() if record is None and c.T is not None}):
+    for seed in sorted(
+        {c.seed for c, record in found.cells.items() if record is None and study.taught_by(c) == "teacher"}
+    ):
         dataset = data.load(study)
         store = SoftTargets.of(study, seed, found.teacher, dataset)
         tasks += [
@@ -230,10 +232,14 @@ def compute_view(file: str, seed: int, view: int, device: str) -> None:
 
 
 def cell_tasks(study: Study, device: str = "auto") -> list[Task]:
-    """The cells that are still to be run, each a run of distill.ipynb."""
+    """The cells that are still to be run and that can be, each a run of distill.ipynb.
+
+    Self-distillation can once the student's own baseline is done.
+    """
     found = state(study)
     if found.teacher is None:
         raise GridError(f"study '{study.name}' has no teacher yet; run: kd teacher {study.name}")
+    baselines = {(c.student, c.seed) for c, record in found.cells.items() if record and c.T is None}
     return [
         _notebook(
             "distill",
@@ -244,13 +250,14 @@ def cell_tasks(study: Study, device: str = "auto") -> list[Task]:
                 "student": cell.student,
                 "T": cell.T or 1.0,
                 "alpha": cell.alpha,
+                "method": cell.method,
                 "seed": cell.seed,
                 "device": device,
             },
             study.training(study.student(cell.student), teacher=False).epochs,
         )
         for cell, record in found.cells.items()
-        if record is None
+        if record is None and (study.taught_by(cell) != "self" or (cell.student, cell.seed) in baselines)
     ]
 
 

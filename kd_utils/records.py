@@ -14,12 +14,13 @@ from .study import Cell, Data, Study, digest, student_settings, teacher_settings
 
 SCHEMA = 1
 
-# The columns of results.csv: one row a run, sorted by the first four. Shares are fractions between 0 and 1.
+# The columns of results.csv: one row a run, sorted by the method, then the first four. Shares are fractions, 0 to 1.
 COLUMNS = {
     "student": "the student's name in the study file",
     "T": "temperature; empty at alpha = 1, where the loss does not depend on it",
     "alpha": "weight of the cross-entropy; 1 is training without distillation, the baseline",
     "seed": "seed of initial weights, order and views",
+    "method": "kd, plain distillation, is the grid; else the name of a row under `methods` in the study file",
     "top1_best": "accuracy on val at the best epoch, which is chosen on holdout, or on val where there is none",
     "top1_last": "accuracy on val at the last epoch",
     "top5": "share of val images whose label is among the five largest logits, at the best epoch",
@@ -60,6 +61,16 @@ class Record:
     @property
     def metrics(self) -> dict:
         return self.values["metrics"]
+
+    @property
+    def method(self) -> str:
+        """Of a student: kd, or the label of a further method."""
+        return self.values.get("method", "kd")
+
+    @property
+    def cell(self) -> Cell:
+        """Of a student: its cell."""
+        return Cell(self["student"], self["T"], self["alpha"], self["seed"], self.method)
 
     @cached_property
     def predictions(self) -> dict:
@@ -165,14 +176,18 @@ def students(study: Study, fingerprint: str, teacher: Record) -> list[Record]:
     """All finished runs that fit the study as it stands, off-grid points among them, sorted as results.csv is."""
     found = []
     labels = {s.label for s in study.students}
+    methods = {"kd", *(m.label for m in study.methods)}
     for path in sorted((paths.results(study.name) / "students").glob("*/record.json")):
         record = read(path.parent)
-        if record is None or record["student"] not in labels:
+        if record is None or record["student"] not in labels or record.method not in methods:
             continue
-        cell = Cell(record["student"], record["T"], record["alpha"], record["seed"])
-        if student_folder(study, cell, fingerprint, teacher) == path.parent:
+        if student_folder(study, record.cell, fingerprint, teacher) == path.parent:
             found.append(record)
-    return sorted(found, key=lambda r: (r["student"], r["T"] is None, r["T"] or 0, r["alpha"], r["seed"]))
+    order = ["kd", *(m.label for m in study.methods)]
+    return sorted(
+        found,
+        key=lambda r: (order.index(r.method), r["student"], r["T"] is None, r["T"] or 0, r["alpha"], r["seed"]),
+    )
 
 
 def others(study: Study, fitting: list[Record]) -> int:
@@ -186,7 +201,7 @@ def table(found: list[Record]):
 
     rows = []
     for r in found:
-        values = {**r.values, **r.metrics, **r["cost"], **r["provenance"], "id": r.id}
+        values = {**r.values, **r.metrics, **r["cost"], **r["provenance"], "id": r.id, "method": r.method}
         values["train_loss"] = r["history"][-1]["loss"]
         rows.append({column: values.get(column) for column in COLUMNS})
     frame = pd.DataFrame(rows, columns=list(COLUMNS))

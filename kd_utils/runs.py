@@ -119,6 +119,12 @@ class Run:
             return stored
         return stored.to(self.device)
 
+    def view_logits(self, seed: int, number: int) -> np.ndarray:
+        """The trained model's logits of the training images in a view, (n, classes) float32."""
+        view = View(self.study.augment, seed, number, len(self.images), self.images.device)
+        batches = torch.arange(len(self.images), device=self.images.device).split(EVAL_BATCH)
+        return np.concatenate([training.predict_logits(self.model, view(self.images, index)) for index in batches])
+
     def sample_views(self, images: int, views: int) -> dict[str, np.ndarray]:
         """The first images of the training set, stored and in the first views: name -> (images, H, W, 3) uint8."""
         index = torch.arange(min(images, len(self.images)), device=self.images.device)
@@ -329,6 +335,7 @@ class StudentRun(Run):
     def _parameters(self):
         return {
             "student": self.label,
+            "method": self.cell.method,
             "T": self.cell.T,
             "alpha": self.cell.alpha,
             "teacher": self.teacher["teacher"],
@@ -337,19 +344,43 @@ class StudentRun(Run):
 
     @cached_property
     def soft_targets(self) -> SoftTargets:
-        """The teacher's logits for the views of this run's seed; those that are missing are computed first."""
+        """The teacher's logits for the views of this run's seed; those that are missing are computed first.
+
+        In self-distillation the teacher is the student's own baseline of the same seed.
+        """
+        if self.study.taught_by(self.cell) == "self":
+            teacher = StudentRun(self.study, Cell(self.label, None, 1.0, self.seed), str(self.device))
+            if not teacher.done:
+                raise RunError(
+                    f"self-distillation learns from the baseline {teacher.cell.name}, which is not done yet; "
+                    f"run: kd grid {self.study.name}"
+                )
+        else:
+            teacher = _teacher_run(self.study, self.teacher, self.device)
         views = range(min(self.train.epochs, self.study.views or self.train.epochs))
-        store, compute = _soft_targets(self.study, self.seed, self.teacher, self.device)
-        store.ensure(views, compute)
+        store = SoftTargets.of(self.study, self.seed, teacher.record, self.dataset)
+        store.ensure(views, lambda number: teacher.view_logits(self.seed, number))
         return store
 
     def _loss(self):
-        if self.cell.T is None:
+        T, alpha = self.cell.T, self.cell.alpha
+        if T is None:
             return lambda logits, labels, _: losses.ce_loss(logits, labels)
-        return lambda logits, labels, soft: losses.kd_loss(logits, labels, soft, T=self.cell.T, alpha=self.cell.alpha)
+        if self.cell.method == "kd":
+            return lambda logits, labels, soft: losses.kd_loss(logits, labels, soft, T=T, alpha=alpha)
+        row = self.study.method(self.cell.method)
+        if row.method == "label_smoothing":
+            return lambda logits, labels, _: losses.label_smoothing_loss(logits, labels, alpha=alpha)
+        loss = {
+            "dkd": losses.dkd_loss,
+            "standardised": losses.standardised_kd_loss,
+            "dist": losses.dist_loss,
+            "self": losses.kd_loss,
+        }[row.method]
+        return lambda logits, labels, soft: loss(logits, labels, soft, T=T, alpha=alpha, **row.weights)
 
     def _extra(self):
-        if self.cell.T is None:
+        if not self.study.taught_by(self.cell):
             return None
         return lambda epoch: torch.as_tensor(self.soft_targets[self.study.view(epoch)]).to(self.device)
 
@@ -378,6 +409,7 @@ def student(
     student: str = "",
     T: float = 4.0,
     alpha: float = 0.5,
+    method: str = "kd",
     seed: int = 0,
     epochs: int = 0,
     device: str = "auto",
@@ -385,7 +417,8 @@ def student(
     """The run of one cell.
 
     student: its name in the study (default: the first). T: temperature, > 0, of no effect at alpha = 1.
-    alpha: weight of the cross-entropy, 0 to 1. epochs: 0 for the study's own number.
+    alpha: weight of the cross-entropy, 0 to 1. method: kd, plain distillation, or the name of a row under `methods`
+    in the study. epochs: 0 for the study's own number.
     Raises RunError where the study has no teacher yet, StudyError for parameters out of range.
     """
     study = study if isinstance(study, Study) else load_study(study)
@@ -400,16 +433,21 @@ def student(
         raise StudyError(f"seed and epochs must be whole numbers from 0, not {seed!r} and {epochs!r}")
     label = student or study.students[0].label
     study.student(label)
+    if method != "kd" and (alpha == 1 or study.method(method).method == "label_smoothing" and T != 1):
+        raise StudyError(
+            f"method {method!r} at T={T:g}, alpha={alpha:g}: alpha must be below 1, and T 1 without a teacher"
+        )
     if epochs:
         study = study.with_epochs(epochs)
-    return StudentRun(study, Cell(label, None if alpha == 1 else float(T), float(alpha), seed), device)
+    return StudentRun(study, Cell(label, None if alpha == 1 else float(T), float(alpha), seed, method), device)
 
 
 def compute_soft_targets(study: Study, seed: int, views: list[int], device: str = "auto") -> int:
     """Compute the soft targets of these views that are missing; returns how many those were."""
     torch.set_num_threads(study.threads)
-    store, compute = _soft_targets(study, seed, _teacher_of(study), models.device(device))
-    return store.ensure(views, compute)
+    run = _teacher_run(study, _teacher_of(study), models.device(device))
+    store = SoftTargets.of(study, seed, run.record, run.dataset)
+    return store.ensure(views, lambda number: run.view_logits(seed, number))
 
 
 def _teacher_of(study: Study) -> records.Record:
@@ -423,17 +461,8 @@ def _teacher_of(study: Study) -> records.Record:
     return found
 
 
-def _soft_targets(study: Study, seed: int, found: records.Record, device) -> tuple[SoftTargets, Callable]:
-    """The store of this teacher's logits for the views of this seed, and the function that computes a view."""
-    run = teacher(study, candidate=found["teacher"], device=str(device))
-    store = SoftTargets.of(study, seed, found, run.dataset)
-
-    def compute(number: int) -> np.ndarray:
-        view = View(study.augment, seed, number, len(run.images), run.images.device)
-        batches = torch.arange(len(run.images), device=run.images.device).split(EVAL_BATCH)
-        return np.concatenate([training.predict_logits(run.model, view(run.images, index)) for index in batches])
-
-    return store, compute
+def _teacher_run(study: Study, found: records.Record, device) -> TeacherRun:
+    return teacher(study, candidate=found["teacher"], device=str(device))
 
 
 def _load_weights(model: models.Classifier, path: Path, record: records.Record) -> None:

@@ -121,19 +121,80 @@ class Grid(_Part):
         return self
 
 
+# what each further method takes beside T and alpha, with its papers' defaults
+METHODS: dict[str, dict[str, float]] = {
+    "dkd": {"target": 1.0, "nontarget": 8.0},
+    "standardised": {},
+    "dist": {"inter": 1.0, "intra": 1.0},
+    "label_smoothing": {},
+    "self": {},
+}
+
+
+class Method(_Part):
+    """Another way to teach than plain distillation, and its points: a cell for each pair of T and alpha.
+
+    dkd: decoupled distillation. standardised: logit standardisation. dist: DIST. label_smoothing: the uniform
+    distribution for a teacher. self: the student's own baseline of the same seed for a teacher. See losses.py.
+    """
+
+    method: Literal["dkd", "standardised", "dist", "label_smoothing", "self"]
+    name: str = ""  # how records and tables call it; default: the method's name
+    T: list[Annotated[Number, Field(gt=0)]] = []  # default: 4; label_smoothing knows only 1, its default
+    alpha: list[Annotated[Number, Field(ge=0, lt=1)]] = [0.5]  # weight of the cross-entropy
+    target: Number | None = Field(default=None, ge=0)  # dkd: weight of the target class's part
+    nontarget: Number | None = Field(default=None, ge=0)  # dkd: weight of the other classes' part
+    inter: Number | None = Field(default=None, ge=0)  # dist: weight of the relation between classes
+    intra: Number | None = Field(default=None, ge=0)  # dist: weight of the relation within a class
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_T(cls, value):
+        if isinstance(value, dict) and not value.get("T"):
+            return {**value, "T": [1.0 if value.get("method") == "label_smoothing" else 4.0]}
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self):
+        taken = METHODS[self.method]
+        for key in {k for weights in METHODS.values() for k in weights} - set(taken):
+            if getattr(self, key) is not None:
+                takes = f"it takes {', '.join(taken)}" if taken else "it takes no weights"
+                raise ValueError(f"'{key}' is not of method {self.method}; {takes}")
+        if self.method == "label_smoothing" and self.T != [1.0]:
+            raise ValueError(f"label_smoothing has no temperature; leave T out, or [1], not {self.T}")
+        if self.label == "kd":
+            raise ValueError("the name 'kd' is the grid's; give the row another")
+        return self
+
+    @property
+    def label(self) -> str:
+        return self.name or self.method
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The method's own weights by name, defaults filled in."""
+        return {k: v if getattr(self, k) is None else getattr(self, k) for k, v in METHODS[self.method].items()}
+
+
 @dataclass(frozen=True)
 class Cell:
-    """One distinct point of the grid. At alpha = 1 the loss does not depend on T, and T is None."""
+    """One run to be done: a distinct point of the grid, or of a further method.
+
+    At alpha = 1, the baseline, the loss does not depend on T, and T is None.
+    """
 
     student: str
     T: float | None
     alpha: float
     seed: int
+    method: str = "kd"  # kd is the grid; else the label of one of the study's methods
 
     @property
     def name(self) -> str:
         point = "baseline" if self.T is None else f"T{self.T:g}-a{self.alpha:g}"
-        return f"{self.student}-{point}-s{self.seed}"
+        method = "" if self.method == "kd" else f"{self.method}-"
+        return f"{self.student}-{method}{point}-s{self.seed}"
 
 
 class Study(_Part):
@@ -148,6 +209,7 @@ class Study(_Part):
     teacher: Teacher
     students: list[Model] = Field(min_length=1)
     grid: Grid
+    methods: list[Method] = []  # further questions: each a row of its own, none by default
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1)
     views: int | None = Field(default=None, ge=1)  # distinct views; epoch e sees view e mod views; default: all
     precision: Precision = "auto"  # of the forward pass; auto: bf16 on GPUs that have it
@@ -165,6 +227,9 @@ class Study(_Part):
                 self.training(m, teacher=what != "students")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds names a value twice: {self.seeds}")
+        labels = [m.label for m in self.methods]
+        if twice := {x for x in labels if labels.count(x) > 1}:
+            raise ValueError(f"methods: {sorted(twice)} named twice; give each row a `name` of its own")
         return self
 
     def training(self, model: Model, *, teacher: bool) -> Train:
@@ -183,17 +248,40 @@ class Study(_Part):
         """The teacher candidate of this label; StudyError names those there are."""
         return _named(self.teacher.candidates, label, f"teacher candidate of study '{self.name}'")
 
+    def method(self, label: str) -> Method:
+        """The further method of this label; StudyError names those there are."""
+        for m in self.methods:
+            if m.label == label:
+                return m
+        known = ", ".join(["kd", *(m.label for m in self.methods)])
+        raise StudyError(f"no method of study '{self.name}' is called {label!r}; there are: {known}")
+
     def cells(self) -> list[Cell]:
-        """The distinct cells, a seed after the other; alpha = 1 once for all T. The baseline is always there."""
+        """The cells in the order in which they are run: a seed after the other, the grid before further methods.
+
+        alpha = 1 comes once for all T; this baseline is always there, and first. Then the corners of the grid, so that
+        an unfinished one shows how far it reaches.
+        """
+        points = [(T, a) for T in self.grid.T for a in self.grid.alpha if a < 1]
+        ends = [{min(axis), max(axis)} for axis in zip(*points, strict=True)] if points else []
+        points.sort(key=lambda p: not all(x in end for x, end in zip(p, ends, strict=True)))
+        further = [(m.label, T, a) for m in self.methods for T in m.T for a in m.alpha]
         return [
             cell
             for seed in self.seeds
-            for student in self.students
-            for cell in (
-                Cell(student.label, None, 1.0, seed),
-                *(Cell(student.label, T, a, seed) for T in self.grid.T for a in self.grid.alpha if a < 1),
+            for cells in (
+                [Cell(s.label, *p, seed) for s in self.students for p in [(None, 1.0), *points]],
+                [Cell(s.label, T, a, seed, label) for s in self.students for label, T, a in further],
             )
+            for cell in cells
         ]
+
+    def taught_by(self, cell: Cell) -> Literal["", "teacher", "self"]:
+        """Whose soft targets a cell learns from: nobody's, the teacher's, or those of the student's own baseline."""
+        if cell.T is None:
+            return ""
+        method = "kd" if cell.method == "kd" else self.method(cell.method).method
+        return {"label_smoothing": "", "self": "self"}.get(method, "teacher")
 
     def view(self, epoch: int) -> int:
         """The number of the view that an epoch (from 0) sees."""
@@ -228,13 +316,17 @@ def teacher_settings(study: Study, candidate: Model, fingerprint: str) -> dict:
 def student_settings(study: Study, cell: Cell, fingerprint: str, teacher_sha256: str) -> dict:
     """All that a cell's figures depend on; the teacher by its weights (the baseline too: `agreement` needs it)."""
     model = study.student(cell.student)
-    return {
+    settings = {
         "kind": "student",
         **_common(study, model, study.training(model, teacher=False), cell.seed, fingerprint),
         "T": cell.T,
         "alpha": cell.alpha,
         "teacher_sha256": teacher_sha256,
     }
+    if cell.method != "kd":
+        method = study.method(cell.method)
+        settings["method"] = {"method": method.method, **method.weights}
+    return settings
 
 
 def _common(study: Study, model: Model, train: Train, seed: int, fingerprint: str) -> dict:

@@ -35,6 +35,32 @@ def test_only_what_is_missing_is_done_and_comes_out_the_same(finished, tmp_path)
     pd.testing.assert_frame_equal(before.drop(columns=timing), after.drop(columns=timing))
 
 
+def test_further_methods_are_added_to_a_finished_study(finished, tmp_path):
+    """Only they are run, self-distillation learns from the student's own baseline, the others from the teacher."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    rows = [{"method": m} for m in ("self", "dkd", "standardised", "dist", "label_smoothing")]
+    write_study(tmp_path, {**SMALL, "students": ["lcnet_050"], "methods": rows})
+    stores = {p.name for p in (tmp_path / "cache" / "soft_targets").iterdir()}
+    done = kd(tmp_path, "grid", "small")
+    assert done.returncode == 0 and done.stdout.count("done: ") == 5, done.stdout + done.stderr
+    table = pd.read_csv(tmp_path / "results" / "small" / "results.csv")
+    assert list(table["method"].iloc[-5:]) == [r["method"] for r in rows] and set(table["method"].iloc[:-5]) == {"kd"}
+    assert table["train_loss"].iloc[-5:].nunique() == 5
+    (own,) = (p for p in (tmp_path / "cache" / "soft_targets").iterdir() if p.name not in stores)
+    baseline = next((tmp_path / "results" / "small" / "students").glob("lcnet_050-baseline-*"))
+    record = json.loads((baseline / "record.json").read_text())
+    assert json.loads((own / "binding.json").read_text())["teacher_sha256"] == record["weights_sha256"]
+
+
+def test_self_distillation_waits_for_its_baseline(finished, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    write_study(tmp_path, {**SMALL, "students": ["lcnet_050"], "methods": [{"method": "self"}]})
+    shutil.rmtree(next((tmp_path / "results" / "small" / "students").glob("lcnet_050-baseline-*")))
+    done = kd(tmp_path, "grid", "small")
+    assert done.returncode == 0 and "cells: 6 of 6 done" in done.stdout, done.stdout + done.stderr
+    assert done.stdout.index("done: lcnet_050-baseline-s0") < done.stdout.index("done: lcnet_050-self-T4-a0.5-s0")
+
+
 def test_every_run_keeps_its_notebook_beside_its_record(finished):
     for folder in (finished / "results" / "small" / "students").iterdir():
         names = {p.name for p in folder.iterdir()}

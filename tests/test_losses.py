@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kd_utils.losses import ce_loss, kd_loss
+from kd_utils.losses import ce_loss, dist_loss, dkd_loss, kd_loss, label_smoothing_loss, standardised_kd_loss
 
 
 def by_hand(student, targets, teacher, T, alpha):
@@ -128,3 +128,100 @@ def test_wrong_shapes_raise():
     student, targets, teacher = example()
     with pytest.raises(ValueError, match=r"\(B, C\)"):
         kd_loss(student, targets, teacher[:, :5], T=1, alpha=0.5)
+
+
+# --- further methods, each against its paper's formula in NumPy's float64
+
+
+def probabilities(logits, T=1.0):
+    x = np.exp(np.asarray(logits) / T - np.max(np.asarray(logits) / T, axis=-1, keepdims=True))
+    return x / x.sum(axis=-1, keepdims=True)
+
+
+def divergence(p, q):
+    return np.sum(p * (np.log(p) - np.log(q)), axis=-1).mean()
+
+
+def cross_entropy(student, targets):
+    return -np.log(probabilities(student)[np.arange(len(targets)), targets]).mean()
+
+
+def arrays(seed=0):
+    student, targets, teacher = example(seed=seed)
+    tensors = student.float().requires_grad_(), targets, teacher.float()
+    return tensors, (student.numpy(), targets.numpy(), teacher.numpy())
+
+
+def parts_of_dkd(student, targets, teacher, T):
+    rows, classes = np.arange(len(targets)), student.shape[1]
+    p, q = probabilities(teacher, T), probabilities(student, T)
+    pt, qt = p[rows, targets], q[rows, targets]
+    tckd = divergence(np.stack([pt, 1 - pt], 1), np.stack([qt, 1 - qt], 1))
+    others = np.array([[c for c in range(classes) if c != y] for y in targets])
+    phat, qhat = (np.take_along_axis(x, others, 1) for x in (p, q))
+    phat, qhat = (x / x.sum(1, keepdims=True) for x in (phat, qhat))
+    return tckd, phat, qhat, pt
+
+
+@pytest.mark.parametrize("T", [1, 4, 20])
+def test_dkd_equals_its_formula(T):
+    tensors, (student, targets, teacher) = arrays()
+    tckd, phat, qhat, _ = parts_of_dkd(student, targets, teacher, T)
+    want = 0.3 * cross_entropy(student, targets) + 0.7 * T**2 * (2 * tckd + 8 * divergence(phat, qhat))
+    got = dkd_loss(*tensors, T=T, alpha=0.3, target=2, nontarget=8)
+    assert got.loss.item() == pytest.approx(want, rel=2e-4)
+    got.loss.backward()
+    assert torch.isfinite(tensors[0].grad).all()
+
+
+def test_dkd_and_kd_are_one_where_the_other_classes_weigh_what_the_teacher_leaves_them():
+    """KL = TCKD + (1 - p) NCKD, of a single image."""
+    student, targets, teacher = (x[:1] for x in example())
+    T = 2.0
+    p = torch.softmax(teacher / T, 1)[0, targets[0]].item()
+    plain = kd_loss(student, targets, teacher, T=T, alpha=0)
+    decoupled = dkd_loss(student, targets, teacher, T=T, alpha=0, target=1, nontarget=1 - p)
+    assert decoupled.loss.item() == pytest.approx(plain.loss.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("T", [1, 4, 20])
+def test_standardised_equals_its_formula_and_knows_no_scale(T):
+    tensors, (student, targets, teacher) = arrays()
+    z = [(x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True) for x in (teacher, student)]
+    want = 0.3 * cross_entropy(student, targets) + 0.7 * T**2 * divergence(*(probabilities(x, T) for x in z))
+    got = standardised_kd_loss(*tensors, T=T, alpha=0.3)
+    assert got.loss.item() == pytest.approx(want, rel=1e-3)
+    scaled = standardised_kd_loss(tensors[0], tensors[1], 7 * tensors[2] + 3, T=T, alpha=0.3)
+    assert scaled.loss.item() == pytest.approx(got.loss.item(), rel=1e-3)
+    assert standardised_kd_loss(5 * tensors[2], tensors[1], tensors[2], T=T, alpha=0).loss.item() == pytest.approx(
+        0, abs=1e-4
+    )
+
+
+@pytest.mark.parametrize("T", [1, 4, 20])
+def test_dist_equals_its_formula(T):
+    tensors, (student, targets, teacher) = arrays()
+    p, q = probabilities(teacher, T), probabilities(student, T)
+    rows = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(p, q, strict=True)])
+    columns = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(p.T, q.T, strict=True)])
+    want = 0.3 * cross_entropy(student, targets) + 0.7 * (2 * (1 - rows) + 3 * (1 - columns))
+    assert dist_loss(*tensors, T=T, alpha=0.3, inter=2, intra=3).loss.item() == pytest.approx(want, rel=1e-4)
+
+
+@pytest.mark.parametrize("alpha", [0, 0.5, 0.9, 1])
+def test_label_smoothing_equals_its_formula(alpha):
+    tensors, (student, targets, _) = arrays()
+    smooth = np.full(student.shape, (1 - alpha) / student.shape[1])
+    smooth[np.arange(len(targets)), targets] += alpha
+    want = -(smooth * np.log(probabilities(student))).sum(1).mean()
+    got = label_smoothing_loss(tensors[0], tensors[1], alpha=alpha)
+    assert got.loss.item() == pytest.approx(want, rel=1e-5)
+    library = torch.nn.functional.cross_entropy(tensors[0], tensors[1], label_smoothing=1 - alpha)
+    assert got.loss.item() == pytest.approx(library.item(), rel=1e-5)
+
+
+def test_the_pull_of_a_further_method_is_the_norm_of_its_gradient():
+    tensors, _ = arrays()
+    got = dkd_loss(*tensors, T=4, alpha=0.0, target=1, nontarget=8)
+    got.loss.backward()  # at alpha 0 the loss is the teacher's part, T^2 included
+    assert got.kl_grad.item() == pytest.approx(tensors[0].grad.norm(dim=1).sum().item(), rel=1e-5)

@@ -2,7 +2,7 @@ import pytest
 from conftest import SMALL, write_study
 
 from kd_utils import study
-from kd_utils.study import Cell, StudyError, load
+from kd_utils.study import Cell, StudyError, digest, load, student_settings
 
 
 def test_the_cells_are_distinct_and_alpha_1_is_one_run(root):
@@ -22,6 +22,37 @@ def test_the_baseline_is_there_without_alpha_1(root):
     assert Cell("lcnet_050", None, 1.0, 0) in load("small").cells()
 
 
+def test_further_methods_are_cells_of_their_own_and_change_no_other(root):
+    plain = load("small")
+    rows = [{"method": "dkd", "T": [2, 4]}, {"method": "label_smoothing", "alpha": [0.9]}, {"method": "self"}]
+    write_study(root, {**SMALL, "methods": rows})
+    more = load("small")
+    assert more.cells()[: len(plain.cells())] == plain.cells()
+    added = [c for c in more.cells() if c.method != "kd" and c.student == "shuffle"]
+    assert [(c.method, c.T, c.alpha) for c in added] == [
+        ("dkd", 2, 0.5),
+        ("dkd", 4, 0.5),
+        ("label_smoothing", 1, 0.9),
+        ("self", 4, 0.5),
+    ]
+    assert [more.taught_by(c) for c in added] == ["teacher", "teacher", "", "self"]
+
+    def key(study, cell):
+        return digest(student_settings(study, cell, "data", "teacher"))
+
+    for cell in plain.cells():
+        assert key(plain, cell) == key(more, cell)
+    assert len({key(more, c) for c in more.cells()}) == len(more.cells())
+    write_study(root, {**SMALL, "methods": [{"method": "dkd", "T": [2], "nontarget": 2}]})
+    assert key(load("small"), added[0]) != key(more, added[0])
+
+
+def test_the_corners_of_the_grid_come_first(root):
+    write_study(root, {**SMALL, "grid": {"T": [1, 4, 20], "alpha": [0, 0.5, 0.9, 1]}})
+    points = [(c.T, c.alpha) for c in load("small").cells() if c.student == "shuffle"]
+    assert points[:5] == [(None, 1), (1, 0), (1, 0.9), (20, 0), (20, 0.9)]
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -37,6 +68,13 @@ def test_the_baseline_is_there_without_alpha_1(root):
         ({"students": [{"model": "resnet18", "train": {"epoch": 3}}]}, "train of resnet18: unknown key 'epoch'"),
         ({"students": ["resnet18", "resnet18"]}, "named twice"),
         ({"name": "other"}, "unknown key 'name'"),
+        ({"methods": [{"method": "hinton"}]}, "methods.0.method: .*'dkd', 'standardised', 'dist'"),
+        ({"methods": [{"method": "dkd", "inter": 2}]}, "'inter' is not of method dkd; it takes target, nontarget"),
+        ({"methods": [{"method": "self", "inter": 2}]}, "'inter' is not of method self; it takes no weights"),
+        ({"methods": [{"method": "label_smoothing", "T": [4]}]}, "label_smoothing has no temperature"),
+        ({"methods": [{"method": "self", "alpha": [1]}]}, "methods.0.alpha.0: .*less than 1"),
+        ({"methods": [{"method": "dkd"}, {"method": "dkd", "nontarget": 2}]}, "methods: .*named twice"),
+        ({"methods": [{"method": "dkd", "name": "kd"}]}, "the name 'kd' is the grid's"),
     ],
 )
 def test_errors_name_the_key_and_what_is_allowed(root, change, says):
