@@ -32,6 +32,7 @@ TINY_IMAGENET = {
     "train": 500,  # a class
     "val": 50,  # a class
 }
+MAY_BE_SHOWN = {"digits", "folder"}  # images that a report may hold; the others are licensed for research only
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, out of how much
@@ -74,6 +75,16 @@ class Dataset:
             return np.load(path, mmap_mode="c")  # copy-on-write: shared, and torch takes it
         except (OSError, ValueError) as e:
             raise DataError(f"{path}: {e}; delete the folder {self.folder} and run `kd data` again") from e
+
+
+def pictures(study: Study) -> np.ndarray | None:
+    """The val images, (N, H, W, 3) uint8, where they are decoded and a report may show them; else None."""
+    if study.data.name not in MAY_BE_SHOWN:
+        return None
+    try:
+        return load(study).images("val")
+    except DataError:
+        return None
 
 
 def prepare(study: Study, source: str | Path | None = None, progress: Progress | None = None) -> Dataset:

@@ -84,5 +84,5 @@ class Text:
 
 def _numbers(column: pd.Series) -> bool:
     """Whether a column of strings reads as numbers, dashes aside."""
-    stripped = [str(v).split(" ")[0].replace(",", "").lstrip("+−-") for v in column if str(v) not in ("", "–")]
+    stripped = [str(v).split(" ")[0].replace(",", "").lstrip("+−-<") for v in column if str(v) not in ("", "–")]
     return bool(stripped) and all(v.replace(".", "", 1).isdigit() for v in stripped)

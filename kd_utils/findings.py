@@ -1,8 +1,40 @@
 """Results -> the sentences of the report. No figure in them is typed: each is computed from records."""
 
-from . import tables
+from . import claims, tables
 from .display import Front, Text
-from .tables import Results
+from .results import LEAST_P, STANDARD, Results
+from .tables import percent, point, points
+
+DATA_REFERENCE = {
+    "tiny-imagenet": "Le and Yang, 2015",
+    "cifar100": "Krizhevsky, 2009",
+    "digits": "Alpaydin and Kaynak, 1998",
+}
+
+
+METHOD_REFERENCE = {
+    "dkd": "Zhao",
+    "standardised": "Sun",
+    "dist": "Huang",
+    "label_smoothing": "Szegedy",
+    "self": "Furlanello",
+}
+REFERENCES = [
+    "Alpaydin, E. and Kaynak, C. (1998). Optical recognition of handwritten digits. UCI Machine Learning Repository.",
+    "Furlanello, T. et al. (2018). Born again neural networks. ICML. arXiv:1805.04770.",
+    "Guo, C. et al. (2017). On calibration of modern neural networks. ICML. arXiv:1706.04599.",
+    "Hinton, G., Vinyals, O. and Dean, J. (2015). Distilling the knowledge in a neural network. arXiv:1503.02531.",
+    "Holm, S. (1979). A simple sequentially rejective multiple test procedure. Scandinavian J. of Statistics 6, 65–70.",
+    "Huang, T. et al. (2022). Knowledge distillation from a stronger teacher. NeurIPS. arXiv:2205.10536.",
+    "Krizhevsky, A. (2009). Learning multiple layers of features from tiny images. University of Toronto.",
+    "Le, Y. and Yang, X. (2015). Tiny ImageNet visual recognition challenge. CS 231N report, Stanford University.",
+    "McNemar, Q. (1947). Note on the sampling error of the difference between correlated proportions or percentages. "
+    "Psychometrika 12, 153–157.",
+    "Stanton, S. et al. (2021). Does knowledge distillation really work? NeurIPS. arXiv:2106.05945.",
+    "Sun, S. et al. (2024). Logit standardization in knowledge distillation. CVPR. arXiv:2403.01427.",
+    "Szegedy, C. et al. (2016). Rethinking the Inception architecture for computer vision. CVPR. arXiv:1512.00567.",
+    "Zhao, B. et al. (2022). Decoupled knowledge distillation. CVPR. arXiv:2203.08679.",
+]
 
 
 def front(results: Results) -> Front:
@@ -10,27 +42,27 @@ def front(results: Results) -> Front:
     study, noted = results.study, results.dataset
     counts = noted["counts"]
     lines = [
-        f"We distil a {results.teacher['teacher']} teacher ({results.teacher.metrics['top1_best']:.2%} top-1, the best "
-        f"of {len(results.teachers)} candidates) into {_join(results.labels)} at {len(study.grid.T)} temperatures "
-        f"and {len(study.grid.alpha)} weights of the cross-entropy, on {study.data.name} with "
+        f"We distil a {results.teacher['teacher']} teacher ({percent(results.teacher.metrics['top1_best'])} % top-1, "
+        f"the best of {len(results.teachers)} candidates) into {_join(results.labels)} at {len(study.grid.T)} "
+        f"temperatures and {len(study.grid.alpha)} weights of the cross-entropy, on {study.data.name} with "
         f"{len(noted['classes'])} classes, {counts['train']:,} training and {counts['val']:,} validation images."
     ]
     for student in results.labels:
-        ranked = results.of(student)
-        distilled, base = ranked.dropna(subset="T"), ranked[ranked["T"].isna()]
-        if len(distilled) and len(base):
-            best, worst, base = distilled.iloc[0], distilled.iloc[-1], base.iloc[0]
-            lines.append(
-                f"{student} gains {tables.points(best['gain'])} points over its baseline of {base['top1_best']:.2%} "
-                f"at T = {best['T']:g}, alpha = {best['alpha']:g}; its worst cell, T = {worst['T']:g} and "
-                f"alpha = {worst['alpha']:g}, differs from the baseline by {tables.points(worst['gain'])}."
-            )
-    planned = len(study.cells())
-    done = len(results.students)
+        roles = results.roles(student)
+        if "baseline" not in roles or "best" not in roles:
+            continue
+        best, standard = roles["best"], roles.get("standard")
+        line = (
+            f"{student} reaches {percent(best['top1_best'])} % at {point(best)}, {_gain(best)} points over its baseline"
+        )
+        if standard is not None and not (standard["T"] == best["T"] and standard["alpha"] == best["alpha"]):
+            line += f"; at the customary T = {STANDARD[0]:g}, alpha = {STANDARD[1]:g} it gains {_gain(standard)}"
+        lines.append(line + ".")
+    lines.append(_of_claims(results))
+    planned, done = len(study.cells()), len(results.students)
     if done < planned:
         lines.append(f"This report is of an unfinished study: {done} of {planned} runs are done.")
-    subtitle = f"Study {study.name}"
-    return Front(study.title, subtitle, " ".join(lines))
+    return Front(study.title, f"Study {study.name}", " ".join(lines))
 
 
 def setting(results: Results) -> Text:
@@ -38,15 +70,20 @@ def setting(results: Results) -> Text:
     study, noted = results.study, results.dataset
     counts = noted["counts"]
     chosen = "held-out training images" if counts["holdout"] else "the validation images themselves"
-    train = {s.label: study.training(s, teacher=False) for s in study.students}
-    how = _join(
-        [
-            f"{label} for {t.epochs} epochs ({t.optimizer.capitalize()}, learning rate {t.lr:g}, batch size "
-            f"{t.batch_size}, {t.schedule} schedule)"
-            for label, t in train.items()
-        ]
-    )
-    seeds = f"{len(study.seeds)} seeds a cell" if len(study.seeds) > 1 else "one seed a cell"
+    how = []
+    for student in study.students:
+        t = study.training(student, teacher=False)
+        weights = "pretrained" if student.pretrained else "from scratch"
+        precision = student.precision or study.precision
+        extras = [f"in {precision}"] if precision != "auto" else []
+        extras += ["compiled"] if student.compile else []
+        how.append(
+            f"{student.label} {weights} for {t.epochs} epochs ({t.optimizer.capitalize()}, learning rate {t.lr:g}, "
+            f"batch size {t.batch_size}, {t.schedule} schedule{''.join(', ' + e for e in extras)})"
+        )
+    n = results.cells["n"]
+    seeds = "one seed a cell" if n.max() == 1 else f"{n.max()} seeds a cell"
+    seeds = f"{n.min()} to {n.max()} seeds a cell" if n.min() < n.max() else seeds
     augment = study.augment
     crop = {
         "none": "no crop",
@@ -54,14 +91,141 @@ def setting(results: Results) -> Text:
         "resized": f"a resized crop of at least {augment.scale:.0%} of the area",
     }[augment.crop]
     flip = "a left-right flip with probability one half and " if augment.flip else ""
-    views = study.view_count()
+    devices = sorted({f"{r['provenance']['device_name']}" for r in results.students})
+    reference = DATA_REFERENCE.get(study.data.name)
     return Text(
-        f"Images of {noted['image_size']} px: {counts['train']:,} for training, {counts['val']:,} for validation"
+        f"The data are {study.data.name}{f' ({reference})' if reference else ''}, {len(noted['classes'])} classes at "
+        f"{noted['image_size']} px: {counts['train']:,} images for training, {counts['val']:,} for validation"
         + (f", {counts['holdout']:,} held out of the training images" if counts["holdout"] else "")
-        + f". We train {how}, with {seeds}. The view of an image is {flip}{crop}, a pure function of the seed, the "
-        f"epoch and the image's index; the teacher's logits for {views} views a seed were computed once and "
-        f"serve every cell. The best epoch is chosen on {chosen}.\n"
+        + f". We train {_join(how)}, with {seeds}, on {_join(devices)}. The view of an image is {flip}{crop}, a pure "
+        f"function of the seed, the epoch and the image's index; the teacher's logits for {study.view_count()} views a "
+        f"seed were computed once and serve every cell exactly. The best epoch is chosen on {chosen}; the accuracy at "
+        "the last epoch, which involves no choice, stands beside it.\n\n"
+        f"Intervals are of 95 %, by a bootstrap over validation images"
+        + (
+            ", and over seeds where a cell has several"
+            if n.max() > 1
+            else "; with one seed a cell they say nothing of other seeds"
+        )
+        + ". Cells are compared on the same images, with "
+        + (
+            "a paired bootstrap, or with McNemar's exact test (McNemar, 1947) where they share one seed"
+            if n.max() > 1
+            else "McNemar's exact test (McNemar, 1947)"
+        )
+        + f", and p-values are corrected for the number of cells by Holm's method (Holm, 1979); a difference counts "
+        f"below {LEAST_P:g}.\n"
     )
+
+
+def grid(results: Results) -> Text:
+    """What the grid shows, student by student."""
+    lines = ["@fig-accuracy shows the accuracy of each cell, @fig-gain its gain, @fig-temperature how it follows T."]
+    for student in results.labels:
+        distilled = results.of(student).dropna(subset="T")
+        roles = results.roles(student)
+        if not len(distilled) or "baseline" not in roles:
+            continue
+        real = distilled[distilled["p_holm"] < LEAST_P]
+        up, down, tied = (real["gain"] > 0).sum(), (real["gain"] < 0).sum(), distilled["tied"].sum()
+        worst = roles["worst"]
+        lines.append(
+            f"**{student}**: of {len(distilled)} distilled cells {up} are better than the baseline "
+            f"({percent(roles['baseline']['top1_best'])} %) and {down} worse; {tied} cannot be told from the best, "
+            f"{point(roles['best'])}. The worst, {point(worst)}, differs from the baseline by {_gain(worst)} points "
+            f"(@tbl-summary-{student})."
+        )
+    return Text(" ".join(lines) + "\n")
+
+
+def choice(results: Results) -> Text:
+    """What choosing T and alpha honestly costs; nothing where the study holds no images out."""
+    lines = []
+    for student in results.labels:
+        chosen, best = results.chosen(student), results.of(student).iloc[0]
+        if chosen is not None:
+            price = points(chosen["top1_best"] - best["top1_best"])
+            same = "which is also the best on val" if price == points(0) else f"{price} points from the best on val"
+            lines.append(f"for {student} they choose {point(chosen)}, {same}")
+    if not lines:
+        return Text(
+            "The study holds no training images out, so the best cell is the best of many on the very images that it "
+            "is reported on: its accuracy is flattered by the choice.\n"
+        )
+    return Text(
+        "The best of many cells on val is flattered by being chosen there. Held-out training images can choose T and "
+        f"alpha instead (@tbl-choice): {'; '.join(lines)}.\n"
+    )
+
+
+def claimed(results: Results) -> Text:
+    """The claims, one by one, with their verdicts."""
+    found = claims.verdicts(results)
+    lines = []
+    for name, claim in claims.CLAIMS.items():
+        own = [v for v in found if v.claim == name]
+        said = {
+            source: _join([f"{v.answer} for {v.student}" for v in own if v.source == source])
+            for source in ("here", "published")
+        }
+        said = {source: words for source, words in said.items() if words}
+        told = "; ".join(f"{'our records' if s == 'here' else 'the published rows'}: {w}" for s, w in said.items())
+        lines.append(f"- **{name}.** {claim} *{told[:1].upper()}{told[1:]}.*")
+    against = sorted({(v.claim, v.student) for v in found if v.source == "published" and v.answer == "contradicted"})
+    tail = ""
+    if against:
+        where = _join([f"{claim} for {student}" for claim, student in against])
+        tail = f"\n\nThe published rows themselves contradict claim {where}."
+    twice = f"{100 * claims.printed_gap():.2f}"
+    return Text(
+        "\n".join(lines)
+        + tail
+        + f" One of their cells is printed twice with values {twice} points apart, a misprint or the size of chance. "
+        "@tbl-claims has the statistics.\n"
+    )
+
+
+def references(results: Results) -> Text:
+    """The works that the report speaks of."""
+    study = results.study
+    cited = {"Guo", "Hinton", "Holm", "McNemar", "Stanton"}
+    cited |= {DATA_REFERENCE.get(study.data.name, "").split(" ")[0].rstrip(",")}
+    if results.cells["method"].ne("kd").any():
+        cited |= {METHOD_REFERENCE[m.method] for m in study.methods}
+    return Text("\n".join(f"- {line}" for line in REFERENCES if line.split(",")[0] in cited) + "\n")
+
+
+def further(results: Results) -> Text:
+    """Is it the teacher? Nothing where the study has no further methods."""
+    if tables.further(results) is None:
+        return Text("")
+    lines = []
+    for student in results.labels:
+        cells = results.further(student)
+        for c in cells.to_dict("records"):
+            lines.append(f"{c['method']} at {point(c)} gains {student} {_gain(c)} points")
+    return Text(
+        f"Is it the teacher? @tbl-further sets further methods beside plain distillation: {'; '.join(lines)}.\n"
+    )
+
+
+def _of_claims(results: Results) -> str:
+    """One sentence on the claims."""
+    answers: dict[str, list[str]] = {"supported": [], "contradicted": [], "undecided": []}
+    found = [v for v in claims.verdicts(results) if v.source == "here"]
+    for name in claims.CLAIMS:
+        own = {v.answer for v in found if v.claim == name} - {"no data"}
+        if own:
+            answers[own.pop() if len(own) == 1 else "undecided"].append(name)
+    words = [f"{answer} are {_join(names)}" for answer, names in answers.items() if names]
+    return (
+        f"Of the published study's claims (@tbl-claims), {_join(words)} by our records taken together." if words else ""
+    )
+
+
+def _gain(cell) -> str:
+    """+2.10 ± 0.90"""
+    return points(cell["gain"]) + tables.half(cell["gain_low"], cell["gain_high"])
 
 
 def _join(words: list[str]) -> str:

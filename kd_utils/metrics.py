@@ -12,6 +12,12 @@ def log_softmax(logits: np.ndarray, T: float = 1.0) -> np.ndarray:
     return x - np.log(np.exp(x).sum(axis=1, keepdims=True))
 
 
+def entropy(logits: np.ndarray, T: float = 1.0) -> np.ndarray:
+    """Entropy of the softmax at temperature T: (N, C) -> (N,) nats."""
+    log_p = log_softmax(logits, T)
+    return -(np.exp(log_p) * log_p).sum(axis=1)
+
+
 def predictions(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The class of the largest logit, (N,) int64, and its probability, the confidence, (N,) float64."""
     logits = np.asarray(logits)

@@ -57,3 +57,9 @@ def compiled() -> Path:
 def soft_targets(name: str) -> Path:
     """A teacher's logits, a view a file."""
     return root() / "cache" / "soft_targets" / name
+
+
+def shown(path: str | Path) -> str:
+    """A path as a report names it: from the root, if it lies below."""
+    path = Path(path).resolve()
+    return path.relative_to(root()).as_posix() if path.is_relative_to(root()) else path.name

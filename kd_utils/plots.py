@@ -6,6 +6,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from .metrics import entropy, log_softmax
+
 # Okabe and Ito's palette for the colour-blind, with line styles and markers beside it
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
@@ -33,34 +35,187 @@ def _axes(count: int, width: float = 3.4, height: float = 2.8, **kwargs) -> tupl
     return figure, list(axes[0])
 
 
-def heatmaps(grids: dict[str, pd.DataFrame], *, label: str, baselines: dict[str, float] | None = None) -> Figure:
-    """A heatmap for each student, T down and alpha across, with the values written in.
+def heatmaps(
+    grids: dict[str, pd.DataFrame],
+    *,
+    label: str,
+    notes: dict[str, pd.DataFrame],
+    centres: dict[str, float] | None = None,
+) -> Figure:
+    """A heatmap for each student, T down and alpha across.
 
-    grids: student -> DataFrame of the values, in percent or points. With `baselines` (student -> percent) the colours
-    show the distance from it; without, they diverge around zero.
+    grids: student -> DataFrame of the values; notes: student -> DataFrame of what is written into the cells.
+    The colours diverge around centres (student -> value), by default around zero.
     """
     with plt.rc_context(STYLE):
-        height = 0.75 + 0.33 * max(len(g) for g in grids.values())
-        figure, axes = _axes(len(grids), 3.4, height)
+        height = 0.75 + 0.4 * max(len(g) for g in grids.values())
+        figure, axes = _axes(len(grids), 3.5, height)
         for ax, (student, grid) in zip(axes, grids.items(), strict=True):
-            centre = baselines[student] if baselines else 0.0
+            centre = centres[student] if centres else 0.0
             reach = max(float(np.nanmax(np.abs(grid.to_numpy() - centre))), 1e-9)
             sns.heatmap(
                 grid,
                 ax=ax,
-                annot=True,
-                fmt=".1f" if baselines else "+.1f",
+                annot=notes[student],
+                fmt="",
                 cmap="PuOr_r",
                 center=centre,
                 vmin=centre - reach,
                 vmax=centre + reach,
                 linewidths=0.6,
-                annot_kws={"fontsize": 8},
+                annot_kws={"fontsize": 7},
                 cbar_kws={"label": label},
             )
             ax.set(title=student, xlabel="alpha (weight of the cross-entropy)", ylabel="temperature T")
             ax.set_xticklabels([f"{c:g}" for c in grid.columns])
             ax.set_yticklabels([f"{t:g}" for t in grid.index], rotation=0)
+    return figure
+
+
+def against_temperature(lines: dict[str, pd.DataFrame], baselines: dict[str, tuple[float, float, float]]) -> Figure:
+    """Accuracy against T, a line with its band for each alpha, beside the baseline.
+
+    lines: student -> DataFrame with T, alpha, value, low, high, in percent; baselines: student -> value, low, high.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = _axes(len(lines), 3.5, 2.8)
+        for ax, (student, cells) in zip(axes, lines.items(), strict=True):
+            for k, (alpha, line) in enumerate(cells.groupby("alpha")):
+                line = line.sort_values("T")
+                ax.plot(
+                    line["T"],
+                    line["value"],
+                    label=f"alpha = {alpha:g}",
+                    color=COLOURS[k % 6],
+                    marker=MARKERS[k % 6],
+                    linestyle=DASHES[k % 6],
+                    markersize=3.5,
+                    linewidth=1.2,
+                )
+                ax.fill_between(line["T"], line["low"], line["high"], color=COLOURS[k % 6], alpha=0.12, linewidth=0)
+            if student in baselines:
+                value, low, high = baselines[student]
+                ax.axhline(value, color="black", linewidth=1, label="baseline")
+                ax.axhspan(low, high, color="black", alpha=0.08, linewidth=0)
+            ticks = sorted(cells["T"].unique())
+            ax.set(title=student, xlabel="temperature T", ylabel="top-1, %", xscale="log")
+            ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
+            ax.minorticks_off()
+        axes[-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def agreement(cells: dict[str, pd.DataFrame]) -> Figure:
+    """Accuracy against agreement with the teacher, a point a cell; colour and marker say alpha, size says T.
+
+    cells: student -> DataFrame with T (NaN: the baseline), alpha, agreement and value, in percent.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = _axes(len(cells), 3.5, 2.8)
+        for ax, (student, own) in zip(axes, cells.items(), strict=True):
+            for k, (alpha, points) in enumerate(own.dropna(subset="T").groupby("alpha")):
+                ax.scatter(
+                    points["agreement"],
+                    points["value"],
+                    s=12 + 22 * np.log10(points["T"].clip(lower=1)),
+                    color=COLOURS[k % 6],
+                    marker=MARKERS[k % 6],
+                    alpha=0.85,
+                    linewidths=0,
+                    label=f"alpha = {alpha:g}",
+                )
+            base = own[own["T"].isna()]
+            ax.scatter(base["agreement"], base["value"], s=70, color="black", marker="*", label="baseline")
+            ax.set(title=student, xlabel="agreement with the teacher, %", ylabel="top-1, %")
+        axes[-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def reliability(diagrams: dict[str, dict[str, np.ndarray]], least: int) -> Figure:
+    """Accuracy against confidence: student -> name of the run -> metrics.reliability's (bins, 3).
+
+    Bins of fewer than `least` images are left out.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = _axes(len(diagrams), 3.5, 3.4)
+        for ax, (student, runs) in zip(axes, diagrams.items(), strict=True):
+            ax.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
+            for k, (name, (count, confidence, accuracy)) in enumerate((n, d.T) for n, d in runs.items()):
+                shown = count >= least
+                ax.plot(
+                    confidence[shown],
+                    accuracy[shown],
+                    label=name,
+                    color=COLOURS[k % 7],
+                    marker=MARKERS[k % 7],
+                    linestyle=DASHES[k % 7],
+                    markersize=3.5,
+                    linewidth=1.2,
+                )
+            ax.set(title=student, xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+            ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.18))
+    return figure
+
+
+def per_class(gains: dict[str, pd.DataFrame], most: int = 12) -> Figure:
+    """Gains of each class, sorted by those of the first column; with many classes the `most` at either end.
+
+    gains: student -> DataFrame, a row a class, a column a run, in points.
+    """
+    with plt.rc_context(STYLE):
+        rows = min(2 * most, max(len(g) for g in gains.values()))
+        figure, axes = _axes(len(gains), 3.7, 1.3 + 0.17 * rows)
+        for ax, (student, table) in zip(axes, gains.items(), strict=True):
+            ranked = table.sort_values(table.columns[0], kind="stable")
+            if len(ranked) > 2 * most:
+                ranked = pd.concat([ranked.head(most), ranked.tail(most)])
+            for k, column in enumerate(ranked.columns):
+                ax.scatter(ranked[column], range(len(ranked)), s=16, color=COLOURS[k], marker=MARKERS[k], label=column)
+            ax.axvline(0, color="grey", linewidth=0.8)
+            ax.set_yticks(range(len(ranked)), [str(name)[:22] for name in ranked.index], fontsize=7)
+            ax.set(title=student, xlabel="gain over the baseline, points")
+            ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.5 / (0.17 * rows + 0.4)))
+    return figure
+
+
+def softened_beside(
+    examples: list[dict], temperatures: list[float], classes: list[str], pictures: np.ndarray | None, most: int = 5
+) -> Figure:
+    """What the temperature does to teacher and student: a row an image, a column a temperature.
+
+    examples: label (index of the class), teacher and student logits, (C,) each. pictures: (rows, H, W, 3) uint8, or
+    None to name the classes only. Shown are the classes of the teacher's largest logits.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            len(examples),
+            1 + len(temperatures),
+            figsize=(1.5 + 1.9 * len(temperatures), 1.45 * len(examples)),
+            width_ratios=[0.75] + [1.0] * len(temperatures),
+            squeeze=False,
+            layout="constrained",
+        )
+        for r, (row, example) in enumerate(zip(axes, examples, strict=True)):
+            name = classes[example["label"]]
+            row[0].set(xticks=[], yticks=[])
+            row[0].spines[:].set_visible(False)
+            if pictures is None:
+                row[0].text(0.5, 0.5, name, ha="center", va="center", fontsize=8, wrap=True)
+            else:
+                row[0].imshow(pictures[r])
+                row[0].set_title(name[:18], fontsize=8)
+            top = np.argsort(-np.asarray(example["teacher"], np.float64), kind="stable")[:most]
+            for c, T in enumerate(temperatures, 1):
+                ax, places = row[c], np.arange(len(top))
+                for k, who in enumerate(("teacher", "student")):
+                    p = np.exp(log_softmax(np.asarray(example[who])[None], T))[0]
+                    ax.barh(places + (k - 0.5) * 0.38, p[top], height=0.38, color=COLOURS[k], label=who)
+                ax.invert_yaxis()
+                ax.set_yticks(places, [classes[k][:14] for k in top] if c == 1 else [], fontsize=7)
+                ax.tick_params(axis="x", labelsize=7)
+                if r == 0:
+                    ax.set_title(f"T = {T:g}")
+        figure.legend(*axes[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
@@ -125,8 +280,6 @@ def images(batches: dict[str, np.ndarray], titles: list[str] | None = None) -> F
 
 def softened(logits: np.ndarray, temperatures: list[float], classes: list[str], most: int = 10) -> Figure:
     """One image's probabilities at several temperatures, for the classes of the largest logits. logits: (C,)."""
-    from .metrics import log_softmax
-
     top = np.argsort(-np.asarray(logits, np.float64), kind="stable")[:most]
     with plt.rc_context(STYLE):
         figure, axes = _axes(len(temperatures), 2.3, 2.4, sharey=True)
@@ -134,7 +287,61 @@ def softened(logits: np.ndarray, temperatures: list[float], classes: list[str], 
             p = np.exp(log_softmax(np.asarray(logits)[None], T))[0]
             ax.bar(range(len(top)), p[top], color=COLOURS[0])
             ax.set_xticks(range(len(top)), [classes[k][:12] for k in top], rotation=90)
-            entropy = float(-(p * np.log(np.maximum(p, 1e-300))).sum())
-            ax.set_title(f"T = {T:g}, entropy {entropy:.2f} nats")
+            ax.set_title(f"T = {T:g}, entropy {entropy(np.asarray(logits)[None], T)[0]:.2f} nats")
         axes[0].set_ylabel("probability")
     return figure
+
+
+def softened_at(
+    picture: np.ndarray, label: int, says: dict[str, np.ndarray], T: float, classes: list[str], most: int = 10
+) -> Figure:
+    """One image, and what several models say of it at one temperature.
+
+    picture: (H, W, 3) uint8; label: its class; says: name -> logits, (C,). Shown are the classes of the largest
+    logits of the first model.
+    """
+    top = np.argsort(-next(iter(says.values())), kind="stable")[:most]
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=(7.2, 3.2), width_ratios=[1, 2.2], layout="constrained", squeeze=True
+        )
+        left.imshow(picture)
+        left.set(xticks=[], yticks=[], title=classes[label][:30])
+        left.spines[:].set_visible(False)
+        height = 0.8 / len(says)
+        for k, (name, logits) in enumerate(says.items()):
+            p = np.exp(log_softmax(logits[None], T))[0]
+            places = np.arange(len(top)) + (k - (len(says) - 1) / 2) * height
+            shown = f"{name}, entropy {entropy(logits[None], T)[0]:.2f} nats"
+            right.barh(places, p[top], height=height, color=COLOURS[k], label=shown)
+        right.set_yticks(range(len(top)), [("→ " if k == label else "") + classes[k][:22] for k in top])
+        right.invert_yaxis()
+        right.set(xlabel="probability", title=f"T = {T:g}")
+        right.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def cell(histories: dict[str, pd.DataFrame], figure: str, worst: dict[str, float]) -> Figure:
+    """One cell: its accuracy against epoch beside others, and its worst classes.
+
+    histories: name -> history; figure: the history's column; worst: class -> accuracy. Fractions.
+    """
+    with plt.rc_context(STYLE):
+        drawn, (left, right) = _axes(2, 3.8, 2.8)
+        for k, (name, history) in enumerate(histories.items()):
+            points = history.dropna(subset=figure)
+            left.plot(
+                points["epoch"],
+                100 * points[figure],
+                label=name,
+                color=COLOURS[k],
+                marker=MARKERS[k],
+                linestyle=DASHES[k],
+            )
+        left.set(xlabel="epoch", ylabel="top-1, %")
+        left.legend(frameon=False)
+        right.barh(range(len(worst)), [100 * a for a in worst.values()], color=COLOURS[0])
+        right.set_yticks(range(len(worst)), [name[:22] for name in worst])
+        right.invert_yaxis()
+        right.set(xlabel="accuracy, %", title="its worst classes", xlim=(0, 100))
+    return drawn

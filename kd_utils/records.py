@@ -87,6 +87,28 @@ class Record:
         except (OSError, EOFError, ValueError, KeyError) as e:
             raise RecordError(f"{path}: {e}; delete the folder {self.folder} to run it again") from e
 
+    @property
+    def val_logits(self):
+        """On val at the best epoch: (N, classes) float16, mapped from disk. Raises RecordError where they are not."""
+        import numpy as np
+
+        path = self.folder / "val_logits.npy"
+        try:
+            return np.load(path, mmap_mode="r")
+        except (OSError, ValueError) as e:
+            raise RecordError(
+                f"{path} cannot be read ({e}); logits are not kept in git: delete the folder {self.folder} and run "
+                f"`kd run {self['study']}` to make them again"
+            ) from e
+
+    def class_accuracy(self, classes: int):
+        """Accuracy on val of each class at the best epoch, (classes,) fractions."""
+        import numpy as np
+
+        label = self.predictions["label"]
+        right = np.bincount(label, weights=self.predictions["predicted"] == label, minlength=classes)
+        return right / np.bincount(label, minlength=classes)
+
 
 def write(folder: Path, values: dict, predictions: dict) -> Record:
     """Write a run's predictions (name -> array), then its record: after that the run is done."""

@@ -1,6 +1,11 @@
-"""An executed notebook -> PDF, by pandoc and typst: no TeX, no browser. Code is left out, what it shows is kept."""
+"""An executed notebook -> PDF, by pandoc and typst, and HTML, by pandoc: no TeX, no browser.
 
+Code is left out, what it shows is kept. The HTML is one file that loads nothing.
+"""
+
+import re
 import tempfile
+from contextlib import contextmanager
 from importlib.resources import files as resources
 from pathlib import Path
 
@@ -11,16 +16,6 @@ from .display import Front
 from .study import Study
 
 _READ = "markdown-native_divs-native_spans-markdown_in_html_blocks"
-# tables that are HTML only (a plain DataFrame) become pandoc tables
-# and @fig-x, @tbl-x are cross-references, not citations
-_FILTER = """
-function Cite(cite)
-  return pandoc.RawInline('typst', '#ref(<' .. cite.citations[1].id .. '>)')
-end
-function RawBlock(raw)
-  if raw.format:match 'html' then return pandoc.read(raw.text, 'html').blocks end
-end
-"""
 
 
 class ReportError(RuntimeError):
@@ -38,20 +33,35 @@ class PaperExporter(Exporter):
 
     def from_notebook_node(self, nb, resources=None, **kw):
         nb, resources = super().from_notebook_node(nb, resources, **kw)
-        name = resources.get("metadata", {}).get("name", "report")
-        return _pdf(nb, name), resources
+        with _paper(nb, resources.get("metadata", {}).get("name", "report")) as paper:
+            return paper.pdf(), resources
+
+
+class PaperHTMLExporter(Exporter):
+    """nbconvert's exporter `paperhtml`: the same as one HTML file."""
+
+    export_from_notebook = "Paper (HTML)"
+    output_mimetype = "text/html"
+
+    def _file_extension_default(self):
+        return ".html"
+
+    def from_notebook_node(self, nb, resources=None, **kw):
+        nb, resources = super().from_notebook_node(nb, resources, **kw)
+        with _paper(nb, resources.get("metadata", {}).get("name", "report")) as paper:
+            return paper.html(), resources
 
 
 def make(study: Study) -> Path:
-    """Run analysis.ipynb on the study's records, and print it to report/STUDY/report.pdf, its figures beside it.
+    """Run analysis.ipynb on the study's records, and print it to report/STUDY/: report.pdf, report.html, figures.
 
     Returns the PDF's path. Raises ReportError, which names the executed notebook if that is where it failed.
     """
     import logging
 
-    from . import tables
+    from . import results
 
-    tables.load(study)  # says at once what is missing
+    results.load(study)  # says at once what is missing
     from papermill.exceptions import PapermillExecutionError
     from papermill.execute import execute_notebook
 
@@ -69,53 +79,67 @@ def make(study: Study) -> Path:
     except PapermillExecutionError as e:
         raise ReportError(f"the analysis failed: {e.evalue}; see {executed}") from None
     folder = paths.report(study.name)
-    with files.whole(folder / "report.pdf") as tmp:
-        tmp.write_bytes(_pdf(nb, study.name, folder / "figures"))
+    with _paper(nb, study.name) as paper:
+        with files.whole(folder / "report.pdf") as tmp:
+            tmp.write_bytes(paper.pdf())
+        with files.whole(folder / "report.html") as tmp:
+            tmp.write_text(paper.html(), encoding="utf-8")
+        with files.whole(folder / "figures") as new:
+            new.mkdir()
+            for figure in sorted(paper.folder.glob("*.svg")):
+                (new / figure.name).write_bytes(figure.read_bytes())
+            files.remove(folder / "figures")
     return folder / "report.pdf"
 
 
-def _pdf(nb, title: str, keep_figures: Path | None = None) -> bytes:
-    import pypandoc
-    import typst
-
+@contextmanager
+def _paper(nb, title: str):
     with tempfile.TemporaryDirectory() as tmp:
-        folder = Path(tmp)
+        yield _Paper(nb, title, Path(tmp))
+
+
+class _Paper:
+    """An executed notebook as pandoc's Markdown in a folder, its pictures beside it."""
+
+    def __init__(self, nb, title: str, folder: Path):
         front, body = _markdown(nb, folder)
-        (folder / "filter.lua").write_text(_FILTER, encoding="utf-8")
-        template = folder / "template.typ"
-        template.write_text(resources("kd_utils").joinpath("paper.typ").read_text(encoding="utf-8"), encoding="utf-8")
+        self.folder = folder
         metadata = {"title": front.get("title", title), **{k: v for k, v in front.items() if k != "title"}}
         head = "---\n" + "".join(f"{k}: |\n{_indent(v)}\n" for k, v in metadata.items()) + "---\n\n"
+        self.text = head + body
+        for name in ("paper.lua", "paper.typ", "paper.css"):
+            (folder / name).write_text(
+                resources("kd_utils").joinpath(name).read_text(encoding="utf-8"), encoding="utf-8"
+            )
+
+    def pdf(self) -> bytes:
+        import typst
+
+        source = self.folder / "report.typ"
+        source.write_text(self._pandoc("typst", "--template=paper.typ", "--columns=2000"), encoding="utf-8")
         try:
-            text = pypandoc.convert_text(
-                head + body,
-                "typst",
+            return typst.compile(str(source), root=str(self.folder), timestamp=0)
+        except Exception as e:
+            raise ReportError(f"typst: {e}") from e
+
+    def html(self) -> str:
+        return self._pandoc(
+            "html5", "--standalone", "--embed-resources", "--mathml", "--number-sections", "--css=paper.css"
+        )
+
+    def _pandoc(self, to: str, *options: str) -> str:
+        import pypandoc
+
+        try:
+            return pypandoc.convert_text(
+                self.text,
+                to,
                 format=_READ,
-                extra_args=[
-                    "--template",
-                    str(template),
-                    "--lua-filter",
-                    str(folder / "filter.lua"),
-                    "--wrap=preserve",
-                    "--columns=2000",
-                ],
+                extra_args=["--lua-filter=paper.lua", "--wrap=preserve", f"--resource-path={self.folder}", *options],
+                cworkdir=str(self.folder),
             )
         except RuntimeError as e:
             raise ReportError(f"pandoc: {e}") from e
-        source = folder / "paper.typ"
-        source.write_text(text, encoding="utf-8")
-        try:
-            pdf = typst.compile(str(source), root=str(folder), timestamp=0)
-        except Exception as e:
-            raise ReportError(f"typst: {e}") from e
-        if keep_figures:
-            figures = sorted(folder.glob("*.svg"))
-            with files.whole(keep_figures) as new:
-                new.mkdir()
-                for figure in figures:
-                    (new / figure.name).write_bytes(figure.read_bytes())
-                files.remove(keep_figures)
-        return pdf
 
 
 def _markdown(nb, folder: Path) -> tuple[dict, str]:
@@ -130,7 +154,8 @@ def _markdown(nb, folder: Path) -> tuple[dict, str]:
             if output.output_type == "error":
                 raise ReportError(f"cell {number + 1} of the notebook failed: {output.ename}: {output.evalue}")
             if output.output_type == "stream":
-                parts.append(_verbatim(output.text))
+                if output.name == "stdout":  # warnings stay in the notebook
+                    parts.append(_verbatim(output.text))
                 continue
             shown = output.data
             if Front.MIME in shown:
@@ -143,7 +168,18 @@ def _markdown(nb, folder: Path) -> tuple[dict, str]:
                 parts.append(shown["text/html"])
             elif "text/plain" in shown:
                 parts.append(_verbatim(shown["text/plain"]))
-    return front, "\n\n".join(parts) + "\n"
+    return front, _resolved("\n\n".join(parts)) + "\n"
+
+
+def _resolved(body: str) -> str:
+    """Cross-references to what an unfinished study has nothing to show for say so."""
+    there = set(re.findall(r"\{#((?:fig|tbl)-[\w.-]+)\}", body)) | set(re.findall(r"\\label\{(eq-[\w-]+)\}", body))
+
+    def known(match):
+        label = match[1].rstrip(".-")
+        return match[0] if label in there else f"(no {label} yet)" + match[1][len(label) :]
+
+    return re.sub(r"@((?:fig|tbl|eq)-[\w.-]+)", known, body)
 
 
 def _picture(output, folder: Path, name: str) -> str:

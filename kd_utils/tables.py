@@ -1,120 +1,17 @@
-"""Records -> the tables of the report. Accuracies are shown in percent, gains in percentage points. Loads no torch."""
+"""Results -> the tables of the report. Accuracies are shown in percent, gains in percentage points. Loads no torch.
 
-from dataclasses import dataclass
-from functools import cached_property
-from importlib.resources import files as resources
+± is half the width of a 95 % interval.
+"""
+
+import hashlib
+from pathlib import Path
 
 import pandas as pd
 
-from . import records
+from . import claims, paths
 from .display import Table
 from .records import Record
-from .study import Study
-from .study import load as load_study
-
-STANDARD = (4.0, 0.5)  # the customary T and alpha
-
-
-class NoResults(ValueError):
-    """There are no records to show yet; the message names the command that makes them."""
-
-
-@dataclass(frozen=True)
-class Results:
-    """What a study has found so far: its trained candidates and the finished cells of its grid."""
-
-    study: Study
-    dataset: dict
-    teachers: list[Record]  # best first
-    students: list[Record]  # cells of the grid, sorted as results.csv
-
-    @property
-    def teacher(self) -> Record:
-        return self.teachers[0]
-
-    @cached_property
-    def runs(self) -> pd.DataFrame:
-        """One row a run, the columns of records.COLUMNS."""
-        return records.table(self.students)
-
-    @cached_property
-    def cells(self) -> pd.DataFrame:
-        """One row a cell, means over its seeds: student, T, alpha, n, then the figures (fractions, nats).
-
-        `gain` is top1_best less the mean of the baseline's; `sd` is the standard deviation of top1_best over seeds.
-        """
-        figures = ["top1_best", "top1_last", "top5", "nll", "ece", "agreement", "top1_holdout", "train_seconds"]
-        groups = self.runs.groupby(["student", "T", "alpha"], dropna=False, sort=True)
-        cells = groups[figures].mean()
-        cells["n"] = groups.size()
-        cells["sd"] = groups["top1_best"].std()
-        cells = cells.reset_index()
-        baseline = cells[cells["T"].isna()].set_index("student")["top1_best"]
-        cells["gain"] = cells["top1_best"] - cells["student"].map(baseline)
-        return cells
-
-    @property
-    def labels(self) -> list[str]:
-        """Students with at least one finished cell, in the study's order."""
-        have = set(self.runs["student"])
-        return [s.label for s in self.study.students if s.label in have]
-
-    def of(self, student: str) -> pd.DataFrame:
-        """The cells of one student, best first."""
-        own = self.cells[self.cells["student"] == student]
-        return own.sort_values(["top1_best", "alpha", "T"], ascending=[False, True, True], kind="stable")
-
-    def pivot(self, student: str, figure: str) -> pd.DataFrame:
-        """A figure over the grid: T down, alpha across; the column alpha = 1 repeats the one run without T."""
-        own = self.cells[self.cells["student"] == student]
-        grid = own.dropna(subset="T").pivot(index="T", columns="alpha", values=figure)
-        grid = grid.reindex(index=sorted(self.study.grid.T))
-        baseline = own[own["T"].isna()]
-        if len(baseline):
-            grid[1.0] = baseline[figure].iloc[0]
-        return grid[sorted(grid.columns)]
-
-    @property
-    def score_column(self) -> str:
-        """The column of a history that the best epoch was chosen by."""
-        return "holdout_top1" if self.dataset["counts"]["holdout"] else "val_top1"
-
-    def histories(self, student: str) -> dict[str, pd.DataFrame]:
-        """The epochs of four telling cells of a student, of the first seed: best, standard, worst, baseline."""
-        ranked = self.of(student)
-        distilled = ranked.dropna(subset="T")
-        points = {"baseline": (None, 1.0)}
-        if len(distilled):
-            for role, cell in (("worst", distilled.iloc[-1]), ("best", distilled.iloc[0])):
-                points = {f"{role}: T={cell['T']:g}, alpha={cell['alpha']:g}": (cell["T"], cell["alpha"]), **points}
-        points[f"standard: T={STANDARD[0]:g}, alpha={STANDARD[1]:g}"] = STANDARD
-        first = {(r["T"], r["alpha"]): r for r in reversed(self.students) if r["student"] == student}
-        return {name: records.history(first[p]) for name, p in points.items() if p in first}
-
-
-def load(study: str | Study) -> Results:
-    """The results of a study, from records alone. Raises NoResults, naming the command, if there are none."""
-    study = study if isinstance(study, Study) else load_study(study)
-    noted = records.noted_data(study)
-    trained = records.teachers(study, noted["fingerprint"]) if noted else []
-    best = records.best_teacher(study, noted["fingerprint"]) if noted else None
-    if best is None:
-        raise NoResults(f"study '{study.name}' has no teacher yet; run: kd run {study.name}")
-    planned = {(c.student, c.T, c.alpha, c.seed) for c in study.cells()}
-    found = [
-        r
-        for r in records.students(study, noted["fingerprint"], best)
-        if (r["student"], r["T"], r["alpha"], r["seed"]) in planned
-    ]
-    if not found:
-        raise NoResults(f"study '{study.name}' has no finished cell yet; run: kd run {study.name}")
-    return Results(study, noted, trained, found)
-
-
-def published() -> pd.DataFrame:
-    """The published study's rows: student, T (NaN for the baseline), alpha, val_acc_pct, role, note."""
-    with resources("kd_utils").joinpath("published.csv").open(encoding="utf-8") as f:
-        return pd.read_csv(f)
+from .results import LEAST_P, Results, key, published
 
 
 def percent(value: float, digits: int = 2) -> str:
@@ -122,14 +19,37 @@ def percent(value: float, digits: int = 2) -> str:
     return "–" if pd.isna(value) else f"{100 * value:.{digits}f}"
 
 
-def points(value: float) -> str:
+def points(value: float, digits: int = 2) -> str:
     """A difference of fractions as signed percentage points, '–' where there is none."""
-    return "–" if pd.isna(value) else f"{100 * value:+.2f}".replace("-", "−")
+    return "–" if pd.isna(value) else f"{100 * value:+.{digits}f}".replace("-", "−")
+
+
+def half(low: float, high: float, digits: int = 2) -> str:
+    """Half the width of an interval of fractions, in points, as '± x'; '' where there is none."""
+    return "" if pd.isna(low) else f" ± {50 * (high - low):.{digits}f}"
+
+
+def p_value(value: float) -> str:
+    """A p-value to three decimals, '–' where there is none."""
+    return "–" if pd.isna(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def temperature(value: float) -> str:
     """T, '–' where the loss has none."""
     return "–" if pd.isna(value) else f"{value:g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that reads best: 42 s, 3.1 min, 1.5 h."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def point(cell) -> str:
+    """A cell's T and alpha in words, or 'the baseline'."""
+    return "the baseline" if pd.isna(cell["T"]) else f"T = {cell['T']:g}, alpha = {cell['alpha']:g}"
 
 
 def leaderboard(results: Results) -> Table:
@@ -157,38 +77,161 @@ def summary(results: Results, student: str, most: int = 3) -> Table:
     """The best and the worst cells of a student, the standard cell and the baseline."""
     ranked = results.of(student)
     distilled = ranked.dropna(subset="T")
-    standard = distilled[(distilled["T"] == STANDARD[0]) & (distilled["alpha"] == STANDARD[1])]
+    roles = results.roles(student)
     parts = [
-        ("best", distilled.head(most)),
-        ("worst", distilled.iloc[most:].tail(most)),
-        ("standard", standard),
-        ("baseline", ranked[ranked["T"].isna()]),
+        ("best", distilled.head(most).to_dict("records")),
+        ("worst", distilled.iloc[most:].tail(most).to_dict("records")),
+        *((role, [roles[role].to_dict()]) for role in ("standard", "baseline") if role in roles),
     ]
-    rows = [_row(role, cell) for role, cells in parts for cell in cells.to_dict("records")]
-    caption = f"{student}: the best and the worst cells, the standard cell and the baseline without distillation."
+    rows = [{"Role": role, **_row(cell)} for role, cells in parts for cell in cells]
+    caption = f"{student}: the best and the worst cells, the standard cell and the baseline. {_reading(results)}"
     return Table(pd.DataFrame(rows), caption, f"summary-{student}")
 
 
 def grid(results: Results, student: str) -> Table:
     """Every cell of a student, best first."""
-    rows = [_row("", cell) for cell in results.of(student).to_dict("records")]
-    return Table(pd.DataFrame(rows).drop(columns="Role"), f"{student}: every cell, best first.", f"grid-{student}")
+    rows = [_row(cell) | _more(cell) for cell in results.of(student).to_dict("records")]
+    frame = pd.DataFrame(rows)
+    if not results.dataset["counts"]["holdout"]:
+        frame = frame.drop(columns="Held-out, %")
+    return Table(frame, f"{student}: every cell, best first. {_reading(results)}", f"grid-{student}")
 
 
-def _row(role: str, cell: dict) -> dict:
+def further(results: Results) -> Table | None:
+    """The cells of further methods beside plain distillation at the same T and alpha; None where there are none."""
+    rows = []
+    for student in results.labels:
+        cells = results.further(student).to_dict("records")
+        plain = [results.cell(student, c["T"], c["alpha"]) for c in cells]
+        beside = {key(c): c.to_dict() for c in plain if c is not None}
+        baseline = results.roles(student).get("baseline") if cells else None
+        extra = [*beside.values(), *([] if baseline is None else [baseline.to_dict()])]
+        for cell in [*cells, *extra]:
+            name = "baseline" if pd.isna(cell["T"]) else cell["method"]
+            rows.append({"Student": student, "Method": name, **_row(cell)})
+    if not rows:
+        return None
+    caption = (
+        "Further methods, plain distillation (kd) at the same points, and the baseline. `self` learns from the "
+        "student's own baseline and `label_smoothing` from nobody: what they gain is not the teacher's doing."
+    )
+    return Table(pd.DataFrame(rows), caption, "further")
+
+
+def _row(cell: dict) -> dict:
     return {
-        "Role": role,
         "T": temperature(cell["T"]),
         "alpha": f"{cell['alpha']:g}",
-        "Top-1, %": percent(cell["top1_best"]),
-        "Gain": points(cell["gain"]),
-        "Last epoch, %": percent(cell["top1_last"]),
-        "Top-5, %": percent(cell["top5"]),
+        "Top-1, %": percent(cell["top1_best"]) + half(cell["low"], cell["high"]) + (" =" if cell["tied"] else ""),
+        "Gain": points(cell["gain"]) + ("" if pd.isna(cell["T"]) else half(cell["gain_low"], cell["gain_high"])),
+        "p": p_value(cell["p_holm"]),
+        "Last, %": percent(cell["top1_last"]),
         "NLL": f"{cell['nll']:.3f}",
         "ECE": f"{cell['ece']:.3f}",
-        "Agreement, %": percent(cell["agreement"]),
+        "Agree, %": percent(cell["agreement"], 1),
         "n": str(cell["n"]),
     }
+
+
+def _more(cell: dict) -> dict:
+    return {"Top-5, %": percent(cell["top5"], 1), "Held-out, %": percent(cell["top1_holdout"], 1)}
+
+
+def _reading(results: Results) -> str:
+    """How to read a table of cells."""
+    several = results.cells["n"].max() > 1
+    varies = "images and seeds" if several else "images (one seed: not what another seed would do)"
+    test = "a paired bootstrap, or McNemar's exact test where n = 1" if several else "McNemar's exact test"
+    return (
+        f"± is a 95 % interval over {varies}; p is of {test} against the baseline, Holm-corrected; = marks cells that "
+        f"cannot be told from the best (corrected p of at least {LEAST_P:g}); n is the number of seeds."
+    )
+
+
+def choice(results: Results) -> Table | None:
+    """T and alpha chosen on held-out images, and what that costs on val; None where the study holds nothing out."""
+    rows = []
+    for student in results.labels:
+        chosen, best = results.chosen(student), results.of(student).iloc[0]
+        if chosen is None:
+            continue
+        samples = results.bootstrap.difference(key(chosen), key(best))
+        price = samples.mean() if key(chosen) != key(best) else 0.0
+        low, high = claims.stats.interval(samples)
+        rows.append(
+            {
+                "Student": student,
+                "Chosen on held-out": point(chosen),
+                "Held-out, %": percent(chosen["top1_holdout"]),
+                "Val, %": percent(chosen["top1_best"]) + half(chosen["low"], chosen["high"]),
+                "Best on val": point(best),
+                "Its val, %": percent(best["top1_best"]),
+                "Price": points(chosen["top1_best"] - best["top1_best"]) + (half(low, high) if price else ""),
+            }
+        )
+    if not rows:
+        return None
+    caption = (
+        "The cell that would be chosen on held-out training images, which val has no part in, and its price: how far "
+        "it stays behind the cell that happens to be best on val."
+    )
+    return Table(pd.DataFrame(rows), caption, "choice")
+
+
+def verdicts(results: Results) -> Table:
+    """The published study's claims, put to our records and to its own rows."""
+    rows = []
+    for v in claims.verdicts(results):
+        shown = {"gamma": lambda x: f"{x:+.2f}".replace("-", "−"), "gain": points, "gap": percent}[v.statistic]
+        figure = "–" if v.answer == "no data" else f"{shown(v.value)} [{shown(v.low)}, {shown(v.high)}]"
+        rows.append(
+            {
+                "Claim": v.claim,
+                "Student": v.student,
+                "Figures": v.source,
+                "Statistic": v.statistic,
+                "Value [95 %]": figure,
+                "Basis": v.basis,
+                "Verdict": v.answer,
+            }
+        )
+    caption = (
+        "The claims, put to our records (here) and to the published rows. gamma: Goodman and Kruskal's, of all pairs "
+        "of cells that differ in that one setting, how many more agree with the claim than not; gain: accuracy less "
+        "the baseline's, in points; gap: points between two runs of a cell. For the published rows, single runs "
+        "without predictions, the interval is what other images alone would have done."
+    )
+    return Table(pd.DataFrame(rows), caption, "claims")
+
+
+def cost(results: Results) -> Table:
+    """What the cells took, and what storing the soft targets saved."""
+    teacher = results.teacher["cost"].get("inference_images_per_second")
+    count, study = results.dataset["counts"]["train"], results.study
+    seeds = len({r["seed"] for r in results.students})
+    rows = []
+    for student in results.labels:
+        runs = results.runs[results.runs["student"] == student]
+        taught = [r for r in results.students if r["student"] == student and study.taught_by(r.cell) == "teacher"]
+        live = sum(r.metrics["epochs"] for r in taught) * count  # images that a live teacher would have classified
+        rows.append(
+            {
+                "Student": student,
+                "Runs": str(len(runs)),
+                "Seconds a run": f"{runs['train_seconds'].median():.0f}",
+                "Images/s": f"{runs['images_per_second'].median():,.0f}",
+                "All runs": duration(runs["train_seconds"].sum()),
+                "Teacher live": duration(live / teacher) if teacher else "–",
+            }
+        )
+    views = study.view_count() * seeds
+    stored = f"{duration(views * count / teacher)} for {views} views, once for all" if teacher else "not measured"
+    caption = (
+        "Cost: medians and sums of training alone, each run beside others on the machine. Teacher live: what its "
+        f"forward passes would have taken in these runs, at its own measured pace; the stored soft targets took "
+        f"{stored}."
+    )
+    return Table(pd.DataFrame(rows), caption, "cost")
 
 
 def beside_published(results: Results) -> Table:
@@ -197,12 +240,7 @@ def beside_published(results: Results) -> Table:
     for student, own in published().groupby("student", sort=False):
         base = own.loc[own["role"] == "baseline", "val_acc_pct"].iloc[0] / 100
         for row in own.to_dict("records"):
-            ours = results.cells[
-                (results.cells["student"] == student)
-                & (results.cells["alpha"] == row["alpha"])
-                & ((results.cells["T"] == row["T"]) | (results.cells["T"].isna() & pd.isna(row["T"])))
-            ]
-            value = ours.iloc[0].to_dict() if len(ours) else {"top1_best": float("nan"), "gain": float("nan")}
+            ours = results.cell(student, None if pd.isna(row["T"]) else row["T"], row["alpha"])
             rows.append(
                 {
                     "Student": student,
@@ -211,8 +249,8 @@ def beside_published(results: Results) -> Table:
                     "alpha": f"{row['alpha']:g}",
                     "Published, %": percent(row["val_acc_pct"] / 100),
                     "Gain there": points(row["val_acc_pct"] / 100 - base),
-                    "Here, %": percent(value["top1_best"]),
-                    "Gain here": points(value["gain"]),
+                    "Here, %": "–" if ours is None else percent(ours["top1_best"]),
+                    "Gain here": "–" if ours is None else points(ours["gain"]),
                 }
             )
     caption = (
@@ -220,3 +258,83 @@ def beside_published(results: Results) -> Table:
         f"({results.study.data.name}, {len(results.dataset['classes'])} classes). A dash: not in this grid."
     )
     return Table(pd.DataFrame(rows), caption, "published")
+
+
+def runs(results: Results) -> Table:
+    """Every record that the report rests on, numbered."""
+    rows = [
+        {
+            "No.": number,
+            "Record": r.id,
+            "Commit": r["provenance"]["git"] or "–",
+            "Finished": r["provenance"]["finished"][:16].replace("T", " "),
+            "Device": f"{r['provenance']['device']}, {r['provenance']['precision']}",
+        }
+        for number, r in _numbered(results).items()
+    ]
+    caption = "The records, by their folders' names. A + after a commit: files of the project differed from it."
+    return Table(pd.DataFrame(rows), caption, "records")
+
+
+def sources(results: Results) -> dict[str, list[Record]]:
+    """The records that each figure and table of the report is made from, by its label."""
+    grid = [r for r in results.students if r.method == "kd"]
+    roles = {s: results.roles(s) for s in results.labels}
+
+    def of(*names: str, first: bool = False) -> list[Record]:
+        found = [results.records_of(own[n]) for own in roles.values() for n in names if n in own]
+        return [r for runs in found for r in (runs[:1] if first else runs)]
+
+    shown = {"tbl-teachers": results.teachers}
+    shown |= dict.fromkeys(["fig-accuracy", "fig-gain", "fig-temperature"], grid)
+    for s in results.labels:
+        shown[f"tbl-summary-{s}"] = [r for r in grid if r["student"] == s]
+    if choice(results) is not None:
+        shown["tbl-choice"] = grid
+    shown |= {"tbl-claims": grid, "tbl-published": grid}
+    shown["fig-softened"] = [results.teacher, *of("best", first=True)[:1]]
+    shown |= {"fig-mix": grid, "fig-learning": of("best", "standard", "worst", "baseline", first=True)}
+    shown |= {"fig-agreement": grid, "fig-calibration": of("best", "standard", "baseline")}
+    shown["fig-classes"] = of("best", "standard", "baseline")
+    if further(results) is not None:
+        shown["tbl-further"] = results.students
+    shown["tbl-cost"] = [results.teacher, *results.students]
+    for s in results.labels:
+        shown[f"tbl-grid-{s}"] = [r for r in grid if r["student"] == s]
+    return shown
+
+
+def provenance(results: Results) -> Table:
+    """What each figure and table is made from: records, study file, data, versions."""
+    numbers = {r.id: number for number, r in _numbered(results).items()}
+    rows = [
+        {"Shown": f"@{label}", "Records": _runs_of([numbers[r.id] for r in own])}
+        for label, own in sources(results).items()
+    ]
+    study = Path(results.study.file)
+    digest = hashlib.sha256(study.read_bytes()).hexdigest()[:12]
+    versions = sorted({f"{k} {v}" for r in results.students for k, v in r["provenance"]["versions"].items()})
+    caption = (
+        f"What each figure and table is made from: records by their numbers in @tbl-records. Study file: "
+        f"{paths.shown(study)}, SHA-256 {digest}. Data: fingerprint {results.dataset['fingerprint'][:12]}. "
+        f"Versions: {', '.join(versions)}."
+    )
+    return Table(pd.DataFrame(rows), caption, "provenance")
+
+
+def _numbered(results: Results) -> dict[str, Record]:
+    """T1, T2, ... the teachers, best first; R1, R2, ... the runs, sorted as results.csv is."""
+    teachers = {f"T{k}": r for k, r in enumerate(results.teachers, 1)}
+    return teachers | {f"R{k}": r for k, r in enumerate(results.students, 1)}
+
+
+def _runs_of(numbers: list[str]) -> str:
+    """R1, R2, R3, R7 as 'R1–R3, R7'."""
+    parts: list[list[str]] = []
+    for number in sorted(set(numbers), key=lambda x: (x[0] != "T", int(x[1:]))):
+        last = parts[-1][-1] if parts else None
+        if last and last[0] == number[0] and int(number[1:]) == int(last[1:]) + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(p[0] if len(p) == 1 else f"{p[0]}–{p[-1]}" for p in parts)
