@@ -32,7 +32,7 @@ def temperature(found: Results) -> widgets.VBox:
     source = widgets.Dropdown(options=[("val", None), *views], description="image of", layout=_WIDE)
     image = widgets.IntSlider(max=found.dataset["counts"]["val"] - 1, description="image", **_SMOOTH)
     T = widgets.SelectionSlider(options=TEMPERATURES, value=4, description="T", **_SMOOTH)
-    picture, words = widgets.Image(format="png"), widgets.HTML()
+    picture, words = widgets.Image(format="png", layout=_PICTURE), widgets.HTML()
 
     def draw(_=None):
         image.max = found.dataset["counts"]["val" if source.value is None else "train"] - 1
@@ -50,7 +50,7 @@ def temperature(found: Results) -> widgets.VBox:
 def grid(found: Results) -> widgets.VBox:
     """The grid as buttons that show their accuracy; the one clicked shows how it learned and its worst classes."""
     student = widgets.Dropdown(options=found.labels, description="student", layout=_WIDE)
-    board, picture, words = widgets.VBox(), widgets.Image(format="png"), widgets.HTML()
+    board, picture, words = widgets.VBox(), widgets.Image(format="png", layout=_PICTURE), widgets.HTML()
 
     def pick(cell):
         own, base = found.records_of(cell)[0], found.cell(student.value, None, 1.0)
@@ -102,7 +102,7 @@ def compare(found: Results) -> widgets.VBox:
     }
     kind = widgets.Dropdown(options=list(kinds), description="images", layout=_WIDE)
     number = widgets.IntSlider(max=0, description="number", **_SMOOTH)
-    picture, words = widgets.Image(format="png"), widgets.HTML()
+    picture, words = widgets.Image(format="png", layout=_PICTURE), widgets.HTML()
 
     def draw(_=None):
         a, b = first.value, second.value
@@ -123,6 +123,7 @@ def compare(found: Results) -> widgets.VBox:
 
 
 _WIDE = {"width": "420px"}
+_PICTURE = {"width": "760px", "height": "auto"}
 _SMOOTH = {"continuous_update": False, "layout": {"width": "420px"}}
 
 

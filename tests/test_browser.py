@@ -65,9 +65,14 @@ def page():
 def run_all(page, address):
     page.goto(address)
     page.locator(".jp-Notebook .jp-Cell").first.wait_for()
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()  # the kernel is there
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.locator("text=| Idle").first.wait_for()
+    for _ in range(20):  # the menu is there before the kernel is, and then does nothing
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        page.wait_for_timeout(3000)
+        if any(mark in text for text in page.locator(".jp-InputPrompt").all_inner_texts() for mark in ("[*]", "[1]")):
+            return
+    raise AssertionError("no cell was run")
 
 
 def picture(page, number: int) -> bytes:
