@@ -22,7 +22,22 @@ def test_environment_yml_says_the_same_as_pyproject(checkout):
 
 
 @pytest.mark.parametrize(
-    "module", ["kd_utils", "cli", "study", "data", "records", "grid", "tasks", "tables", "plots", "findings", "report"]
+    "module",
+    [
+        "kd_utils",
+        "cli",
+        "study",
+        "data",
+        "records",
+        "grid",
+        "tasks",
+        "results",
+        "claims",
+        "tables",
+        "figures",
+        "explore",
+        "report",
+    ],
 )
 def test_what_needs_no_torch_loads_none(module):
     name = module if module == "kd_utils" else f"kd_utils.{module}"

@@ -58,3 +58,11 @@ def test_agreement():
 def test_softmax_survives_large_logits():
     assert np.isfinite(metrics.nll(np.array([[1e4, -1e4]]), np.array([1])))
     np.testing.assert_allclose(np.exp(metrics.log_softmax(np.array([[8.0, 0.0]]), T=4)).sum(), 1)
+
+
+def test_entropy_rises_with_temperature_to_that_of_chance():
+    logits = np.array([[3.0, 1.0, 0.0, -2.0]])
+    p = np.exp(logits / 2) / np.exp(logits / 2).sum()
+    assert metrics.entropy(logits, 2.0)[0] == pytest.approx(-(p * np.log(p)).sum())
+    found = [metrics.entropy(logits, T)[0] for T in (0.5, 1, 4, 1000)]
+    assert found == sorted(found) and found[-1] == pytest.approx(np.log(4), rel=1e-4)

@@ -4,7 +4,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from kd_utils import data, records, runs, tables
+from kd_utils import data, records, results, runs
 from kd_utils.study import Cell, load
 
 
@@ -34,18 +34,18 @@ def test_results_csv_is_sorted_complete_and_described(at_finished):
 
 def test_figures_are_those_of_the_predictions(at_finished):
     study = load("small")
-    results = tables.load(study)
-    for r in results.students:
+    found = results.load(study)
+    for r in found.students:
         p = r.predictions
         assert (p["predicted"] == p["label"]).mean() == pytest.approx(r.metrics["top1_best"])
-        assert (p["predicted"] == results.teacher.predictions["predicted"]).mean() == r.metrics["agreement"]
+        assert (p["predicted"] == found.teacher.predictions["predicted"]).mean() == r.metrics["agreement"]
         assert p["label"].tolist() == data.load(study).labels("val").tolist()
         assert r.metrics["top1_best"] == max(row["val_top1"] for row in r["history"])
         assert r.metrics["top1_last"] == r["history"][-1]["val_top1"]
 
 
 def test_a_record_names_what_made_it(at_finished):
-    r = tables.load("small").students[0]
+    r = results.load("small").students[0]
     assert {"finished", "git", "device", "threads", "precision", "versions"} <= set(r["provenance"])
     assert r["provenance"]["threads"] == 1 and r["provenance"]["versions"]["torch"]
     assert {"loss", "ce", "kl", "seconds"} <= set(r["history"][0])
@@ -74,14 +74,14 @@ def test_a_record_that_cannot_be_trusted_is_named(own, spoil, says):
     path = folders(own)[0] / "record.json"
     path.write_text(spoil(path.read_text()))
     with pytest.raises(records.RecordError, match=says) as e:
-        tables.load("small")
+        results.load("small")
     assert str(path) in str(e.value)
 
 
 def test_missing_predictions_are_named(own):
     (folders(own)[0] / "predictions.npz").write_bytes(b"")
     with pytest.raises(records.RecordError, match="predictions.npz"):
-        [r.predictions for r in tables.load("small").students]
+        [r.predictions for r in results.load("small").students]
 
 
 def test_runs_of_another_setting_are_kept_and_not_mixed_in(own):
@@ -96,19 +96,19 @@ def test_runs_of_another_setting_are_kept_and_not_mixed_in(own):
 
 def test_a_record_does_not_need_the_images(own):
     shutil.rmtree(own / "cache")
-    assert len(tables.load("small").students) == 10
+    assert len(results.load("small").students) == 10
 
 
 def test_off_grid_runs_are_rows_but_no_cells(own):
     runs.student("small", student="shuffle", T=3, alpha=0.25).go()
     study = load("small")
-    found = records.students(study, data.load(study).fingerprint, tables.load(study).teacher)
-    assert len(found) == 11 and len(tables.load(study).students) == 10
+    found = records.students(study, data.load(study).fingerprint, results.load(study).teacher)
+    assert len(found) == 11 and len(results.load(study).students) == 10
     assert Cell("shuffle", 3.0, 0.25, 0) not in study.cells()
 
 
 def test_the_published_figures_are_the_study_s():
-    frame = tables.published()
+    frame = results.published()
     assert len(frame) == 16 and set(frame["student"]) == {"resnet18", "shufflenet_v2_x1_0"}
     best = frame[frame["student"] == "shufflenet_v2_x1_0"].nlargest(1, "val_acc_pct").iloc[0]
     assert (best["T"], best["alpha"], best["val_acc_pct"]) == (100, 0.5, 65.24)

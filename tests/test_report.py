@@ -1,5 +1,7 @@
 import hashlib
+import html
 import io
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import pandas as pd
 import pytest
 from pypdf import PdfReader
 
-from kd_utils import display, report, tables
+from kd_utils import display, report, results, tables
 
 
 def text(pdf: bytes) -> str:
@@ -19,26 +21,53 @@ def text(pdf: bytes) -> str:
 
 def test_the_report_holds_the_figures_of_the_records(at_finished):
     shown = text((at_finished / "report" / "small" / "report.pdf").read_bytes())
-    results = tables.load("small")
-    for student in results.labels:
-        ranked = results.of(student)
+    found = results.load("small")
+    for student in found.labels:
+        ranked = found.of(student)
         for cell in (ranked.iloc[0], ranked.iloc[-1]):
-            assert f"{100 * cell['top1_best']:.2f}" in shown and f"{cell['nll']:.3f}" in shown
-    for record in results.teachers:
+            assert f"{100 * cell['top1_best']:.2f} ± {50 * (cell['high'] - cell['low']):.2f}" in shown
+            assert f"{cell['nll']:.3f}" in shown
+    for record in found.teachers:
         assert f"{100 * record.metrics['top1_best']:.2f}" in shown
-    for row in tables.published().to_dict("records"):
+    for record in [*found.teachers, *found.students]:
+        assert record.id in shown
+    for row in results.published().to_dict("records"):
         assert f"{row['val_acc_pct']:.2f}" in shown
 
 
 def test_captions_are_numbered_and_cross_references_resolve(at_finished):
     shown = text((at_finished / "report" / "small" / "report.pdf").read_bytes())
     assert "Table 1:" in shown and "Figure 1:" in shown and "Figure 1 shows the accuracy" in shown
-    assert "??" not in shown and "@fig" not in shown and "@tbl" not in shown
+    assert "In Equation 1" in shown and "(1)" in shown
+    for sign in ("??", "@fig", "@tbl", "@eq", "yet)"):
+        assert sign not in shown
+
+
+def test_only_what_is_cited_is_in_the_references(at_finished):
+    shown = text((at_finished / "report" / "small" / "report.pdf").read_bytes())
+    listed = shown.split("References")[-1].split("Appendix")[0]
+    assert "arXiv:1503.02531" in listed and "Alpaydin" in listed
+    assert "Krizhevsky" not in listed and "Zhao" not in listed
+
+
+def test_the_html_says_the_same_and_loads_nothing(at_finished):
+    page = (at_finished / "report" / "small" / "report.html").read_text()
+    assert not re.search(r"(?:src|href)=[\"'](?!data:|#)", page) and "@import" not in page
+    assert "<math" in page and page.count("<figure") >= 9
+    targets = set(re.findall(r'href="#([\w.-]+)"', page))
+    assert {"fig-accuracy", "tbl-claims", "eq-loss"} <= targets
+    assert targets <= set(re.findall(r'id="([\w.-]+)"', page))
+    pdf = text((at_finished / "report" / "small" / "report.pdf").read_bytes())
+    for label, number in re.findall(r'href="#((?:fig|tbl)-[\w.-]+)">((?:Figure|Table) \d+)<', page):
+        caption = re.search(rf'id="{label}".*?<(?:fig)?caption[^>]*>(.*?)</(?:fig)?caption>', page, re.S)[1]
+        words = html.unescape(re.sub(r"<[^>]*>", "", caption)).split()
+        assert " ".join(words[:2]) == number + ":"
+        assert " ".join(words[:5]) in pdf, "the PDF numbers it otherwise"
 
 
 def test_figures_lie_beside_it_as_svg(at_finished):
-    names = {p.name for p in (at_finished / "report" / "small" / "figures").iterdir()}
-    assert {"fig-accuracy.svg", "fig-gain.svg", "fig-learning.svg"} <= names
+    names = {p.stem for p in (at_finished / "report" / "small" / "figures").iterdir()}
+    assert names == {label for label in tables.sources(results.load("small")) if label.startswith("fig-")}
 
 
 def test_made_twice_it_is_the_same_to_the_byte(finished, tmp_path):
@@ -48,20 +77,23 @@ def test_made_twice_it_is_the_same_to_the_byte(finished, tmp_path):
     hashes = []
     for _ in range(2):
         assert kd(tmp_path, "report", "small").returncode == 0
-        hashes.append(hashlib.sha256((tmp_path / "report" / "small" / "report.pdf").read_bytes()).hexdigest())
+        made = [tmp_path / "report" / "small" / f"report.{kind}" for kind in ("pdf", "html")]
+        hashes.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in made])
     assert hashes[0] == hashes[1]
 
 
 def test_nbconvert_exports_the_same(at_finished, tmp_path):
     shutil.copy(at_finished / "results" / "small" / "analysis.ipynb", tmp_path / "analysis.ipynb")
-    done = subprocess.run(
-        [str(Path(sys.executable).parent / "jupyter"), "nbconvert", "--to", "paper", "analysis.ipynb"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "analysis.pdf").read_bytes() == (at_finished / "report" / "small" / "report.pdf").read_bytes()
+    for exporter, kind in (("paper", "pdf"), ("paperhtml", "html")):
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "jupyter"), "nbconvert", "--to", exporter, "analysis.ipynb"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        made = at_finished / "report" / "small" / f"report.{kind}"
+        assert (tmp_path / f"analysis.{kind}").read_bytes() == made.read_bytes()
 
 
 def test_jupyterlab_s_menu_has_it(at_finished, tmp_path):
@@ -95,6 +127,7 @@ def test_jupyterlab_s_menu_has_it(at_finished, tmp_path):
                 assert time.monotonic() < deadline
                 time.sleep(0.5)
         assert formats["paper"]["output_mimetype"] == "application/pdf"
+        assert formats["paperhtml"]["output_mimetype"] == "text/html"
         pdf = get("nbconvert/paper/analysis.ipynb?download=true")
         assert pdf == (at_finished / "report" / "small" / "report.pdf").read_bytes()
     finally:
