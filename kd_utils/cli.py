@@ -280,6 +280,10 @@ class _Screen:
                 row.append(f"{100 * sum(own) / len(own):.2f}" if own else "–")
             table.add_row(*row)
         self.console.print(table)
+        for cell, record in found.cells.items():
+            if cell.student == label and cell.method != "kd":
+                top1 = f"{100 * record.metrics['top1_best']:.2f}" if record else "–"
+                self.console.print(f"  {cell.name:<40}{top1}")
 
     def _run(self, stage: str, tasks: list, where, quiet: bool = False) -> bool:
         from . import grid

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import pandas as pd
@@ -50,6 +51,15 @@ def test_further_methods_are_added_to_a_finished_study(finished, tmp_path):
     baseline = next((tmp_path / "results" / "small" / "students").glob("lcnet_050-baseline-*"))
     record = json.loads((baseline / "record.json").read_text())
     assert json.loads((own / "binding.json").read_text())["teacher_sha256"] == record["weights_sha256"]
+    shown = kd(tmp_path, "status", "small").stdout
+    assert "10 done, 0 failed, 0 waiting" in shown
+    best = 100 * table.loc[table["method"] == "dist", "top1_best"].iloc[0]
+    assert re.search(rf"lcnet_050-dist-T4-a0.5-s0 +{best:.2f}", shown)
+    report = kd(tmp_path, "report", "small")
+    assert report.returncode == 0, report.stderr
+    notebook = (tmp_path / "results" / "small" / "analysis.ipynb").read_text()
+    assert "Is it the teacher?" in notebook and "Szegedy" in notebook
+    assert "tbl-further" in notebook
 
 
 def test_self_distillation_waits_for_its_baseline(finished, tmp_path):
