@@ -47,12 +47,14 @@ local function flushed(header)
   end
 end
 
--- short tables stay on one page
-local function long_table(block)
-  if typst and #block.bodies[1].body > 30 then
-    return {
-      pandoc.RawBlock('typst', '#[\n#show figure: set block(breakable: true)'), block, pandoc.RawBlock('typst', ']')
-    }
+-- long tables may break, the others stay on one page; wide tables are set smaller
+local function fitted(block)
+  local rules = {}
+  if #block.bodies[1].body > 30 then table.insert(rules, '#show figure: set block(breakable: true)') end
+  if #block.colspecs > 11 then table.insert(rules, '#show table: set text(size: 7pt)') end
+  if typst and #rules > 0 then
+    local head = '#[\n' .. table.concat(rules, '\n')
+    return {pandoc.RawBlock('typst', head), block, pandoc.RawBlock('typst', ']')}
   end
 end
 
@@ -65,7 +67,7 @@ function Pandoc(doc)
   doc = doc:walk {RawBlock = html_table}
   doc = doc:walk {Math = equation}
   if not typst then doc = doc:walk {Figure = captioned 'Figure', Table = captioned 'Table'} end
-  doc = doc:walk {Header = flushed, Table = long_table}
+  doc = doc:walk {Header = flushed, Table = fitted}
   doc = doc:walk {Cite = reference}
   doc.meta = pandoc.Pandoc({}, doc.meta):walk({Cite = reference}).meta
   return doc

@@ -94,7 +94,11 @@ def grid(results: Results, student: str) -> Table:
     frame = pd.DataFrame(rows)
     if not results.dataset["counts"]["holdout"]:
         frame = frame.drop(columns="Held-out, %")
-    return Table(frame, f"{student}: every cell, best first. {_reading(results)}", f"grid-{student}")
+    return Table(
+        frame,
+        f"{student}: every cell, best first; s: seconds of training, a run. {_reading(results)}",
+        f"grid-{student}",
+    )
 
 
 def further(results: Results) -> Table | None:
@@ -134,7 +138,12 @@ def _row(cell: dict) -> dict:
 
 
 def _more(cell: dict) -> dict:
-    return {"Top-5, %": percent(cell["top5"], 1), "Held-out, %": percent(cell["top1_holdout"], 1)}
+    return {
+        "Top-5, %": percent(cell["top5"], 1),
+        "Held-out, %": percent(cell["top1_holdout"], 1),
+        "s": f"{cell['train_seconds']:.0f}",
+        "Images/s": f"{cell['images_per_second']:.0f}",
+    }
 
 
 def _reading(results: Results) -> str:
