@@ -280,10 +280,15 @@ class _Screen:
                 row.append(f"{100 * sum(own) / len(own):.2f}" if own else "–")
             table.add_row(*row)
         self.console.print(table)
-        for cell, record in found.cells.items():
-            if cell.student == label and cell.method != "kd":
-                top1 = f"{100 * record.metrics['top1_best']:.2f}" if record else "–"
-                self.console.print(f"  {cell.name:<40}{top1}")
+        for method in self.study.methods:
+            for T, alpha in ((T, a) for T in method.T for a in method.alpha):
+                own = [
+                    r.metrics["top1_best"]
+                    for c, r in found.cells.items()
+                    if r and (c.student, c.method, c.T, c.alpha) == (label, method.label, T, alpha)
+                ]
+                top1 = f"{100 * sum(own) / len(own):.2f}" if own else "–"
+                self.console.print(f"  {method.label}, T {T:g}, alpha {alpha:g}: {top1}")
 
     def _run(self, stage: str, tasks: list, where, quiet: bool = False) -> bool:
         from . import grid

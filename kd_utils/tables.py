@@ -204,11 +204,12 @@ def verdicts(results: Results) -> Table:
                 "Verdict": v.answer,
             }
         )
+    alone = "" if results.cells["n"].max() > 1 else " Here each cell has one seed, and intervals are over images alone."
     caption = (
         "The claims, put to our records (here) and to the published rows. gamma: Goodman and Kruskal's, of all pairs "
         "of cells that differ in that one setting, how many more agree with the claim than not; gain: accuracy less "
-        "the baseline's, in points; gap: points between two runs of a cell. For the published rows, single runs "
-        "without predictions, the interval is what other images alone would have done."
+        f"the baseline's, in points; gap: points between two runs of a cell.{alone} For the published rows, single "
+        "runs without predictions, the interval is what other images alone would have done."
     )
     return Table(pd.DataFrame(rows), caption, "claims")
 

@@ -54,7 +54,7 @@ def test_further_methods_are_added_to_a_finished_study(finished, tmp_path):
     shown = kd(tmp_path, "status", "small").stdout
     assert "10 done, 0 failed, 0 waiting" in shown
     best = 100 * table.loc[table["method"] == "dist", "top1_best"].iloc[0]
-    assert re.search(rf"lcnet_050-dist-T4-a0.5-s0 +{best:.2f}", shown)
+    assert re.search(rf"dist, T 4, alpha 0.5: {best:.2f}", shown)
     report = kd(tmp_path, "report", "small")
     assert report.returncode == 0, report.stderr
     notebook = (tmp_path / "results" / "small" / "analysis.ipynb").read_text()
