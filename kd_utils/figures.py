@@ -156,16 +156,9 @@ def per_class(results: Results) -> Figure | None:
 
 def mix(results: Results) -> Figure | None:
     """How much of the gradient is the teacher's? None before there is a distilled cell."""
-    grids, notes = {}, {}
-    for student in results.labels:
-        cells = results.of(student)
-        alpha, ce, kl = (cells[c].to_numpy() for c in ("alpha", "ce_grad", "kl_grad"))
-        share = 100 * (1 - alpha) * kl / (alpha * ce + (1 - alpha) * kl)
-        own = pd.DataFrame({"T": cells["T"], "alpha": cells["alpha"], "share": share}).dropna(subset="T")
-        if own.empty:
-            continue
-        grids[student] = own.pivot(index="T", columns="alpha", values="share").sort_index()
-        notes[student] = grids[student].map(lambda x: "" if pd.isna(x) else f"{x:.0f}")
+    grids = {s: 100 * results.pivot(s, "mix").drop(columns=1.0, errors="ignore") for s in results.labels}
+    grids = {s: g for s, g in grids.items() if g.size}
+    notes = {s: g.map(lambda x: "" if pd.isna(x) else f"{x:.0f}") for s, g in grids.items()}
     if not grids:
         return None
     caption = (

@@ -185,6 +185,43 @@ def claimed(results: Results) -> Text:
     )
 
 
+def softening(results: Results) -> Text:
+    """What the temperature does to single images and to the gradient."""
+    lines = ["@fig-softened shows what teacher and student say of single images as they are softened."]
+    shares = []
+    for student in results.labels:
+        own = results.of(student)
+        half = own[own["alpha"] == STANDARD[1]]["mix"]
+        if len(half):
+            shares.append(f"{100 * half.min():.0f} to {100 * half.max():.0f} % for {student}")
+    if shares:
+        lines.append(
+            f"Equal weights are not an equal mix (@fig-mix): at alpha = {STANDARD[1]:g} the teacher's share of the "
+            f"gradient is {_join(shares)}, depending on T."
+        )
+    return Text(" ".join(lines) + "\n")
+
+
+def changes(results: Results) -> Text:
+    """What distillation changes beside the accuracy."""
+    lines = [
+        "Beside accuracy, distillation may change how a student learns (@fig-learning), how often it agrees with its "
+        "teacher (@fig-agreement; Stanton et al., 2021), how true its confidence is (@fig-calibration; Guo et al., "
+        "2017) and which classes it knows (@fig-classes)."
+    ]
+    for student in results.labels:
+        roles = results.roles(student)
+        if "best" in roles and "baseline" in roles:
+            best, base = roles["best"], roles["baseline"]
+            lines.append(
+                f"{student}, best cell against baseline: it agrees with the teacher on {percent(best['agreement'], 1)} "
+                f"% of the images against {percent(base['agreement'], 1)} %, its expected calibration error "
+                f"is {best['ece']:.3f} against {base['ece']:.3f}, its negative log-likelihood {best['nll']:.3f} "
+                f"against {base['nll']:.3f} nats."
+            )
+    return Text(" ".join(lines) + "\n")
+
+
 def references(results: Results) -> Text:
     """The works that the report speaks of."""
     study = results.study

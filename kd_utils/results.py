@@ -57,12 +57,13 @@ class Results:
         gain: top1_best less that of the baseline over the seeds that both have; gain_low, gain_high: its interval.
         p: of equality with the baseline, paired on the same images; p_holm: corrected for the number of cells of that
         student. p_best, tied: the same against the student's best cell; a tied cell cannot be told from the best.
-        ce_grad, kl_grad: as losses.Loss has them, means over all epochs. Further methods are corrected, and compared
+        mix: the teacher's share of the gradient, (1 - alpha) kl_grad over itself plus alpha ce_grad, with the means
+        over all epochs of what losses.Loss has. Further methods are corrected, and compared
         to their best, among themselves.
         """
-        runs = self.runs.assign(**{c: [_mean(r, c) for r in self.students] for c in ("ce_grad", "kl_grad")})
+        runs = self.runs.assign(mix=[_mix(r) for r in self.students])
         groups = runs.groupby(["student", "method", "T", "alpha"], dropna=False, sort=True)
-        cells = groups[[*FIGURES, *COSTS, "ce_grad", "kl_grad"]].mean()
+        cells = groups[[*FIGURES, *COSTS, "mix"]].mean()
         cells["n"] = groups.size()
         cells["sd"] = groups["top1_best"].std()
         cells = cells.reset_index()
@@ -177,6 +178,7 @@ def published() -> pd.DataFrame:
         return pd.read_csv(f)
 
 
-def _mean(record: Record, column: str) -> float:
-    found = [row[column] for row in record["history"] if column in row]
-    return float(np.mean(found)) if found else float("nan")
+def _mix(record: Record) -> float:
+    ce, kl = (np.mean([row[c] for row in record["history"]]) for c in ("ce_grad", "kl_grad"))
+    alpha = record["alpha"]
+    return float((1 - alpha) * kl / (alpha * ce + (1 - alpha) * kl))
