@@ -227,7 +227,7 @@ class _Screen:
         failed = sum(c.name in found.failures for c in found.cells)
         self.console.print(f"cells: {done} done, {failed} failed, {len(found.cells) - done - failed} waiting")
         left = found.seconds_left()
-        for name, (done, of) in found.running.items():
+        for name, (done, of, _) in found.running.items():
             self.console.print(f"running: {name}, epoch {done} of {of}")
         if found.running and left:
             self.console.print(f"about {left / 60:.0f} minutes left")

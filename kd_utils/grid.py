@@ -47,23 +47,30 @@ class State:
     teacher: Record | None
     cells: dict[Cell, Record | None]
     failures: dict[str, str]
-    running: dict[str, tuple[int, int]]  # name -> epochs done, of how many
+    running: dict[str, tuple[int, int, float]]  # name -> epochs done, of how many, seconds an epoch
     others: int  # finished cells of other settings
     folders: dict[str, Path]
 
     def seconds_left(self) -> float | None:
-        """What the cells that are not done will take, at the pace of those that are; None before there is one."""
-        seconds = defaultdict(list)
+        """What the cells that are not done will take, at the pace of those that are.
+
+        Of a student with no finished cell those that are running count; None before every student has one.
+        """
+        seconds, now = defaultdict(list), defaultdict(list)
         for cell, record in self.cells.items():
             if record:
                 seconds[cell.student].append(record["cost"]["train_seconds"])
+            elif cell.name in self.running:
+                _, of, each = self.running[cell.name]
+                now[cell.student].append(of * each)
+        seconds = {**now, **seconds}
         left = [cell for cell, record in self.cells.items() if record is None]
         if not left or any(cell.student not in seconds for cell in left):
             return None
         pace = {student: sum(s) / len(s) for student, s in seconds.items()}
         work = 0.0
         for cell in left:
-            done, of = self.running.get(cell.name, (0, 1))
+            done, of, _ = self.running.get(cell.name, (0, 1, 0))
             work += pace[cell.student] * (1 - done / of)
         return work / max(1, len(self.running))
 
@@ -91,7 +98,7 @@ def state(study: Study) -> State:
         if failure and not (folder / "record.json").is_file():
             failures[name] = failure["error"]
         elif progress and held:
-            running[name] = (progress["epoch"], progress["epochs"])
+            running[name] = (progress["epoch"], progress["epochs"], progress.get("epoch_seconds", 0.0))
     fitting = records.students(study, fingerprint, teacher) if teacher else []
     return State(noted, teachers, teacher, cells, failures, running, records.others(study, fitting), folders)
 

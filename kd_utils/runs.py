@@ -266,7 +266,7 @@ class Run:
         return logits
 
     def _after_epoch(self, row: dict, on_epoch: Callable[[dict], None]) -> None:
-        progress = {"epoch": row["epoch"], "epochs": self.train.epochs}
+        progress = {"epoch": row["epoch"], "epochs": self.train.epochs, "epoch_seconds": row["seconds"]}
         files.write_json(self.folder / "progress.json", progress, durable=False)
         on_epoch({**row, "epochs": self.train.epochs})
 

@@ -121,8 +121,11 @@ def test_the_time_left_is_that_of_what_is_left(root):
     """One of two cells done in 100 s, the other at epoch 3 of 4: a quarter of 100 s."""
     a, b = Cell("x", 4.0, 0.5, 0), Cell("x", None, 1.0, 0)
     done = records.Record(root, {"cost": {"train_seconds": 100.0}})
-    state = grid.State({}, {}, None, {a: done, b: None}, {}, {b.name: (3, 4)}, 0, {})
+    state = grid.State({}, {}, None, {a: done, b: None}, {}, {b.name: (3, 4, 25.0)}, 0, {})
     assert state.seconds_left() == pytest.approx(25)
+    other = Cell("y", None, 1.0, 0)  # a student of whom nothing is finished, an epoch of which took 7 s
+    state = grid.State({}, {}, None, {a: done, other: None}, {}, {other.name: (3, 4, 7.0)}, 0, {})
+    assert state.seconds_left() == pytest.approx(7)
     assert grid.State({}, {}, None, {a: None}, {}, {}, 0, {}).seconds_left() is None
 
 
