@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -192,17 +193,27 @@ class _Screen:
     def grid(self, where) -> bool:
         from . import grid
 
-        ok = self._run("soft targets", grid.soft_target_tasks(self.study, where.device), where, quiet=True)
-        ok = ok and self._run("cells", first := grid.cell_tasks(self.study, where.device), where)
-        if ok:  # those that had to wait for others: self-distillation, for its baseline
-            tried = {t.name for t in first}
-            rest = [t for t in grid.cell_tasks(self.study, where.device) if t.name not in tried]
-            ok = self._run("cells", rest, where)
+        # all that is missing is known, and said, before anything runs
+        views = {seed: grid.soft_target_tasks(self.study, seed, where.device) for seed in self.study.seeds}
+        ok = all([self._seed(seed, tasks, where) for seed, tasks in views.items()])
         grid.write_results(self.study)
         found = grid.state(self.study)
         done = sum(r is not None for r in found.cells.values())
         self.console.print(f"cells: {done} of {len(found.cells)} done")
         return ok
+
+    def _seed(self, seed: int, views: list, where) -> bool:
+        """The soft targets and the cells of one seed: its figures are there before the next one starts."""
+        from . import grid
+
+        if not self._run(f"soft targets, seed {seed}", views, where, quiet=True):
+            return False
+        first = grid.cell_tasks(self.study, seed, where.device)
+        ok = self._run(f"cells, seed {seed}", first, where)
+        # those that had to wait for others: self-distillation, for its baseline
+        tried = {task.name for task in first}
+        rest = [task for task in grid.cell_tasks(self.study, seed, where.device) if task.name not in tried]
+        return self._run(f"cells, seed {seed}", rest, where) and ok
 
     def report(self) -> None:
         from . import report
@@ -295,6 +306,7 @@ class _Screen:
 
         if not tasks:
             return True
+        started = time.monotonic()
         with self._bar() as bar:
             line = bar.add_task(stage, total=sum(t.steps for t in tasks))
             finished = 0
@@ -316,6 +328,8 @@ class _Screen:
                 bar.update(line, completed=finished + sum(running.values()))
 
             failures = grid.run(self.study, tasks, where=where, on_done=on_done, on_retry=on_retry, on_tick=on_tick)
+        if quiet and not failures:
+            self.console.print(f"{stage}: {len(tasks)} done ({time.monotonic() - started:.0f} s)")
         return not failures
 
     def _bar(self):

@@ -6,7 +6,7 @@ from scipy.stats import spearmanr
 
 from . import metrics, plots, records
 from .display import Figure
-from .results import LEAST_P, STANDARD, Results
+from .results import LEAST_P, Results
 from .tables import point
 
 SOFT_TEMPERATURES = [1.0, 4.0, 20.0]
@@ -17,7 +17,12 @@ LEAST_IN_BIN = 10  # a bin's accuracy from fewer images is noise
 def accuracy(results: Results) -> Figure:
     """Which temperature and weight give the most accurate student?"""
     grids = {s: 100 * results.pivot(s, "top1_best") for s in results.labels}
-    notes = {s: _notes(results, s, "{:.1f}", ("low", "high"), "tied", "=") for s in results.labels}
+    mixed = _counts(results)[1:]
+
+    def note(c):
+        return _note(f"{100 * c.top1_best:.1f}", "=" * c.tied, c.low, c.high, c.n if mixed else None)
+
+    notes = {s: results.pivot(s, note).fillna("") for s in results.labels}
     centres = {s: float(g[1.0].iloc[0]) if 1.0 in g else float(np.nanmean(g)) for s, g in grids.items()}
     caption = (
         f"Top-1 accuracy on val in percent, ± half its 95 % interval, {_seeds(results)}. White is the baseline, "
@@ -32,7 +37,13 @@ def gain(results: Results) -> Figure | None:
     if not labels:
         return None
     grids = {s: 100 * results.pivot(s, "gain") for s in labels}
-    notes = {s: _notes(results, s, "{:+.1f}", ("gain_low", "gain_high"), "p_holm", "*") for s in labels}
+    mixed = _counts(results)[1:]
+
+    def note(c):
+        mark = "*" * (c.p_holm < LEAST_P)
+        return _note(f"{100 * c.gain:+.1f}", mark, c.gain_low, c.gain_high, c.n if mixed else None)
+
+    notes = {s: results.pivot(s, note).fillna("") for s in labels}
     caption = (
         f"Gain over the baseline in percentage points, ± half its 95 % interval, {_seeds(results)}. * marks gains and "
         f"losses with a corrected p under {LEAST_P:g}."
@@ -158,7 +169,7 @@ def mix(results: Results) -> Figure | None:
     """How much of the gradient is the teacher's? None before there is a distilled cell."""
     grids = {s: 100 * results.pivot(s, "mix").drop(columns=1.0, errors="ignore") for s in results.labels}
     grids = {s: g for s, g in grids.items() if g.size}
-    notes = {s: g.map(lambda x: "" if pd.isna(x) else f"{x:.0f}") for s, g in grids.items()}
+    notes = {s: results.pivot(s, lambda c: f"{100 * c.mix:.0f}").fillna("")[g.columns] for s, g in grids.items()}
     if not grids:
         return None
     caption = (
@@ -170,45 +181,27 @@ def mix(results: Results) -> Figure | None:
     return Figure(drawn, caption, "mix")
 
 
-def _notes(results: Results, student: str, form: str, ends: tuple[str, str], mark: str, sign: str) -> pd.DataFrame:
-    """What is written into a heatmap's cells: value, ± half the interval, a mark."""
-    value = 100 * results.pivot(student, "top1_best" if mark == "tied" else "gain")
-    low, high = (100 * results.pivot(student, end) for end in ends)
-    marked = results.pivot(student, mark)
-    seeds = results.pivot(student, "n")
-    mixed = results.of(student)["n"].nunique() > 1
-    written = value.copy().astype(object)
-    for T in value.index:
-        for alpha in value.columns:
-            if pd.isna(value.loc[T, alpha]):
-                written.loc[T, alpha] = ""
-                continue
-            flag = marked.loc[T, alpha]
-            is_marked = flag is True or flag == 1 if mark == "tied" else not pd.isna(flag) and flag < LEAST_P
-            text = form.format(value.loc[T, alpha]).replace("-", "−") + (sign if is_marked else "")
-            if not (mark != "tied" and alpha == 1):
-                text += f"\n±{(high.loc[T, alpha] - low.loc[T, alpha]) / 2:.1f}"
-            written.loc[T, alpha] = text + (f" ({seeds.loc[T, alpha]:.0f})" if mixed else "")
-    return written
+def _note(value: str, mark: str, low: float, high: float, seeds: int | None) -> str:
+    """What is written into a heatmap's cell: value and mark, ± half the interval, the seeds if cells differ in them."""
+    interval = "" if low == high else f"\n±{50 * (high - low):.1f}"
+    return value.replace("-", "−") + mark + interval + ("" if seeds is None else f" ({seeds})")
+
+
+def _counts(results: Results) -> list[int]:
+    """The numbers of seeds that cells of the grid have."""
+    return sorted(results.cells.loc[results.cells["method"] == "kd", "n"].unique().tolist())
 
 
 def _seeds(results: Results) -> str:
-    counts = sorted(results.cells.loc[results.cells["method"] == "kd", "n"].unique())
-    if len(counts) > 1:
-        return f"{counts[0]} to {counts[-1]} seeds a cell (in brackets)"
-    return f"{counts[0]} seeds a cell" if counts[0] > 1 else "one seed a cell"
+    least, *more = _counts(results)
+    if more:
+        return f"{least} to {more[-1]} seeds a cell (in brackets)"
+    return f"{least} seeds a cell" if least > 1 else "one seed a cell"
 
 
 def _named(role: str, cell: pd.Series) -> str:
-    """baseline; standard; best: T = 20, alpha = 0.1"""
-    if role == "baseline":
-        return role
-    own = f"T={cell['T']:g}, alpha={cell['alpha']:g}"
-    return (
-        f"{role}: {own}"
-        if (cell["T"], cell["alpha"]) != STANDARD or role == "standard"
-        else f"{role} (standard): {own}"
-    )
+    """'baseline', or 'best: T=20, alpha=0.1'."""
+    return role if role == "baseline" else f"{role}: T={cell['T']:g}, alpha={cell['alpha']:g}"
 
 
 def _class_accuracy(results: Results, cell: pd.Series) -> np.ndarray:

@@ -92,12 +92,12 @@ def state(study: Study) -> State:
             folders[cell.name] = folder
             cells[cell] = records.read(folder)
     failures, running = {}, {}
-    held = _holder(study).is_file()
+    since = _changed(_holder(study)) or float("inf")  # what is older was left by a command that is gone
     for name, folder in folders.items():
         failure, progress = _read(folder / "failure.json"), _read(folder / "progress.json")
         if failure and not (folder / "record.json").is_file():
             failures[name] = failure["error"]
-        elif progress and held:
+        elif progress and _changed(folder / "progress.json") > since:
             running[name] = (progress["epoch"], progress["epochs"], progress.get("epoch_seconds", 0.0))
     fitting = records.students(study, fingerprint, teacher) if teacher else []
     return State(noted, teachers, teacher, cells, failures, running, records.others(study, fitting), folders)
@@ -106,6 +106,13 @@ def state(study: Study) -> State:
 def _holder(study: Study) -> Path:
     """Says who holds the study."""
     return paths.results(study.name) / "study.holder"
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _read(path: Path) -> dict | None:
@@ -198,30 +205,28 @@ def teacher_tasks(study: Study, device: str = "auto") -> list[Task]:
     ]
 
 
-def soft_target_tasks(study: Study, device: str = "auto") -> list[Task]:
-    """The views whose soft targets are missing and that a cell which is still to be run will ask for."""
+def soft_target_tasks(study: Study, seed: int, device: str = "auto") -> list[Task]:
+    """The views of a seed whose soft targets are missing and that a cell which is still to be run will ask for."""
     from . import data
     from .soft_targets import SoftTargets
 
     found = state(study)
     if found.teacher is None:
         raise GridError(f"study '{study.name}' has no teacher yet; run: kd teacher {study.name}")
-    tasks = []
-    for seed in sorted(
-        {c.seed for c, record in found.cells.items() if record is None and study.taught_by(c) == "teacher"}
-    ):
-        dataset = data.load(study)
-        store = SoftTargets.of(study, seed, found.teacher, dataset)
-        tasks += [
-            Task(
-                f"soft targets, seed {seed}, view {view}",
-                compute_view,
-                {"file": study.file, "seed": seed, "view": view, "device": device},
-                paths.results(study.name) / f"soft-targets-seed{seed}-view{view:04d}",
-            )
-            for view in range(study.view_count())
-            if not store.has(view)
-        ]
+    left = [c for c, record in found.cells.items() if c.seed == seed and record is None]
+    if not any(study.taught_by(c) == "teacher" for c in left):
+        return []
+    store = SoftTargets.of(study, seed, found.teacher, data.load(study))
+    tasks = [
+        Task(
+            f"soft targets, seed {seed}, view {view}",
+            compute_view,
+            {"file": study.file, "seed": seed, "view": view, "device": device},
+            paths.results(study.name) / f"soft-targets-seed{seed}-view{view:04d}",
+        )
+        for view in range(study.view_count())
+        if not store.has(view)
+    ]
     if tasks and not (found.teacher.folder / "weights.safetensors").is_file():
         raise GridError(
             f"the teacher's weights are not here (they are not kept in git), and {len(tasks)} views have no soft "
@@ -238,8 +243,8 @@ def compute_view(file: str, seed: int, view: int, device: str) -> None:
     runs.compute_soft_targets(study.load(file), seed, [view], device)
 
 
-def cell_tasks(study: Study, device: str = "auto") -> list[Task]:
-    """The cells that are still to be run and that can be, each a run of distill.ipynb.
+def cell_tasks(study: Study, seed: int, device: str = "auto") -> list[Task]:
+    """The cells of a seed that are still to be run and that can be, each a run of distill.ipynb.
 
     Self-distillation can once the student's own baseline is done.
     """
@@ -264,7 +269,9 @@ def cell_tasks(study: Study, device: str = "auto") -> list[Task]:
             study.training(study.student(cell.student), teacher=False).epochs,
         )
         for cell, record in found.cells.items()
-        if record is None and (study.taught_by(cell) != "self" or (cell.student, cell.seed) in baselines)
+        if record is None
+        and cell.seed == seed
+        and (study.taught_by(cell) != "self" or (cell.student, cell.seed) in baselines)
     ]
 
 

@@ -1,5 +1,6 @@
 """Records -> what a study has found, as DataFrames: one row a cell, with intervals and tests. Loads no torch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files as resources
@@ -116,9 +117,14 @@ class Results:
         found = own[(own["alpha"] == alpha) & (own["T"].isna() if T is None else own["T"] == T)]
         return found.iloc[0] if len(found) else None
 
-    def pivot(self, student: str, figure: str) -> pd.DataFrame:
-        """A figure over the grid: T down, alpha across; the column alpha = 1 repeats the one run without T."""
+    def pivot(self, student: str, figure: str | Callable[[pd.Series], object]) -> pd.DataFrame:
+        """A figure over the grid: T down, alpha across; the column alpha = 1 repeats the one run without T.
+
+        figure: a column of `cells`, or a function of a row of it.
+        """
         own = self.of(student)
+        if callable(figure):
+            own, figure = own.assign(figure=own.apply(figure, axis=1)), "figure"
         grid = own.dropna(subset="T").pivot(index="T", columns="alpha", values=figure)
         grid = grid.reindex(index=sorted(self.study.grid.T))
         baseline = own[own["T"].isna()]

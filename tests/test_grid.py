@@ -1,6 +1,8 @@
 import json
+import os
 import re
 import shutil
+import time
 
 import pandas as pd
 import pytest
@@ -108,6 +110,36 @@ def test_a_teacher_whose_weights_are_elsewhere_is_asked_for_once(finished, tmp_p
     shutil.rmtree(next((tmp_path / "results" / "small" / "students").glob("shuffle-T4-a0.5*")))
     done = kd(tmp_path, "grid", "small")
     assert done.returncode == 2 and "the teacher's weights are not here" in done.stderr
+
+
+def test_what_a_killed_command_left_is_not_running(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setenv("KD_ROOT", str(tmp_path))
+    study = load("small")
+    folder = next((tmp_path / "results" / "small" / "students").glob("shuffle-T4-a0.5-*"))
+    (folder / "record.json").unlink()
+    progress = folder / "progress.json"
+    progress.write_text('{"epoch": 2, "epochs": 3, "epoch_seconds": 1.5}')
+    assert grid.state(study).running == {}
+    with grid.held(study):
+        later = time.time() + 5
+        os.utime(progress, (later - 60, later - 60))
+        assert grid.state(study).running == {}
+        os.utime(progress, (later, later))
+        assert grid.state(study).running == {"shuffle-T4-a0.5-s0": (2, 3, 1.5)}
+        assert grid.state(study).seconds_left() > 0
+
+
+def test_seeds_are_run_one_after_the_other(finished, tmp_path):
+    """The first seed's figures are there before the second one's soft targets are computed."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    content = {**SMALL, "students": ["lcnet_050"], "grid": {"T": [4], "alpha": [0.5]}, "seeds": [0, 1]}
+    write_study(tmp_path, content)
+    shutil.rmtree(next((tmp_path / "results" / "small" / "students").glob("lcnet_050-T4-a0.5-*")))
+    done = kd(tmp_path, "grid", "small", "--jobs", "1")
+    assert done.returncode == 0, done.stderr
+    said = ["done: lcnet_050-T4-a0.5-s0", "soft targets, seed 1: 3 done", "done: lcnet_050-baseline-s1"]
+    assert sorted(said, key=done.stdout.index) == said
 
 
 def test_logs_show_what_a_run_has_printed(finished):
