@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from . import stats
-from .results import STANDARD, Results, published
+from .results import Results, published
+from .study import STANDARD
 
 PUBLISHED_VAL_IMAGES = 10_000  # 50 a class; Le and Yang 2015, 'Tiny ImageNet visual recognition challenge'
 LOW_T, HIGH_ALPHA = 2.0, 0.5  # what claim 2 means by low T and high alpha: T at most, alpha at least

@@ -2,7 +2,8 @@
 
 from . import claims, tables
 from .display import Front, Text
-from .results import LEAST_P, STANDARD, Results
+from .results import LEAST_P, Results
+from .study import STANDARD
 from .tables import percent, point, points
 
 DATA_REFERENCE = {

@@ -10,10 +10,9 @@ import pandas as pd
 
 from . import records, stats
 from .records import Record
-from .study import Study
+from .study import STANDARD, Study
 from .study import load as load_study
 
-STANDARD = (4.0, 0.5)  # the customary T and alpha
 LEAST_P = 0.05  # differences with a smaller corrected p are taken for real
 FIGURES = ["top1_best", "top1_last", "top5", "nll", "ece", "agreement", "top1_holdout"]
 COSTS = ["train_seconds", "images_per_second"]

@@ -121,6 +121,8 @@ class Grid(_Part):
         return self
 
 
+STANDARD = (4.0, 0.5)  # the customary T and alpha
+
 # what each further method takes beside T and alpha, with its papers' defaults
 METHODS: dict[str, dict[str, float]] = {
     "dkd": {"target": 1.0, "nontarget": 8.0},
@@ -259,12 +261,12 @@ class Study(_Part):
     def cells(self) -> list[Cell]:
         """The cells in the order in which they are run: a seed after the other, the grid before further methods.
 
-        alpha = 1 comes once for all T; this baseline is always there, and first. Then the corners of the grid, so that
-        an unfinished one shows how far it reaches.
+        alpha = 1 comes once for all T; this baseline is always there, and first. Then the customary cell and the
+        corners of the grid, so that an unfinished one shows what is asked most and how far it reaches.
         """
         points = [(T, a) for T in self.grid.T for a in self.grid.alpha if a < 1]
         ends = [{min(axis), max(axis)} for axis in zip(*points, strict=True)] if points else []
-        points.sort(key=lambda p: not all(x in end for x, end in zip(p, ends, strict=True)))
+        points.sort(key=lambda p: p != STANDARD and not all(x in end for x, end in zip(p, ends, strict=True)))
         further = [(m.label, T, a) for m in self.methods for T in m.T for a in m.alpha]
         return [
             cell
