@@ -1,0 +1,60 @@
+"""The README's figures of the real study are those of the records that lie beside it."""
+
+import re
+
+import pytest
+
+from kd_utils import paths, results, tables
+
+
+@pytest.fixture(scope="module")
+def found():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("KD_ROOT", raising=False)
+        yield results.load("tiny-imagenet-20")
+
+
+@pytest.fixture(scope="module")
+def section() -> str:
+    return (paths.CHECKOUT / "README.md").read_text(encoding="utf-8").split("## What was found")[1].split("\n## ")[0]
+
+
+def rows(section: str, head: str) -> list[list[str]]:
+    """The cells of the table whose first column's head is this."""
+    lines = section.split(f"| {head} |")[1].splitlines()[2:]
+    end = next(k for k, line in enumerate(lines) if not line.startswith("|"))
+    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines[:end]]
+
+
+NAMES = {"ShuffleNetV2 x1.0": "shufflenet_v2_x1_0", "ResNet-18": "resnet18"}
+
+
+def test_its_tables_are_the_report_s(found, section):
+    heads = [name for name in NAMES if f"| {name} |" in section]
+    assert heads
+    for head in heads:
+        shown = tables.grid(found, NAMES[head]).frame
+        for row in rows(section, head):
+            _, T, alpha, top1, gain, p, nll, ece, agree = row
+            (own,) = shown[(shown["T"] == T) & (shown["alpha"] == alpha)].to_dict("records")
+            assert top1 == own["Top-1, %"].removesuffix(" =")
+            assert (nll, ece, agree) == (own["NLL"], own["ECE"], own["Agree, %"])
+            assert T == "–" or (gain, p) == (own["Gain"], own["p"])
+
+
+def test_its_roles_are_the_records(found, section):
+    for head in (name for name in NAMES if f"| {name} |" in section):
+        roles = found.roles(NAMES[head])
+        for role, T, alpha, *_ in rows(section, head):
+            cell = roles[role.split(" ")[0]]
+            assert (tables.temperature(cell["T"]), f"{cell['alpha']:g}") == (T, alpha)
+            if "chosen on held-out" in role:
+                assert results.key(found.chosen(NAMES[head])) == results.key(cell)
+
+
+def test_its_verdicts_are_the_report_s(found, section):
+    values = set(tables.verdicts(found).frame["Value [95 %]"])
+    said = re.findall(r"([+−]?\d+\.\d+)(?: points)? (\[[^]]+\])", section)
+    assert len(said) >= 3
+    for value, interval in said:
+        assert f"{value} {interval}" in values
