@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from . import stats
-from .results import Results, published
+from .results import Results, key, published
 from .study import STANDARD
 
 PUBLISHED_VAL_IMAGES = 10_000  # 50 a class; Le and Yang 2015, 'Tiny ImageNet visual recognition challenge'
@@ -54,46 +54,46 @@ def verdicts(results: Results) -> list[Verdict]:
     return sorted(found, key=lambda v: (v.claim, v.source != "here"))
 
 
-def _ours(results: Results, student: str) -> tuple[pd.DataFrame, np.ndarray]:
-    """The cells (T, alpha, acc), and their resampled accuracies, (resamples, cells)."""
-    cells = results.of(student)
-    resampled = [
-        results.bootstrap.mean((student, "kd", None if pd.isna(T) else T, alpha))
-        for T, alpha in zip(cells["T"], cells["alpha"], strict=True)
-    ]
-    return cells[["T", "alpha", "top1_best"]].set_axis(["T", "alpha", "acc"], axis=1), np.stack(resampled, axis=1)
+def _ours(results: Results, student: str) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """The cells (T, alpha, acc, gain), and their resampled accuracies and gains, (resamples, cells) each."""
+    cells, boot = results.of(student), results.bootstrap
+    keys = [key(cell) for cell in cells.to_dict("records")]
+    base = next((k for k in keys if k[2] is None), None)
+    unknown = np.full(boot.resamples, np.nan)
+    gains = [boot.difference(k, base) if base and boot.seeds(k, base) else unknown for k in keys]
+    shown = cells[["T", "alpha", "top1_best", "gain"]].rename(columns={"top1_best": "acc"})
+    return shown, np.stack([boot.mean(k) for k in keys], axis=1), np.stack(gains, axis=1)
 
 
-def _theirs(rows: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
+def _theirs(rows: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """The printed rows and draws of what other images would have given: one run a row, no predictions are public.
 
-    Rows are drawn independently, by the normal approximation to the binomial of 10,000 images.
+    Rows are drawn independently, by the normal approximation to the binomial of 10,000 images. Shapes as in _ours.
     """
     cells = pd.DataFrame({"T": rows["T"], "alpha": rows["alpha"], "acc": rows["val_acc_pct"] / 100})
-    acc = cells["acc"].to_numpy()
+    acc, base = cells["acc"].to_numpy(), cells["T"].isna().to_numpy()
+    cells["gain"] = acc - acc[base].mean()
     error = np.sqrt(acc * (1 - acc) / PUBLISHED_VAL_IMAGES)
-    return cells, np.random.default_rng(0).normal(acc, error, (stats.RESAMPLES, len(acc)))
+    drawn = np.random.default_rng(0).normal(acc, error, (stats.RESAMPLES, len(acc)))
+    return cells, drawn, drawn - drawn[:, base]
 
 
-def _of(source: str, student: str, cells: pd.DataFrame, drawn: np.ndarray) -> list[Verdict]:
+def _of(source: str, student: str, cells: pd.DataFrame, drawn: np.ndarray, drawn_gain: np.ndarray) -> list[Verdict]:
     """Claims 1 to 3."""
-    T, alpha, acc = (cells[c].to_numpy(float) for c in ("T", "alpha", "acc"))
-    distilled, base = ~np.isnan(T), np.isnan(T)
-    mild = distilled & (T <= LOW_T) & (alpha >= HIGH_ALPHA)
-    standard = distilled & (STANDARD[0] == T) & (STANDARD[1] == alpha)
+    T, alpha, acc, gain = (cells[c].to_numpy(float) for c in ("T", "alpha", "acc", "gain"))
+    distilled = ~np.isnan(T)
+    compared = distilled & ~np.isnan(gain)
+    mild = compared & (T <= LOW_T) & (alpha >= HIGH_ALPHA)
+    standard = compared & (STANDARD[0] == T) & (STANDARD[1] == alpha)
     found = []
-    for claim, x, strata in (("1a", T, alpha), ("1b", -alpha, T)):
-        here, where, own = x[distilled], strata[distilled], distilled
-        pairs = sum(
-            where[i] == where[j] and here[i] != here[j] for i in range(len(here)) for j in range(i + 1, len(here))
-        )
-        value = stats.concordance(acc[own], here, where)
-        samples = stats.concordance(drawn[:, own], here, where)
-        found.append(_verdict(claim, student, source, "gamma", value, samples, f"{pairs} pairs", pairs))
+    for claim, x, strata in (("1a", T[distilled], alpha[distilled]), ("1b", -alpha[distilled], T[distilled])):
+        count = len(stats.pairs(x, strata)[0])
+        value = stats.concordance(acc[distilled], x, strata)
+        samples = stats.concordance(drawn[:, distilled], x, strata)
+        found.append(_verdict(claim, student, source, "gamma", value, samples, f"{count} pairs", count))
     for claim, which, sign in (("2", mild, -1), ("3", standard, 1)):
-        count = int(which.sum()) if base.any() else 0
-        value = acc[which].mean() - acc[base].mean() if count else np.nan
-        samples = drawn[:, which].mean(axis=1) - drawn[:, base].mean(axis=1) if count else np.empty(0)
+        count = int(which.sum())
+        value, samples = (gain[which].mean(), drawn_gain[:, which].mean(axis=1)) if count else (np.nan, np.empty(0))
         basis = f"{count} cell" + "s" * (count != 1)
         found.append(_verdict(claim, student, source, "gain", value, samples, basis, count, sign))
     return found
@@ -103,7 +103,7 @@ def _verdict(claim, student, source, statistic, value, samples, basis, count, si
     """The claim says that sign * value is above 0."""
     if not count:
         return Verdict(claim, student, source, statistic, np.nan, np.nan, np.nan, basis, "no data")
-    low, high = stats.interval(samples[~np.isnan(samples)])
+    low, high = stats.interval(samples)
     above, below = (low > 0, high < 0) if sign > 0 else (high < 0, low > 0)
     answer = "supported" if above else "contradicted" if below else "undecided"
     return Verdict(claim, student, source, statistic, float(value), low, high, basis, answer)
@@ -128,7 +128,7 @@ def _chance_here(results: Results, student: str) -> Verdict:
 
 def _chance_there(student: str, rows: pd.DataFrame) -> list[Verdict]:
     """The cell that is printed twice: its gap, and the interval that other images would have given it."""
-    cells, drawn = _theirs(rows)
+    cells, drawn, _ = _theirs(rows)
     twice = cells.dropna(subset="T").duplicated(["T", "alpha"], keep=False)
     which = cells.index.get_indexer(twice.index[twice])
     if len(which) != 2:

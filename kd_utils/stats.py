@@ -120,6 +120,14 @@ def holm(p: np.ndarray) -> np.ndarray:
     return corrected
 
 
+def pairs(x: np.ndarray, strata: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs of places in one stratum that differ in x: their first and their second places, (pairs,) int each."""
+    x, strata = np.asarray(x, np.float64), np.asarray(strata)
+    first, second = np.triu_indices(len(x), 1)
+    paired = (strata[first] == strata[second]) & (x[first] != x[second])
+    return first[paired], second[paired]
+
+
 def concordance(values: np.ndarray, x: np.ndarray, strata: np.ndarray) -> np.ndarray:
     """Does `values` rise with x among cells of the same stratum? Goodman and Kruskal's gamma over all such pairs.
 
@@ -127,10 +135,8 @@ def concordance(values: np.ndarray, x: np.ndarray, strata: np.ndarray) -> np.nda
     where all are ties, NaN without a pair. It takes one row of a stratum as well as a full grid.
     Goodman and Kruskal 1954, JASA 49.
     """
-    values, x, strata = np.asarray(values, np.float64), np.asarray(x, np.float64), np.asarray(strata)
-    first, second = np.triu_indices(len(x), 1)
-    paired = (strata[first] == strata[second]) & (x[first] != x[second])
-    first, second = first[paired], second[paired]
+    values, x = np.asarray(values, np.float64), np.asarray(x, np.float64)
+    first, second = pairs(x, strata)
     sign = np.sign(values[..., second] - values[..., first]) * np.sign(x[second] - x[first])
     if not sign.shape[-1]:
         return np.full(sign.shape[:-1], np.nan)
