@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import importlib
+import json
 import os
 import socket
 import urllib.request
@@ -42,9 +43,15 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.input_size = input_size
         self.origin = origin  # where the weights come from, for the record
-        scale = 1 / (255 * torch.tensor(std))
-        self.register_buffer("scale", scale.view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("shift", (-torch.tensor(mean) / torch.tensor(std)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.empty(1, 3, 1, 1), persistent=False)
+        self.register_buffer("shift", torch.empty(1, 3, 1, 1), persistent=False)
+        self.normalise_by(mean, std)
+
+    def normalise_by(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        """Normalise the input by this mean and std of each channel, for pixels between 0 and 1."""
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.scale.copy_((1 / (255 * torch.tensor(self.std))).view(1, 3, 1, 1))
+        self.shift.copy_((-torch.tensor(self.mean) / torch.tensor(self.std)).view(1, 3, 1, 1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = images.permute(0, 3, 1, 2).float()
@@ -92,7 +99,7 @@ def create(spec: Model, classes: int, image_size: int) -> Classifier:
     else:
         backbone = _build(library, name, classes)
         if spec.pretrained:
-            _load_file(backbone, Path(spec.pretrained).expanduser())
+            mean, std = _load_file(backbone, Path(spec.pretrained).expanduser())
             origin = Path(spec.pretrained).name
     model = Classifier(backbone, size, mean, std, origin)
     return model.to(memory_format=torch.channels_last)
@@ -191,19 +198,20 @@ def _pretrained(library: str, name: str, classes: int) -> tuple[nn.Module, tuple
     )
 
 
-def _load_file(backbone: nn.Module, path: Path) -> None:
+def _load_file(backbone: nn.Module, path: Path) -> tuple[tuple, tuple]:
+    """Load a file's weights; returns the mean and std that they expect, ImageNet's if the file does not say."""
     if not path.is_file():
         raise ModelError(f"pretrained: there is no file {path}")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            found = load_file(path)
+            found, *norm = _read(path)
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
+            norm = IMAGENET_MEAN, IMAGENET_STD
     except Exception as e:
         raise ModelError(f"{path}: not weights that can be loaded safely ({str(e).splitlines()[0]})") from None
     _load(backbone, found, str(path))
+    return tuple(norm)
 
 
 def _load(backbone: nn.Module, found: dict, what: str) -> None:
@@ -238,11 +246,35 @@ def compiled(model: nn.Module) -> nn.Module:
 
 
 def save(model: nn.Module, path: Path) -> None:
-    """Write the backbone's weights as .safetensors; path is whole or not there. No `module.` prefix, ever."""
+    """Write the backbone's weights as .safetensors; path is whole or not there. No `module.` prefix, ever.
+
+    The file's metadata say by which mean and std the input is to be normalised.
+    """
     from safetensors.torch import save_file
 
+    model = unwrap(model)
+    about = {"mean": json.dumps(model.mean), "std": json.dumps(model.std)}
     with files.whole(path) as tmp:
-        save_file({k: v.detach().cpu().contiguous() for k, v in unwrap(model).backbone.state_dict().items()}, tmp)
+        save_file({k: v.detach().cpu().contiguous() for k, v in model.backbone.state_dict().items()}, tmp, about)
+
+
+def restore(model: Classifier, path: Path) -> None:
+    """Give the model the weights that `save` wrote, and their normalisation."""
+    state, mean, std = _read(path)
+    set_state(model.backbone, state)
+    model.normalise_by(mean, std)
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], tuple, tuple]:
+    """The weights of a .safetensors, and the mean and std that they expect, ImageNet's if the file does not say."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as f:
+        state, about = {name: f.get_tensor(name) for name in f.keys()}, f.metadata() or {}  # noqa: SIM118
+    norm = [
+        tuple(json.loads(about[k])) if k in about else d for k, d in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
+    ]
+    return state, *norm
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -255,11 +287,17 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def fingerprint(state: dict[str, torch.Tensor]) -> str:
-    """SHA-256 over the names, types, shapes and values of a state dict, hexadecimal."""
+def fingerprint(state: dict[str, torch.Tensor], mean=IMAGENET_MEAN, std=IMAGENET_STD) -> str:
+    """SHA-256 over the names, types, shapes and values of a state dict, hexadecimal.
+
+    A normalisation of the input other than ImageNet's is part of it: with another one, the same weights say other
+    things.
+    """
     hashed = hashlib.sha256()
     for name, value in sorted(state.items()):
         value = value.detach().cpu().contiguous()
         hashed.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         hashed.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    if (tuple(mean), tuple(std)) != (IMAGENET_MEAN, IMAGENET_STD):
+        hashed.update(f"{list(mean)} {list(std)}".encode())
     return hashed.hexdigest()

@@ -71,6 +71,21 @@ def test_weights_from_a_file_with_another_head(tmp_path, suffix):
         create(Model(model="lcnet_075", pretrained=str(path)), 5, 32)
 
 
+def test_the_normalisation_is_kept_with_the_weights(tmp_path):
+    """Weights that expect another mean and std than ImageNet's say the same after they were saved and restored."""
+    source = create(Model(model="lcnet_050"), 5, 32).eval()
+    source.normalise_by((0.3, 0.2, 0.1), (0.9, 0.8, 0.7))
+    path = tmp_path / "weights.safetensors"
+    models.save(source, path)
+    restored = create(Model(model="lcnet_050"), 5, 32)
+    models.restore(restored, path)
+    assert torch.equal(restored.eval()(IMAGES), source(IMAGES))
+    loaded = create(Model(model="lcnet_050", pretrained=str(path)), 5, 32)
+    assert torch.equal(loaded.eval()(IMAGES), source(IMAGES))
+    state = source.backbone.state_dict()
+    assert models.fingerprint(state, source.mean, source.std) != models.fingerprint(state)
+
+
 def test_a_file_that_runs_code_is_refused(tmp_path):
     import pickle
 

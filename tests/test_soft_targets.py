@@ -169,6 +169,36 @@ def test_weights_of_a_teacher_are_those_of_its_record(taught):
         runs.teacher(taught, candidate=record["teacher"]).model  # noqa: B018
 
 
+def test_a_teacher_with_a_normalisation_of_its_own_teaches_with_it(root, monkeypatch):
+    """Pretrained weights may expect another mean and std: soft targets are those of the model as it was trained."""
+    content = {**SMALL, "teacher": {"candidates": [{"model": "lcnet_050", "pretrained": True}], "train": {"epochs": 3}}}
+    write_study(root, content)
+    norm = (0.1, 0.2, 0.3), (0.9, 0.8, 0.7)
+    built = models._build
+    monkeypatch.setattr(models, "_pretrained", lambda lib, name, classes: (built(lib, name, classes), *norm, "a test"))
+    study = load("small")
+    data.prepare(study)
+    trained = runs.teacher(study)
+    trained.go()
+    again = runs.teacher(study)
+    assert again.done and again.model.mean == norm[0]
+    live = trained.view_logits(0, 1)
+    np.testing.assert_allclose(again.view_logits(0, 1), live, atol=1e-5)
+    assert runs.compute_soft_targets(study, 0, [1]) == 1
+    stored = SoftTargets.of(study, 0, again.record, again.dataset)[1]
+    np.testing.assert_allclose(stored.astype(np.float32), live, atol=2e-2)
+
+
+def test_weights_that_do_not_say_what_the_record_says_are_refused(taught):
+    """The last guard, against whatever no hash sees: the record's example logits."""
+    record = records.best_teacher(taught, data.load(taught).fingerprint)
+    told = dict(np.load(record.folder / "predictions.npz"))
+    told["example_logits"] = -told["example_logits"]
+    np.savez(record.folder / "predictions.npz", **told)
+    with pytest.raises(runs.RunError, match="off those of its record"):
+        runs.teacher(taught, candidate=record["teacher"]).model  # noqa: B018
+
+
 def test_studies_differ_only_where_they_do(root):
     """A second study on the same data, teacher, views and seed takes the same store."""
     write_study(root, {**SMALL, "grid": {"T": [1], "alpha": [0.9]}}, "other")
