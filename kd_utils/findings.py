@@ -82,6 +82,8 @@ def setting(results: Results) -> Text:
             f"{student.label} {weights} for {t.epochs} epochs ({t.optimizer.capitalize()}, learning rate {t.lr:g}, "
             f"batch size {t.batch_size}, {t.schedule} schedule{''.join(', ' + e for e in extras)})"
         )
+    named = [r["provenance"].get("soft_targets_top1") for r in results.students if study.taught_by(r.cell) == "teacher"]
+    named = [share for share in named if share is not None]
     n = results.cells["n"]
     seeds = "one seed a cell" if n.max() == 1 else f"{n.max()} seeds a cell"
     seeds = f"{n.min()} to {n.max()} seeds a cell" if n.min() < n.max() else seeds
@@ -93,6 +95,7 @@ def setting(results: Results) -> Text:
     }[augment.crop]
     flip = "a left-right flip with probability one half and " if augment.flip else ""
     devices = sorted({f"{r['provenance']['device_name']}" for r in results.students})
+    right = f"; they name the right class of {100 * named[0]:.1f} % of the training images" if named else ""
     reference = DATA_REFERENCE.get(study.data.name)
     return Text(
         f"The data are {study.data.name}{f' ({reference})' if reference else ''}, {len(noted['classes'])} classes at "
@@ -100,8 +103,8 @@ def setting(results: Results) -> Text:
         + (f", {counts['holdout']:,} held out of the training images" if counts["holdout"] else "")
         + f". We train {_join(how)}, with {seeds}, on {_join(devices)}. The view of an image is {flip}{crop}, a pure "
         f"function of the seed, the epoch and the image's index; the teacher's logits for {study.view_count()} views a "
-        f"seed were computed once and serve every cell exactly. The best epoch is chosen on {chosen}; the accuracy at "
-        "the last epoch, which involves no choice, stands beside it.\n\n"
+        f"seed were computed once and serve every cell exactly{right}. The best epoch is chosen on {chosen}; the "
+        "accuracy at the last epoch, which involves no choice, stands beside it.\n\n"
         f"Intervals are of 95 %, by a bootstrap over validation images"
         + (
             ", and over seeds where a cell has several"

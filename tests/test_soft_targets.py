@@ -187,6 +187,9 @@ def test_a_teacher_with_a_normalisation_of_its_own_teaches_with_it(root, monkeyp
     assert runs.compute_soft_targets(study, 0, [1]) == 1
     stored = SoftTargets.of(study, 0, again.record, again.dataset)[1]
     np.testing.assert_allclose(stored.astype(np.float32), live, atol=2e-2)
+    cell = runs.student(study, T=4, alpha=0.5).go()
+    right = (trained.view_logits(0, 0).argmax(axis=1) == trained.dataset.labels("train")).mean()
+    assert cell["provenance"]["soft_targets_top1"] == pytest.approx(right, abs=0.03)
 
 
 def test_weights_that_do_not_say_what_the_record_says_are_refused(taught):
