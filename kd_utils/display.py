@@ -1,5 +1,7 @@
 """Tables, figures and front matter that show themselves in JupyterLab and in the PDF, captions and labels included.
 
+And how a number is written, once for tables, figures and sentences.
+
 A label makes a cross-reference: text may say @tbl-x or @fig-x.
 """
 
@@ -86,3 +88,41 @@ def _numbers(column: pd.Series) -> bool:
     """Whether a column of strings reads as numbers, dashes aside."""
     stripped = [str(v).split(" ")[0].replace(",", "").lstrip("+−-<") for v in column if str(v) not in ("", "–")]
     return bool(stripped) and all(v.replace(".", "", 1).isdigit() for v in stripped)
+
+
+def percent(value: float, digits: int = 2) -> str:
+    """A fraction as percent, '–' where there is none."""
+    return "–" if pd.isna(value) else f"{100 * value:.{digits}f}"
+
+
+def points(value: float, digits: int = 2) -> str:
+    """A difference of fractions as signed percentage points, '–' where there is none."""
+    return "–" if pd.isna(value) else f"{100 * value:+.{digits}f}".replace("-", "−")
+
+
+def half(low: float, high: float, digits: int = 2) -> str:
+    """Half the width of an interval of fractions, in points, as '± x'; '' where there is none."""
+    return "" if pd.isna(low) else f" ± {50 * (high - low):.{digits}f}"
+
+
+def p_value(value: float) -> str:
+    """A p-value to three decimals, '–' where there is none."""
+    return "–" if pd.isna(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def temperature(value: float) -> str:
+    """T, '–' where the loss has none."""
+    return "–" if pd.isna(value) else f"{value:g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that reads best: 42 s, 3.1 min, 1.5 h."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def point(cell) -> str:
+    """A cell's T and alpha in words, or 'the baseline'."""
+    return "the baseline" if pd.isna(cell["T"]) else f"T = {cell['T']:g}, alpha = {cell['alpha']:g}"

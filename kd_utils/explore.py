@@ -11,11 +11,11 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
 from . import data, plots, records
+from .display import percent, point, points
 from .metrics import entropy
 from .records import Record
 from .results import Results
 from .study import Cell
-from .tables import percent, points
 
 TEMPERATURES = [0.5, 1, 1.5, 2, 3, 4, 6, 8, 10, 15, 20, 30, 50, 100]
 WORST_CLASSES = 8
@@ -66,24 +66,26 @@ def grid(found: Results) -> widgets.VBox:
             f"ECE {cell['ece']:.3f}, agreement with the teacher {percent(cell['agreement'])} %"
         )
 
+    def button(cell, reach: float) -> widgets.Button:
+        if cell is None:
+            return widgets.Button(description="–", disabled=True, layout=_CELL)
+        made = widgets.Button(description=percent(cell["top1_best"]), layout=_CELL)
+        made.tooltip = f"{point(cell)}: {points(cell['gain'])} points"
+        shade = 0.5 if np.isnan(cell["gain"]) else 0.5 + 0.3 * cell["gain"] / reach
+        made.style.button_color = to_hex(colormaps["PuOr_r"](shade))
+        made.on_click(lambda _: pick(cell))
+        return made
+
     def draw(_=None):
         own = found.of(student.value)
-        reach = max(float(own["gain"].abs().max()), 1e-9)
-        rows = []
-        for T in [None, *sorted(found.study.grid.T)]:
-            line = own[own["T"].isna() if T is None else own["T"] == T].sort_values("alpha")
-            buttons = [widgets.Label("baseline" if T is None else f"T = {T:g}", layout={"width": "70px"})]
-            for _, cell in line.iterrows():
-                button = widgets.Button(description=percent(cell["top1_best"]), layout={"width": "84px"})
-                button.tooltip = f"alpha = {cell['alpha']:g}, {points(cell['gain'])} points"
-                shade = 0.5 if np.isnan(cell["gain"]) else 0.5 + 0.3 * cell["gain"] / reach
-                button.style.button_color = to_hex(colormaps["PuOr_r"](shade))
-                button.on_click(lambda _, cell=cell: pick(cell))
-                buttons.append(button)
-            rows.append(widgets.HBox(buttons))
-        alphas = [a for a in sorted(own["alpha"].unique()) if a < 1]
-        heads = [widgets.Label(f"alpha = {a:g}", layout={"width": "84px"}) for a in alphas]
-        board.children = [rows[0], widgets.HBox([widgets.Label("", layout={"width": "70px"}), *heads]), *rows[1:]]
+        reach = own["gain"].abs().max() or 1.0
+        alphas = [a for a in sorted(found.study.grid.alpha) if a < 1]
+        rows = [[widgets.Label("baseline", layout=_CELL), button(found.cell(student.value, None, 1.0), reach)]]
+        rows.append([widgets.Label(text, layout=_CELL) for text in ("", *(f"alpha = {a:g}" for a in alphas))])
+        for T in sorted(found.study.grid.T):
+            cells = [button(found.cell(student.value, T, a), reach) for a in alphas]
+            rows.append([widgets.Label(f"T = {T:g}", layout=_CELL), *cells])
+        board.children = [widgets.HBox(row) for row in rows]
         pick(own.iloc[0])
 
     return _panel([student, board], [words, picture], draw)
@@ -123,6 +125,7 @@ def compare(found: Results) -> widgets.VBox:
 
 
 _WIDE = {"width": "420px"}
+_CELL = {"width": "84px"}
 _PICTURE = {"width": "760px", "height": "auto"}
 _SMOOTH = {"continuous_update": False, "layout": {"width": "420px"}}
 

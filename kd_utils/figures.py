@@ -5,9 +5,8 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from . import metrics, plots, records
-from .display import Figure
+from .display import Figure, point
 from .results import LEAST_P, Results
-from .tables import point
 
 SOFT_TEMPERATURES = [1.0, 4.0, 20.0]
 IMAGES_SHOWN = 3

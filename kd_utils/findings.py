@@ -1,18 +1,15 @@
 """Results -> the sentences of the report. No figure in them is typed: each is computed from records."""
 
 from . import claims, tables
-from .display import Front, Text
+from .display import Front, Text, half, percent, point, points
 from .results import LEAST_P, Results
 from .study import STANDARD
-from .tables import percent, point, points
 
 DATA_REFERENCE = {
     "tiny-imagenet": "Le and Yang, 2015",
     "cifar100": "Krizhevsky, 2009",
     "digits": "Alpaydin and Kaynak, 1998",
 }
-
-
 METHOD_REFERENCE = {
     "dkd": "Zhao",
     "standardised": "Sun",
@@ -82,11 +79,15 @@ def setting(results: Results) -> Text:
             f"{student.label} {weights} for {t.epochs} epochs ({t.optimizer.capitalize()}, learning rate {t.lr:g}, "
             f"batch size {t.batch_size}, {t.schedule} schedule{''.join(', ' + e for e in extras)})"
         )
-    named = [r["provenance"].get("soft_targets_top1") for r in results.students if study.taught_by(r.cell) == "teacher"]
-    named = [share for share in named if share is not None]
+    named = [r["provenance"]["soft_targets_top1"] for r in results.students if study.taught_by(r.cell) == "teacher"]
     n = results.cells["n"]
     seeds = "one seed a cell" if n.max() == 1 else f"{n.max()} seeds a cell"
     seeds = f"{n.min()} to {n.max()} seeds a cell" if n.min() < n.max() else seeds
+    mcnemar = "McNemar's exact test (McNemar, 1947)"
+    varies, test = "; with one seed a cell they say nothing of other seeds", mcnemar
+    if n.max() > 1:
+        varies = ", and over seeds where a cell has several"
+        test = f"a paired bootstrap, or with {mcnemar} where they share one seed"
     augment = study.augment
     crop = {
         "none": "no crop",
@@ -94,7 +95,7 @@ def setting(results: Results) -> Text:
         "resized": f"a resized crop of at least {augment.scale:.0%} of the area",
     }[augment.crop]
     flip = "a left-right flip with probability one half and " if augment.flip else ""
-    devices = sorted({f"{r['provenance']['device_name']}" for r in results.students})
+    devices = sorted({r["provenance"]["device_name"] for r in results.students})
     right = f"; they name the right class of {100 * named[0]:.1f} % of the training images" if named else ""
     reference = DATA_REFERENCE.get(study.data.name)
     return Text(
@@ -105,20 +106,9 @@ def setting(results: Results) -> Text:
         f"function of the seed, the epoch and the image's index; the teacher's logits for {study.view_count()} views a "
         f"seed were computed once and serve every cell exactly{right}. The best epoch is chosen on {chosen}; the "
         "accuracy at the last epoch, which involves no choice, stands beside it.\n\n"
-        f"Intervals are of 95 %, by a bootstrap over validation images"
-        + (
-            ", and over seeds where a cell has several"
-            if n.max() > 1
-            else "; with one seed a cell they say nothing of other seeds"
-        )
-        + ". Cells are compared on the same images, with "
-        + (
-            "a paired bootstrap, or with McNemar's exact test (McNemar, 1947) where they share one seed"
-            if n.max() > 1
-            else "McNemar's exact test (McNemar, 1947)"
-        )
-        + f", and p-values are corrected for the number of cells by Holm's method (Holm, 1979); a difference counts "
-        f"below {LEAST_P:g}.\n"
+        f"Intervals are of 95 %, by a bootstrap over validation images{varies}. Cells are compared on the same "
+        f"images, with {test}, and p-values are corrected for the number of cells by Holm's method (Holm, 1979); a "
+        f"difference counts below {LEAST_P:g}.\n"
     )
 
 
@@ -195,9 +185,9 @@ def softening(results: Results) -> Text:
     shares = []
     for student in results.labels:
         own = results.of(student)
-        half = own[own["alpha"] == STANDARD[1]]["mix"]
-        if len(half):
-            shares.append(f"{100 * half.min():.0f} to {100 * half.max():.0f} % for {student}")
+        mix = own[own["alpha"] == STANDARD[1]]["mix"]
+        if len(mix):
+            shares.append(f"{100 * mix.min():.0f} to {100 * mix.max():.0f} % for {student}")
     if shares:
         lines.append(
             f"Equal weights are not an equal mix (@fig-mix): at alpha = {STANDARD[1]:g} the teacher's share of the "
@@ -266,7 +256,7 @@ def _of_claims(results: Results) -> str:
 
 def _gain(cell) -> str:
     """+2.10 ± 0.90"""
-    return points(cell["gain"]) + tables.half(cell["gain_low"], cell["gain_high"])
+    return points(cell["gain"]) + half(cell["gain_low"], cell["gain_high"])
 
 
 def _join(words: list[str]) -> str:

@@ -98,7 +98,7 @@ def state(study: Study) -> State:
         if failure and not (folder / "record.json").is_file():
             failures[name] = failure["error"]
         elif progress and _changed(folder / "progress.json") > since:
-            running[name] = (progress["epoch"], progress["epochs"], progress.get("epoch_seconds", 0.0))
+            running[name] = (progress["epoch"], progress["epochs"], progress["epoch_seconds"])
     fitting = records.students(study, fingerprint, teacher) if teacher else []
     return State(noted, teachers, teacher, cells, failures, running, records.others(study, fitting), folders)
 

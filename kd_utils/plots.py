@@ -35,6 +35,12 @@ def _axes(count: int, width: float = 3.4, height: float = 2.8, **kwargs) -> tupl
     return figure, list(axes[0])
 
 
+def _line(ax, k: int, x, y, label: str) -> None:
+    """The k-th line of an axis, told from the others by colour, marker and dashes."""
+    look = {"color": COLOURS[k % 7], "marker": MARKERS[k % 7], "linestyle": DASHES[k % 7]}
+    ax.plot(x, y, label=label, markersize=3.5, linewidth=1.2, **look)
+
+
 def heatmaps(
     grids: dict[str, pd.DataFrame],
     *,
@@ -82,17 +88,8 @@ def against_temperature(lines: dict[str, pd.DataFrame], baselines: dict[str, tup
         for ax, (student, cells) in zip(axes, lines.items(), strict=True):
             for k, (alpha, line) in enumerate(cells.groupby("alpha")):
                 line = line.sort_values("T")
-                ax.plot(
-                    line["T"],
-                    line["value"],
-                    label=f"alpha = {alpha:g}",
-                    color=COLOURS[k % 6],
-                    marker=MARKERS[k % 6],
-                    linestyle=DASHES[k % 6],
-                    markersize=3.5,
-                    linewidth=1.2,
-                )
-                ax.fill_between(line["T"], line["low"], line["high"], color=COLOURS[k % 6], alpha=0.12, linewidth=0)
+                _line(ax, k, line["T"], line["value"], f"alpha = {alpha:g}")
+                ax.fill_between(line["T"], line["low"], line["high"], color=COLOURS[k % 7], alpha=0.12, linewidth=0)
             if student in baselines:
                 value, low, high = baselines[student]
                 ax.axhline(value, color="black", linewidth=1, label="baseline")
@@ -118,8 +115,8 @@ def agreement(cells: dict[str, pd.DataFrame]) -> Figure:
                     points["agreement"],
                     points["value"],
                     s=12 + 22 * np.log10(points["T"].clip(lower=1)),
-                    color=COLOURS[k % 6],
-                    marker=MARKERS[k % 6],
+                    color=COLOURS[k % 7],
+                    marker=MARKERS[k % 7],
                     alpha=0.85,
                     linewidths=0,
                     label=f"alpha = {alpha:g}",
@@ -142,16 +139,7 @@ def reliability(diagrams: dict[str, dict[str, np.ndarray]], least: int) -> Figur
             ax.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
             for k, (name, (count, confidence, accuracy)) in enumerate((n, d.T) for n, d in runs.items()):
                 shown = count >= least
-                ax.plot(
-                    confidence[shown],
-                    accuracy[shown],
-                    label=name,
-                    color=COLOURS[k % 7],
-                    marker=MARKERS[k % 7],
-                    linestyle=DASHES[k % 7],
-                    markersize=3.5,
-                    linewidth=1.2,
-                )
+                _line(ax, k, confidence[shown], accuracy[shown], name)
             ax.set(title=student, xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
             ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     return figure
@@ -226,16 +214,7 @@ def learning_curves(histories: dict[str, dict[str, pd.DataFrame]], figure: str) 
         for ax, (student, runs) in zip(axes, histories.items(), strict=True):
             for k, (name, history) in enumerate(runs.items()):
                 points = history.dropna(subset=figure)
-                ax.plot(
-                    points["epoch"],
-                    100 * points[figure],
-                    label=name,
-                    color=COLOURS[k % 7],
-                    marker=MARKERS[k % 7],
-                    linestyle=DASHES[k % 7],
-                    markersize=3.5,
-                    linewidth=1.2,
-                )
+                _line(ax, k, points["epoch"], 100 * points[figure], name)
             ax.set(title=student, xlabel="epoch", ylabel="top-1, %")
             ax.legend(frameon=False)
     return drawn
@@ -330,14 +309,7 @@ def cell(histories: dict[str, pd.DataFrame], figure: str, worst: dict[str, float
         drawn, (left, right) = _axes(2, 3.8, 2.8)
         for k, (name, history) in enumerate(histories.items()):
             points = history.dropna(subset=figure)
-            left.plot(
-                points["epoch"],
-                100 * points[figure],
-                label=name,
-                color=COLOURS[k],
-                marker=MARKERS[k],
-                linestyle=DASHES[k],
-            )
+            _line(left, k, points["epoch"], 100 * points[figure], name)
         left.set(xlabel="epoch", ylabel="top-1, %")
         left.legend(frameon=False)
         right.barh(range(len(worst)), [100 * a for a in worst.values()], color=COLOURS[0])

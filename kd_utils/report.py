@@ -31,13 +31,16 @@ class PaperExporter(Exporter):
     def _file_extension_default(self):
         return ".pdf"
 
+    def _print(self, paper: "_Paper") -> bytes | str:
+        return paper.pdf()
+
     def from_notebook_node(self, nb, resources=None, **kw):
         nb, resources = super().from_notebook_node(nb, resources, **kw)
         with _paper(nb, resources.get("metadata", {}).get("name", "report")) as paper:
-            return paper.pdf(), resources
+            return self._print(paper), resources
 
 
-class PaperHTMLExporter(Exporter):
+class PaperHTMLExporter(PaperExporter):
     """nbconvert's exporter `paperhtml`: the same as one HTML file."""
 
     export_from_notebook = "Paper (HTML)"
@@ -46,10 +49,8 @@ class PaperHTMLExporter(Exporter):
     def _file_extension_default(self):
         return ".html"
 
-    def from_notebook_node(self, nb, resources=None, **kw):
-        nb, resources = super().from_notebook_node(nb, resources, **kw)
-        with _paper(nb, resources.get("metadata", {}).get("name", "report")) as paper:
-            return paper.html(), resources
+    def _print(self, paper: "_Paper") -> bytes | str:
+        return paper.html()
 
 
 def make(study: Study) -> Path:

@@ -46,7 +46,7 @@ class Results:
         hits: dict[tuple, dict[int, np.ndarray]] = {}
         for r in self.students:
             right = r.predictions["predicted"] == r.predictions["label"]
-            hits.setdefault(key(r.values | {"method": r.method}), {})[r["seed"]] = right
+            hits.setdefault(_key(r), {})[r["seed"]] = right
         return stats.Bootstrap(hits)
 
     @cached_property
@@ -58,8 +58,8 @@ class Results:
         p: of equality with the baseline, paired on the same images; p_holm: corrected for the number of cells of that
         student. p_best, tied: the same against the student's best cell; a tied cell cannot be told from the best.
         mix: the teacher's share of the gradient, (1 - alpha) kl_grad over itself plus alpha ce_grad, with the means
-        over all epochs of what losses.Loss has. Further methods are corrected, and compared
-        to their best, among themselves.
+        over all epochs of what losses.Loss has. Further methods are corrected, and compared to their best, among
+        themselves.
         """
         runs = self.runs.assign(mix=[_mix(r) for r in self.students])
         groups = runs.groupby(["student", "method", "T", "alpha"], dropna=False, sort=True)
@@ -148,7 +148,7 @@ class Results:
 
     def records_of(self, cell: pd.Series) -> list[Record]:
         """The runs of a cell, a seed after the other."""
-        return [r for r in self.students if key(r.values | {"method": r.method}) == key(cell)]
+        return [r for r in self.students if _key(r) == key(cell)]
 
     @property
     def score_column(self) -> str:
@@ -157,9 +157,13 @@ class Results:
 
 
 def key(cell) -> tuple:
-    """(student, method, T or None, alpha) of a row or a record's values: what the bootstrap calls a cell."""
-    T = cell["T"]
-    return cell["student"], cell["method"], None if T is None or pd.isna(T) else float(T), float(cell["alpha"])
+    """(student, method, T or None, alpha) of a row of `cells`: what the bootstrap calls a cell."""
+    return cell["student"], cell["method"], None if pd.isna(cell["T"]) else float(cell["T"]), float(cell["alpha"])
+
+
+def _key(record: Record) -> tuple:
+    cell = record.cell
+    return cell.student, cell.method, cell.T, cell.alpha
 
 
 def load(study: str | Study) -> Results:

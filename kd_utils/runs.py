@@ -128,9 +128,13 @@ class Run:
     def precision(self) -> str:
         return models.precision(self.spec.precision or self.study.precision, self.device)
 
-    def view(self, number: int) -> View:
-        """The view of that number: view(images, index) -> augmented images, on the run's device."""
-        return View(self.study.augment, self.seed, number, len(self.images), self.images.device)
+    def view(self, number: int, seed: int | None = None) -> View:
+        """The view of that number: view(images, index) -> augmented images, on the run's device.
+
+        seed: of the views; by default the run's own.
+        """
+        seed = self.seed if seed is None else seed
+        return View(self.study.augment, seed, number, len(self.images), self.images.device)
 
     @cached_property
     def images(self) -> torch.Tensor:
@@ -142,7 +146,7 @@ class Run:
 
     def view_logits(self, seed: int, number: int) -> np.ndarray:
         """The trained model's logits of the training images in a view, (n, classes) float32."""
-        view = View(self.study.augment, seed, number, len(self.images), self.images.device)
+        view = self.view(number, seed)
         batches = torch.arange(len(self.images), device=self.images.device).split(EVAL_BATCH)
         return np.concatenate([training.predict_logits(self.model, view(self.images, index)) for index in batches])
 

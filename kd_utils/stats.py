@@ -10,7 +10,7 @@ import numpy as np
 
 RESAMPLES = 5000
 LEVEL = 0.95
-MEGA = 4_000_000  # resampled indices at a time
+AT_ONCE = 4_000_000  # images drawn at a time
 
 
 class Bootstrap:
@@ -84,7 +84,7 @@ def _resampled_means(answers: np.ndarray, resamples: int) -> np.ndarray:
     rng = np.random.default_rng(0)
     parts, left = [], resamples
     while left:
-        rows = min(left, max(1, MEGA // n))
+        rows = min(left, max(1, AT_ONCE // n))
         drawn = rng.integers(n, size=(rows, n)) + np.arange(rows)[:, None] * n
         counts = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float32)
         parts.append(counts @ answers / n)

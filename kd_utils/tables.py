@@ -8,48 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import claims, paths
-from .display import Table
+from . import claims, paths, stats
+from .display import Table, duration, half, p_value, percent, point, points, temperature
 from .records import Record
 from .results import LEAST_P, Results, key, published
-
-
-def percent(value: float, digits: int = 2) -> str:
-    """A fraction as percent, '–' where there is none."""
-    return "–" if pd.isna(value) else f"{100 * value:.{digits}f}"
-
-
-def points(value: float, digits: int = 2) -> str:
-    """A difference of fractions as signed percentage points, '–' where there is none."""
-    return "–" if pd.isna(value) else f"{100 * value:+.{digits}f}".replace("-", "−")
-
-
-def half(low: float, high: float, digits: int = 2) -> str:
-    """Half the width of an interval of fractions, in points, as '± x'; '' where there is none."""
-    return "" if pd.isna(low) else f" ± {50 * (high - low):.{digits}f}"
-
-
-def p_value(value: float) -> str:
-    """A p-value to three decimals, '–' where there is none."""
-    return "–" if pd.isna(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def temperature(value: float) -> str:
-    """T, '–' where the loss has none."""
-    return "–" if pd.isna(value) else f"{value:g}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that reads best: 42 s, 3.1 min, 1.5 h."""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def point(cell) -> str:
-    """A cell's T and alpha in words, or 'the baseline'."""
-    return "the baseline" if pd.isna(cell["T"]) else f"T = {cell['T']:g}, alpha = {cell['alpha']:g}"
 
 
 def leaderboard(results: Results) -> Table:
@@ -164,9 +126,9 @@ def choice(results: Results) -> Table | None:
         chosen, best = results.chosen(student), results.of(student).iloc[0]
         if chosen is None:
             continue
-        samples = results.bootstrap.difference(key(chosen), key(best))
-        price = samples.mean() if key(chosen) != key(best) else 0.0
-        low, high = claims.stats.interval(samples)
+        price = points(chosen["top1_best"] - best["top1_best"])
+        if key(chosen) != key(best):
+            price += half(*stats.interval(results.bootstrap.difference(key(chosen), key(best))))
         rows.append(
             {
                 "Student": student,
@@ -175,7 +137,7 @@ def choice(results: Results) -> Table | None:
                 "Val, %": percent(chosen["top1_best"]) + half(chosen["low"], chosen["high"]),
                 "Best on val": point(best),
                 "Its val, %": percent(best["top1_best"]),
-                "Price": points(chosen["top1_best"] - best["top1_best"]) + (half(low, high) if price else ""),
+                "Price": price,
             }
         )
     if not rows:
@@ -216,7 +178,7 @@ def verdicts(results: Results) -> Table:
 
 def cost(results: Results) -> Table:
     """What the cells took, and what storing the soft targets saved."""
-    teacher = results.teacher["cost"].get("inference_images_per_second")
+    teacher = results.teacher["cost"]["inference_images_per_second"]
     count, study = results.dataset["counts"]["train"], results.study
     seeds = len({r["seed"] for r in results.students})
     rows = []
@@ -231,15 +193,14 @@ def cost(results: Results) -> Table:
                 "Seconds a run": f"{runs['train_seconds'].median():.0f}",
                 "Images/s": f"{runs['images_per_second'].median():,.0f}",
                 "All runs": duration(runs["train_seconds"].sum()),
-                "Teacher live": duration(live / teacher) if teacher else "–",
+                "Teacher live": duration(live / teacher),
             }
         )
     views = study.view_count() * seeds
-    stored = f"{duration(views * count / teacher)} for {views} views, once for all" if teacher else "not measured"
     caption = (
         "Cost: medians and sums of training alone, each run beside others on the machine. Teacher live: what its "
         f"forward passes would have taken in these runs, at its own measured pace; the stored soft targets took "
-        f"{stored}."
+        f"{duration(views * count / teacher)} for {views} views, once for all."
     )
     return Table(pd.DataFrame(rows), caption, "cost")
 

@@ -1,6 +1,7 @@
 """The widgets, moved by hand in Python; tests/test_browser.py moves them in a browser."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -53,6 +54,21 @@ def test_the_grid_opens_a_cell_on_a_click(found):
     assert len(seen) == 5
 
 
+def test_a_cell_that_is_not_finished_leaves_its_place_empty(found, tmp_path, monkeypatch):
+    """The others stay under their alpha."""
+    shutil.copytree(found.teacher.folder.parents[3], tmp_path, dirs_exist_ok=True)
+    monkeypatch.setenv("KD_ROOT", str(tmp_path))
+    for gone in ("T4-a0-", "baseline-"):
+        shutil.rmtree(next((tmp_path / "results" / "small" / "students").glob(f"shuffle-{gone}*")))
+    left = results.load("small")
+    panel = explore.grid(left)
+    parts(panel, "Dropdown")[0].value = "shuffle"
+    shown = [[w.description or w.value for w in row.children] for row in parts(panel, "VBox")[0].children]
+    top1 = {T: f"{100 * left.cell('shuffle', T, 0.5)['top1_best']:.2f}" for T in (4, 20)}
+    assert shown[0] == ["baseline", "–"] and shown[1] == ["", "alpha = 0", "alpha = 0.5"]
+    assert shown[2] == ["T = 4", "–", top1[4]] and shown[3][2] == top1[20]
+
+
 def test_two_cells_are_compared_image_by_image(found):
     panel = explore.compare(found)
     first, second, kind = parts(panel, "Dropdown")
@@ -68,8 +84,6 @@ def test_two_cells_are_compared_image_by_image(found):
 
 
 def test_what_is_missing_is_said_in_the_panel(found, tmp_path, monkeypatch):
-    import shutil
-
     shutil.copytree(found.teacher.folder.parents[3], tmp_path, dirs_exist_ok=True)
     monkeypatch.setenv("KD_ROOT", str(tmp_path))
     for path in (tmp_path / "results").rglob("val_logits.npy"):

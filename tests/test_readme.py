@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from kd_utils import paths, results, tables
+from kd_utils import display, paths, results, tables
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_its_roles_are_the_records(found, section):
         roles = found.roles(NAMES[head])
         for role, T, alpha, *_ in rows(section, head):
             cell = roles[role.split(" ")[0]]
-            assert (tables.temperature(cell["T"]), f"{cell['alpha']:g}") == (T, alpha)
+            assert (display.temperature(cell["T"]), f"{cell['alpha']:g}") == (T, alpha)
             if "chosen on held-out" in role:
                 assert results.key(found.chosen(NAMES[head])) == results.key(cell)
 

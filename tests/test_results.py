@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from conftest import SMALL, write_study
 
-from kd_utils import claims, figures, findings, results, runs, stats, tables
+from kd_utils import claims, display, figures, findings, results, runs, stats, tables
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_T_and_alpha_are_chosen_on_holdout_where_there_is_one(own):
     worst = found.of("shuffle").iloc[-1]
     assert found.chosen("shuffle")["top1_best"] == worst["top1_best"]
     row = tables.choice(found).frame.iloc[found.labels.index("shuffle")]
-    assert row["Price"].split(" ")[0] == tables.points(worst["top1_best"] - found.of("shuffle").iloc[0]["top1_best"])
+    assert row["Price"].split(" ")[0] == display.points(worst["top1_best"] - found.of("shuffle").iloc[0]["top1_best"])
 
 
 def published_rows(rows):
