@@ -28,7 +28,7 @@ class Table:
     def _repr_mimebundle_(self, include=None, exclude=None):
         shown = self.frame.to_html(index=False, border=0, escape=True)
         return {
-            "text/html": f"<div>{shown}<p><em>{html.escape(self.caption)}</em></p></div>",
+            "text/html": f"<div>{shown}<p>{_shown(f'tbl-{self.label}', self.caption)}</p></div>",
             "text/markdown": self._markdown(),
             "text/plain": self.frame.to_string(index=False),
         }
@@ -48,9 +48,10 @@ class Figure:
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         svg = self.svg[self.svg.index("<svg") :]
+        caption = _shown(f"fig-{self.label}", self.caption)
         return (
             {
-                "text/html": f"<figure>{svg}<figcaption><em>{html.escape(self.caption)}</em></figcaption></figure>",
+                "text/html": f"<figure>{svg}<figcaption>{caption}</figcaption></figure>",
                 "image/svg+xml": self.svg,
                 "text/plain": f"Figure: {self.caption}",
             },
@@ -82,6 +83,11 @@ class Text:
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         return {"text/markdown": self.markdown, "text/plain": self.markdown}
+
+
+def _shown(label: str, caption: str) -> str:
+    """A caption in JupyterLab, with the name by which the text refers to it."""
+    return f"<b>@{label}</b> <em>{html.escape(caption)}</em>"
 
 
 def _numbers(column: pd.Series) -> bool:

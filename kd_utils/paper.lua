@@ -40,10 +40,12 @@ local function reference(cite)
   return pandoc.Link({pandoc.Str(numbers[id])}, '#' .. id)
 end
 
--- what is still floating comes before the references and the appendix
-local function flushed(header)
-  if typst and header.classes:includes 'unnumbered' then
-    return {pandoc.RawBlock('typst', '#place.flush()'), header}
+-- references and appendix have no number, and what is still floating comes before them
+local function at_the_end(header)
+  local name = pandoc.utils.stringify(header)
+  if name == 'References' or name:match '^Appendix' then
+    header.classes:insert 'unnumbered'
+    return typst and {pandoc.RawBlock('typst', '#place.flush()'), header} or header
   end
 end
 
@@ -67,7 +69,7 @@ function Pandoc(doc)
   doc = doc:walk {RawBlock = html_table}
   doc = doc:walk {Math = equation}
   if not typst then doc = doc:walk {Figure = captioned 'Figure', Table = captioned 'Table'} end
-  doc = doc:walk {Header = flushed, Table = fitted}
+  doc = doc:walk {Header = at_the_end, Table = fitted}
   doc = doc:walk {Cite = reference}
   doc.meta = pandoc.Pandoc({}, doc.meta):walk({Cite = reference}).meta
   return doc
