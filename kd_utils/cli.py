@@ -236,12 +236,16 @@ class _Screen:
             self.console.print(f"  {label:<28}{record.metrics['top1_best']:.2%}{best}" if record else f"  {label:<28}–")
         done = sum(r is not None for r in found.cells.values())
         failed = sum(c.name in found.failures for c in found.cells)
-        self.console.print(f"cells: {done} done, {failed} failed, {len(found.cells) - done - failed} waiting")
-        left = found.seconds_left()
-        for name, (done, of, _) in found.running.items():
-            self.console.print(f"running: {name}, epoch {done} of {of}")
-        if found.running and left:
-            self.console.print(f"about {left / 60:.0f} minutes left")
+        running = sum(c.name in found.running for c in found.cells)
+        waiting = len(found.cells) - done - failed - running
+        self.console.print(f"cells: {done} done, {failed} failed, {running} running, {waiting} waiting")
+        for name, (epoch, of, _) in found.running.items():
+            self.console.print(f"running: {name}, epoch {epoch} of {of}")
+        seconds, unknown = found.seconds_left()
+        if running and seconds:
+            left = f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes"
+            without = f", without {', '.join(unknown)}, of which no cell has run yet" if unknown else ""
+            self.console.print(f"about {left} left{without}", soft_wrap=True)
         for student in self.study.students:
             self._table(student.label, found)
         if found.others:

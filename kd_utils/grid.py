@@ -51,28 +51,28 @@ class State:
     others: int  # finished cells of other settings
     folders: dict[str, Path]
 
-    def seconds_left(self) -> float | None:
-        """What the cells that are not done will take, at the pace of those that are.
+    def seconds_left(self) -> tuple[float, list[str]]:
+        """What the cells that are not done will take, and the students for whom that is not known.
 
-        Of a student with no finished cell those that are running count; None before every student has one.
+        A student's pace is that of its finished cells, or, as long as it has none, of those that are running; a
+        student that has neither is named and not counted.
         """
-        seconds, now = defaultdict(list), defaultdict(list)
+        finished, current = defaultdict(list), defaultdict(list)
         for cell, record in self.cells.items():
             if record:
-                seconds[cell.student].append(record["cost"]["train_seconds"])
+                finished[cell.student].append(record["cost"]["train_seconds"])
             elif cell.name in self.running:
                 _, of, each = self.running[cell.name]
-                now[cell.student].append(of * each)
-        seconds = {**now, **seconds}
-        left = [cell for cell, record in self.cells.items() if record is None]
-        if not left or any(cell.student not in seconds for cell in left):
-            return None
-        pace = {student: sum(s) / len(s) for student, s in seconds.items()}
-        work = 0.0
-        for cell in left:
+                current[cell.student].append(of * each)
+        pace = {student: sum(s) / len(s) for student, s in {**current, **finished}.items()}
+        work, unknown = 0.0, []
+        for cell in (cell for cell, record in self.cells.items() if record is None):
             done, of, _ = self.running.get(cell.name, (0, 1, 0))
-            work += pace[cell.student] * (1 - done / of)
-        return work / max(1, len(self.running))
+            if cell.student in pace:
+                work += pace[cell.student] * (1 - done / of)
+            elif cell.student not in unknown:
+                unknown.append(cell.student)
+        return work / max(1, len(self.running)), unknown
 
 
 def state(study: Study) -> State:

@@ -54,7 +54,7 @@ def test_further_methods_are_added_to_a_finished_study(finished, tmp_path):
     record = json.loads((baseline / "record.json").read_text())
     assert json.loads((own / "binding.json").read_text())["teacher_sha256"] == record["weights_sha256"]
     shown = kd(tmp_path, "status", "small").stdout
-    assert "10 done, 0 failed, 0 waiting" in shown
+    assert "10 done, 0 failed, 0 running, 0 waiting" in shown
     best = 100 * table.loc[table["method"] == "dist", "top1_best"].iloc[0]
     assert re.search(rf"dist, T 4, alpha 0.5: {best:.2f}", shown)
     report = kd(tmp_path, "report", "small")
@@ -90,7 +90,7 @@ def test_a_failed_cell_is_reported_and_stops_no_other(root):
     assert shown.count("failed: lcnet_51") == 2 and "did you mean lcnet_" in shown
     assert "cells: 2 of 4 done" in done.stdout
     status = kd(root, "status", "small").stdout
-    assert "2 done, 2 failed, 0 waiting" in status and "no model 'lcnet_51'" in status
+    assert "2 done, 2 failed, 0 running, 0 waiting" in status and "no model 'lcnet_51'" in status
     folder = next((root / "results" / "small" / "students").glob("lcnet_51-T4*"))
     assert {"failure.json", "distill.ipynb"} <= {p.name for p in folder.iterdir()}
 
@@ -127,7 +127,7 @@ def test_what_a_killed_command_left_is_not_running(finished, tmp_path, monkeypat
         assert grid.state(study).running == {}
         os.utime(progress, (later, later))
         assert grid.state(study).running == {"shuffle-T4-a0.5-s0": (2, 3, 1.5)}
-        assert grid.state(study).seconds_left() > 0
+        assert grid.state(study).seconds_left()[0] > 0
 
 
 def test_seeds_are_run_one_after_the_other(finished, tmp_path):
@@ -154,11 +154,12 @@ def test_the_time_left_is_that_of_what_is_left(root):
     a, b = Cell("x", 4.0, 0.5, 0), Cell("x", None, 1.0, 0)
     done = records.Record(root, {"cost": {"train_seconds": 100.0}})
     state = grid.State({}, {}, None, {a: done, b: None}, {}, {b.name: (3, 4, 25.0)}, 0, {})
-    assert state.seconds_left() == pytest.approx(25)
+    assert state.seconds_left() == (pytest.approx(25), [])
     other = Cell("y", None, 1.0, 0)  # a student of whom nothing is finished, an epoch of which took 7 s
     state = grid.State({}, {}, None, {a: done, other: None}, {}, {other.name: (3, 4, 7.0)}, 0, {})
-    assert state.seconds_left() == pytest.approx(7)
-    assert grid.State({}, {}, None, {a: None}, {}, {}, 0, {}).seconds_left() is None
+    assert state.seconds_left() == (pytest.approx(7), [])
+    state = grid.State({}, {}, None, {a: done, b: None, other: None}, {}, {b.name: (3, 4, 25.0)}, 0, {})
+    assert state.seconds_left() == (pytest.approx(25), ["y"])  # nothing is known of it yet, and that is said
 
 
 def test_the_package_s_errors_are_one_line(root):
