@@ -89,7 +89,7 @@ def grid(
 
 @app.command()
 def report(study: StudyArgument) -> None:
-    """Make the report's PDF, from records alone."""
+    """Make results.csv and the report's PDF and HTML, from records alone."""
     with _Screen(study) as screen:
         screen.report()
 
@@ -216,8 +216,9 @@ class _Screen:
         return self._run(f"cells, seed {seed}", rest, where) and ok
 
     def report(self) -> None:
-        from . import report
+        from . import grid, report
 
+        grid.write_results(self.study)  # runs made by hand, without a grid, are in it too
         with self._bar() as bar:
             bar.add_task("report", total=None)
             pdf = report.make(self.study)

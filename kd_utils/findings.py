@@ -121,13 +121,13 @@ def grid(results: Results) -> Text:
         if not len(distilled) or "baseline" not in roles:
             continue
         real = distilled[distilled["p_holm"] < LEAST_P]
-        up, down, tied = (real["gain"] > 0).sum(), (real["gain"] < 0).sum(), distilled["tied"].sum()
-        worst = roles["worst"]
+        up, down = (real["gain"] > 0).sum(), (real["gain"] < 0).sum()
+        tied, worst = results.of(student)["tied"].sum() - 1, roles["worst"]  # the best is no tie of its own
         lines.append(
             f"**{student}**: of {len(distilled)} distilled cells {up} are better than the baseline "
-            f"({percent(roles['baseline']['top1_best'])} %) and {down} worse; {tied} cannot be told from the best, "
-            f"{point(roles['best'])}. The worst, {point(worst)}, differs from the baseline by {_gain(worst)} points "
-            f"(@tbl-summary-{student})."
+            f"({percent(roles['baseline']['top1_best'])} %) and {down} worse. The best is {point(roles['best'])}; of "
+            f"the others {tied} cannot be told from it. The worst, {point(worst)}, differs from the baseline by "
+            f"{_gain(worst)} points (@tbl-summary-{student})."
         )
     return Text(" ".join(lines) + "\n")
 

@@ -74,12 +74,16 @@ def test_made_twice_it_is_the_same_to_the_byte(finished, tmp_path):
     from conftest import kd
 
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    table = tmp_path / "results" / "small" / "results.csv"
+    before = table.read_bytes()
+    table.unlink()
     hashes = []
     for _ in range(2):
         assert kd(tmp_path, "report", "small").returncode == 0
         made = [tmp_path / "report" / "small" / f"report.{kind}" for kind in ("pdf", "html")]
         hashes.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in made])
     assert hashes[0] == hashes[1]
+    assert table.read_bytes() == before
 
 
 def test_nbconvert_exports_the_same(at_finished, tmp_path):
