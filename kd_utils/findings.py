@@ -248,10 +248,9 @@ def _of_claims(results: Results) -> str:
         own = {v.answer for v in found if v.claim == name} - {"no data"}
         if own:
             answers[own.pop() if len(own) == 1 else "undecided"].append(name)
-    words = [f"{answer} are {_join(names)}" for answer, names in answers.items() if names]
-    return (
-        f"Of the published study's claims (@tbl-claims), {_join(words)} by our records taken together." if words else ""
-    )
+    verbs = {"supported": "support {}", "contradicted": "contradict {}", "undecided": "leave {} undecided"}
+    words = [verbs[answer].format(_join(names)) for answer, names in answers.items() if names]
+    return f"Of the published study's claims (@tbl-claims) our records together {_join(words)}." if words else ""
 
 
 def _gain(cell) -> str:
