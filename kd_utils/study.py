@@ -261,21 +261,23 @@ class Study(_Part):
     def cells(self) -> list[Cell]:
         """The cells in the order in which they are run: a seed after the other, the grid before further methods.
 
-        alpha = 1 comes once for all T; this baseline is always there, and first. Then the customary cell and the
-        corners of the grid, so that an unfinished one shows what is asked most and how far it reaches.
+        alpha = 1 comes once for all T; this baseline is always there. It, the customary cell and the corners of the
+        grid come first, of every student, so that an unfinished grid shows what is asked most and how far it reaches.
         """
         points = [(T, a) for T in self.grid.T for a in self.grid.alpha if a < 1]
         ends = [{min(axis), max(axis)} for axis in zip(*points, strict=True)] if points else []
-        points.sort(key=lambda p: p != STANDARD and not all(x in end for x, end in zip(p, ends, strict=True)))
-        further = [(m.label, T, a) for m in self.methods for T in m.T for a in m.alpha]
+        first = [p for p in points if p == STANDARD or all(x in end for x, end in zip(p, ends, strict=True))]
+        parts = [
+            [("kd", None, 1.0), *(("kd", *p) for p in first)],
+            [("kd", *p) for p in points if p not in first],
+            [(m.label, T, a) for m in self.methods for T in m.T for a in m.alpha],
+        ]
         return [
-            cell
+            Cell(student.label, T, alpha, seed, method)
             for seed in self.seeds
-            for cells in (
-                [Cell(s.label, *p, seed) for s in self.students for p in [(None, 1.0), *points]],
-                [Cell(s.label, T, a, seed, label) for s in self.students for label, T, a in further],
-            )
-            for cell in cells
+            for part in parts
+            for student in self.students
+            for method, T, alpha in part
         ]
 
     def taught_by(self, cell: Cell) -> Literal["", "teacher", "self"]:
