@@ -101,9 +101,14 @@ def percent(value: float, digits: int = 2) -> str:
     return "–" if pd.isna(value) else f"{100 * value:.{digits}f}"
 
 
+def signed(value: float, digits: int = 2) -> str:
+    """A number with its sign, '–' where there is none."""
+    return "–" if pd.isna(value) else f"{value:+.{digits}f}".replace("-", "−")
+
+
 def points(value: float, digits: int = 2) -> str:
     """A difference of fractions as signed percentage points, '–' where there is none."""
-    return "–" if pd.isna(value) else f"{100 * value:+.{digits}f}".replace("-", "−")
+    return signed(100 * value, digits)
 
 
 def half(low: float, high: float, digits: int = 2) -> str:

@@ -5,7 +5,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from . import metrics, plots, records
-from .display import Figure, point
+from .display import Figure, percent, point, points, signed
 from .results import LEAST_P, Results
 
 SOFT_TEMPERATURES = [1.0, 4.0, 20.0]
@@ -19,7 +19,7 @@ def accuracy(results: Results) -> Figure:
     mixed = _counts(results)[1:]
 
     def note(c):
-        return _note(f"{100 * c.top1_best:.1f}", "=" * c.tied, c.low, c.high, c.n if mixed else None)
+        return _note(percent(c.top1_best, 1), "=" * c.tied, c.low, c.high, c.n if mixed else None)
 
     notes = {s: results.pivot(s, note).fillna("") for s in results.labels}
     centres = {s: float(g[1.0].iloc[0]) if 1.0 in g else float(np.nanmean(g)) for s, g in grids.items()}
@@ -40,7 +40,7 @@ def gain(results: Results) -> Figure | None:
 
     def note(c):
         mark = "*" * (c.p_holm < LEAST_P)
-        return _note(f"{100 * c.gain:+.1f}", mark, c.gain_low, c.gain_high, c.n if mixed else None)
+        return _note(points(c.gain, 1), mark, c.gain_low, c.gain_high, c.n if mixed else None)
 
     notes = {s: results.pivot(s, note).fillna("") for s in labels}
     caption = (
@@ -91,10 +91,10 @@ def agreement(results: Results) -> Figure:
             }
         )
         if len(own) > 2:
-            found.append(f"{spearmanr(own['agreement'], own['top1_best']).statistic:+.2f} for {student}")
+            found.append(f"{signed(spearmanr(own['agreement'], own['top1_best']).statistic)} for {student}")
     rho = f" Spearman's rank correlation is {', '.join(found)}." if found else ""
     caption = f"Accuracy against agreement with the teacher, a point a cell; larger points are higher T.{rho}"
-    return Figure(plots.agreement(cells), caption.replace("-", "−") if "-0." in caption else caption, "agreement")
+    return Figure(plots.agreement(cells), caption, "agreement")
 
 
 def calibration(results: Results) -> Figure:
@@ -168,7 +168,7 @@ def mix(results: Results) -> Figure | None:
     """How much of the gradient is the teacher's? None before there is a distilled cell."""
     grids = {s: 100 * results.pivot(s, "mix").drop(columns=1.0, errors="ignore") for s in results.labels}
     grids = {s: g for s, g in grids.items() if g.size}
-    notes = {s: results.pivot(s, lambda c: f"{100 * c.mix:.0f}").fillna("")[g.columns] for s, g in grids.items()}
+    notes = {s: results.pivot(s, lambda c: percent(c.mix, 0)).fillna("")[g.columns] for s, g in grids.items()}
     if not grids:
         return None
     caption = (
@@ -183,7 +183,7 @@ def mix(results: Results) -> Figure | None:
 def _note(value: str, mark: str, low: float, high: float, seeds: int | None) -> str:
     """What is written into a heatmap's cell: value and mark, ± half the interval, the seeds if cells differ in them."""
     interval = "" if low == high else f"\n±{50 * (high - low):.1f}"
-    return value.replace("-", "−") + mark + interval + ("" if seeds is None else f" ({seeds})")
+    return value + mark + interval + ("" if seeds is None else f" ({seeds})")
 
 
 def _counts(results: Results) -> list[int]:

@@ -170,7 +170,7 @@ def claimed(results: Results) -> Text:
     if against:
         where = _join([f"{claim} for {student}" for claim, student in against])
         tail = f"\n\nThe published rows themselves contradict claim {where}."
-    twice = f"{100 * claims.printed_gap():.2f}"
+    twice = percent(claims.printed_gap())
     return Text(
         "\n".join(lines)
         + tail
@@ -187,7 +187,7 @@ def softening(results: Results) -> Text:
         own = results.of(student)
         mix = own[own["alpha"] == STANDARD[1]]["mix"]
         if len(mix):
-            shares.append(f"{100 * mix.min():.0f} to {100 * mix.max():.0f} % for {student}")
+            shares.append(f"{percent(mix.min(), 0)} to {percent(mix.max(), 0)} % for {student}")
     if shares:
         lines.append(
             f"Equal weights are not an equal mix (@fig-mix): at alpha = {STANDARD[1]:g} the teacher's share of the "

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from . import claims, paths, stats
-from .display import Table, duration, half, p_value, percent, point, points, temperature
+from .display import Table, duration, half, p_value, percent, point, points, signed, temperature
 from .records import Record
 from .results import LEAST_P, Results, key, published
 
@@ -153,7 +153,7 @@ def verdicts(results: Results) -> Table:
     """The published study's claims, put to our records and to its own rows."""
     rows = []
     for v in claims.verdicts(results):
-        shown = {"gamma": lambda x: f"{x:+.2f}".replace("-", "−"), "gain": points, "gap": percent}[v.statistic]
+        shown = {"gamma": signed, "gain": points, "gap": percent}[v.statistic]
         figure = "–" if v.answer == "no data" else f"{shown(v.value)} [{shown(v.low)}, {shown(v.high)}]"
         rows.append(
             {
