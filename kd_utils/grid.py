@@ -52,7 +52,7 @@ class State:
     folders: dict[str, Path]
 
     def seconds_left(self) -> tuple[float, list[str]]:
-        """What the cells that are not done will take, and the students for whom that is not known.
+        """Seconds that the cells that are not done will take, and the students for whom that is not known.
 
         A student's pace is that of its finished cells, or, as long as it has none, of those that are running; a
         student that has neither is named and not counted.

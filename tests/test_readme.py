@@ -61,3 +61,27 @@ def test_its_verdicts_are_the_report_s(found, section):
     assert bool(said) == bool(found)
     for value, interval in said:
         assert f"{value} {interval}" in values
+
+
+def test_what_its_sentences_count_is_in_the_records(found, section):
+    """How many cells are better, how many cannot be told from the best, the gains where T >= 4 and alpha <= 0.5."""
+    better, tied, gains = {}, [], []
+    for head in NAMES if found else ():
+        cells = found.of(NAMES[head])
+        distilled = cells.dropna(subset="T")
+        better[head] = ((distilled["p_holm"] < results.LEAST_P) & (distilled["gain"] > 0)).sum(), len(distilled)
+        tied.append(cells["tied"].sum() - 1)
+        strong = 100 * distilled.loc[(distilled["T"] >= 4) & (distilled["alpha"] <= 0.5), "gain"]
+        gains.append((f"{strong.min():.1f}", f"{strong.max():.1f}"))
+    said = re.findall(r"(\d+) of (\d+)(?: cells)? of (ResNet-18|ShuffleNetV2 x1\.0)", section.replace("\n", " "))
+    assert {head: (int(some), int(of)) for some, of, head in said} == better
+    ranges = re.findall(r"(\d\.\d) to (\d\.\d)", section.replace("\n", " "))
+    assert sorted(ranges) == sorted(gains)
+    assert ("six other cells" in section) == (tied == [6, 6])
+
+
+def test_the_gains_in_its_sentences_are_the_report_s(found, section):
+    prose = " ".join(line for line in section.splitlines() if not line.startswith("|"))
+    said = re.findall(r"[+−]\d+\.\d+ ± \d+\.\d+", prose)
+    further = tables.further(found) if found else None
+    assert set(said) <= (set(further.frame["Gain"]) if further else set())
