@@ -96,7 +96,8 @@ def setting(results: Results) -> Text:
     }[augment.crop]
     flip = "a left-right flip with probability one half and " if augment.flip else ""
     devices = sorted({r["provenance"]["device_name"] for r in results.students})
-    right = f"; they name the right class of {100 * named[0]:.1f} % of the training images" if named else ""
+    share = percent(sum(named) / len(named)) if named else ""
+    right = f"; they name the right class of {share} % of the training images" if named else ""
     reference = DATA_REFERENCE.get(study.data.name)
     return Text(
         f"The data are {study.data.name}{f' ({reference})' if reference else ''}, {len(noted['classes'])} classes at "
