@@ -195,25 +195,29 @@ class _Screen:
 
         # all that is missing is known, and said, before anything runs
         views = {seed: grid.soft_target_tasks(self.study, seed, where.device) for seed in self.study.seeds}
-        ok = all([self._seed(seed, tasks, where) for seed, tasks in views.items()])
+        ok = True
+        for cells in self.study.stages():
+            seed = cells[0].seed
+            if self._run(f"soft targets, seed {seed}", views[seed], where, quiet=True):
+                views[seed] = []
+                ok = self._cells(f"cells, seed {seed}", cells, where) and ok
+            else:
+                ok = False
         grid.write_results(self.study)
         found = grid.state(self.study)
         done = sum(r is not None for r in found.cells.values())
         self.console.print(f"cells: {done} of {len(found.cells)} done")
         return ok
 
-    def _seed(self, seed: int, views: list, where) -> bool:
-        """The soft targets and the cells of one seed: its figures are there before the next one starts."""
+    def _cells(self, what: str, cells: list, where) -> bool:
         from . import grid
 
-        if not self._run(f"soft targets, seed {seed}", views, where, quiet=True):
-            return False
-        first = grid.cell_tasks(self.study, seed, where.device)
-        ok = self._run(f"cells, seed {seed}", first, where)
+        first = grid.cell_tasks(self.study, cells, where.device)
+        ok = self._run(what, first, where)
         # those that had to wait for others: self-distillation, for its baseline
         tried = {task.name for task in first}
-        rest = [task for task in grid.cell_tasks(self.study, seed, where.device) if task.name not in tried]
-        return self._run(f"cells, seed {seed}", rest, where) and ok
+        rest = [task for task in grid.cell_tasks(self.study, cells, where.device) if task.name not in tried]
+        return self._run(what, rest, where) and ok
 
     def report(self) -> None:
         from . import grid, report

@@ -243,8 +243,8 @@ def compute_view(file: str, seed: int, view: int, device: str) -> None:
     runs.compute_soft_targets(study.load(file), seed, [view], device)
 
 
-def cell_tasks(study: Study, seed: int, device: str = "auto") -> list[Task]:
-    """The cells of a seed that are still to be run and that can be, each a run of distill.ipynb.
+def cell_tasks(study: Study, cells: list[Cell], device: str = "auto") -> list[Task]:
+    """Those of these cells that are still to be run and that can be, each a run of distill.ipynb.
 
     Self-distillation can once the student's own baseline is done.
     """
@@ -268,10 +268,8 @@ def cell_tasks(study: Study, seed: int, device: str = "auto") -> list[Task]:
             },
             study.training(study.student(cell.student), teacher=False).epochs,
         )
-        for cell, record in found.cells.items()
-        if record is None
-        and cell.seed == seed
-        and (study.taught_by(cell) != "self" or (cell.student, cell.seed) in baselines)
+        for cell in cells
+        if found.cells[cell] is None and (study.taught_by(cell) != "self" or (cell.student, cell.seed) in baselines)
     ]
 
 

@@ -259,26 +259,36 @@ class Study(_Part):
         raise StudyError(f"no method of study '{self.name}' is called {label!r}; there are: {known}")
 
     def cells(self) -> list[Cell]:
-        """The cells in the order in which they are run: a seed after the other, the grid before further methods.
+        """The cells in the order in which they are run. alpha = 1 comes once for all T; it is always there."""
+        return [cell for stage in self.stages() for cell in stage]
 
-        alpha = 1 comes once for all T; this baseline is always there. It, the customary cell and the corners of the
-        grid come first, of every student, so that an unfinished grid shows what is asked most and how far it reaches.
+    def stages(self) -> list[list[Cell]]:
+        """The cells in the stages in which they are run, each of one seed: what is asked most is known first.
+
+        The first seed comes whole: of every student its baseline, the customary cell and the corners of the grid,
+        then the rest of the grid, then further methods. Then come the baseline, the customary cell and the corners of
+        every other seed, then the rest of each.
         """
         points = [(T, a) for T in self.grid.T for a in self.grid.alpha if a < 1]
         ends = [{min(axis), max(axis)} for axis in zip(*points, strict=True)] if points else []
         first = [p for p in points if p == STANDARD or all(x in end for x, end in zip(p, ends, strict=True))]
-        parts = [
-            [("kd", None, 1.0), *(("kd", *p) for p in first)],
+        head = [[("kd", None, 1.0), *(("kd", *p) for p in first)]]
+        tail = [
             [("kd", *p) for p in points if p not in first],
             [(m.label, T, a) for m in self.methods for T in m.T for a in m.alpha],
         ]
-        return [
-            Cell(student.label, T, alpha, seed, method)
-            for seed in self.seeds
-            for part in parts
-            for student in self.students
-            for method, T, alpha in part
+        seed, *others = self.seeds
+        order = [(seed, head + tail), *((s, head) for s in others), *((s, tail) for s in others)]
+        stages = [
+            [
+                Cell(student.label, T, alpha, seed, method)
+                for part in parts
+                for student in self.students
+                for method, T, alpha in part
+            ]
+            for seed, parts in order
         ]
+        return [stage for stage in stages if stage]
 
     def taught_by(self, cell: Cell) -> Literal["", "teacher", "self"]:
         """Whose soft targets a cell learns from: nobody's, the teacher's, or those of the student's own baseline."""

@@ -54,6 +54,25 @@ def test_the_customary_cell_and_the_corners_of_the_grid_come_first(root):
     assert [(c.student, c.T, c.alpha) for c in load("small").cells()][:12] == wanted
 
 
+def test_the_first_seed_comes_whole_then_the_first_cells_of_the_others(root):
+    content = {**SMALL, "grid": {"T": [1, 4, 20], "alpha": [0, 0.5, 0.9]}, "methods": [{"method": "dkd"}]}
+    write_study(root, content)
+    whole = load("small").cells()
+    write_study(root, {**content, "seeds": [7, 0, 3]})
+    stages = load("small").stages()
+    assert [{c.seed for c in stage} for stage in stages] == [{7}, {0}, {3}, {0}, {3}]
+
+    def of(seed, *stages):
+        return [(c.student, c.method, c.T, c.alpha) for stage in stages for c in stage if c.seed == seed]
+
+    assert of(7, *stages) == of(0, whole)
+    for seed in (0, 3):
+        assert sorted(map(str, of(seed, *stages))) == sorted(map(str, of(0, whole)))
+    asked = {("kd", None, 1), ("kd", 4, 0.5), ("kd", 20, 0)}
+    assert asked <= {(c.method, c.T, c.alpha) for c in stages[1]}
+    assert not asked & {(c.method, c.T, c.alpha) for c in stages[3]} and any(c.method == "dkd" for c in stages[3])
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
