@@ -284,7 +284,8 @@ class _Screen:
     def _table(self, label: str, found) -> None:
         from rich.table import Table
 
-        table = Table(title=f"{label}, top-1 on val in %")
+        over = ", mean over seeds" if len(self.study.seeds) > 1 else ""
+        table = Table(title=f"{label}, top-1 on val in %{over}")
         table.add_column("T")
         alphas = sorted({c.alpha for c in found.cells if c.method == "kd"})
         for alpha in alphas:

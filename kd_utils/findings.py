@@ -86,7 +86,10 @@ def setting(results: Results) -> Text:
     mcnemar = "McNemar's exact test (McNemar, 1947)"
     varies, test = "; with one seed a cell they say nothing of other seeds", mcnemar
     if n.max() > 1:
-        varies = ", and over seeds where a cell has several"
+        varies = (
+            ", and over seeds where a cell has several; two or three seeds say little of their own spread, and such an "
+            "interval is rather one of 90 %"
+        )
         test = f"a paired bootstrap, or with {mcnemar} where they share one seed"
     augment = study.augment
     crop = {

@@ -113,9 +113,11 @@ def _reading(results: Results) -> str:
     several = results.cells["n"].max() > 1
     varies = "images and seeds" if several else "images (one seed: not what another seed would do)"
     test = "a paired bootstrap, or McNemar's exact test where n = 1" if several else "McNemar's exact test"
+    uneven = results.cells["n"].min() < results.cells["n"].max()
+    shared = ", and a cell is compared with another over the seeds that both have" if uneven else ""
     return (
         f"± is a 95 % interval over {varies}; p is of {test} against the baseline, Holm-corrected; = marks cells that "
-        f"cannot be told from the best (corrected p of at least {LEAST_P:g}); n is the number of seeds."
+        f"cannot be told from the best (corrected p of at least {LEAST_P:g}); n is the number of seeds{shared}."
     )
 
 
