@@ -99,8 +99,12 @@ def setting(results: Results) -> Text:
     }[augment.crop]
     flip = "a left-right flip with probability one half and " if augment.flip else ""
     devices = sorted({r["provenance"]["device_name"] for r in results.students})
-    share = percent(sum(named) / len(named)) if named else ""
-    right = f"; they name the right class of {share} % of the training images" if named else ""
+    right = f"; in a seed's first view they name the right class of {_range(named)} % of the images" if named else ""
+    if study.teacher.seed in {r["seed"] for r in results.students}:
+        seen = min(len(results.teacher["history"]), study.view_count())
+        right += (
+            f" (the teacher was trained on the first {seen} views of seed {study.teacher.seed}, and knows these best)"
+        )
     reference = DATA_REFERENCE.get(study.data.name)
     return Text(
         f"The data are {study.data.name}{f' ({reference})' if reference else ''}, {len(noted['classes'])} classes at "
@@ -260,6 +264,11 @@ def _of_claims(results: Results) -> str:
 def _gain(cell) -> str:
     """+2.10 ± 0.90"""
     return points(cell["gain"]) + half(cell["gain_low"], cell["gain_high"])
+
+
+def _range(fractions: list[float]) -> str:
+    """92.80 to 96.85, or one number where they are the same."""
+    return " to ".join(dict.fromkeys(percent(x) for x in (min(fractions), max(fractions))))
 
 
 def _join(words: list[str]) -> str:

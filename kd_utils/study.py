@@ -103,7 +103,7 @@ class Teacher(_Part):
 
     candidates: list[Model] = Field(min_length=1)
     train: dict[str, Any] = {}  # what differs from the study's `train`, for every candidate
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=1000, ge=0)  # none of `seeds`: their students would see the views that it was trained on
 
 
 class Grid(_Part):
@@ -137,7 +137,8 @@ class Method(_Part):
     """Another way to teach than plain distillation, and its points: a cell for each pair of T and alpha.
 
     dkd: decoupled distillation. standardised: logit standardisation. dist: DIST. label_smoothing: the uniform
-    distribution for a teacher. self: the student's own baseline of the same seed for a teacher. See losses.py.
+    distribution for a teacher. self: the student's own baseline of the same seed for a teacher, which was trained on
+    the same views, so that its soft targets name their classes more often than those of fresh ones. See losses.py.
     """
 
     method: Literal["dkd", "standardised", "dist", "label_smoothing", "self"]

@@ -116,7 +116,7 @@ def _reading(results: Results) -> str:
     uneven = results.cells["n"].min() < results.cells["n"].max()
     shared = ", and a cell is compared with another over the seeds that both have" if uneven else ""
     return (
-        f"± is a 95 % interval over {varies}; p is of {test} against the baseline, Holm-corrected; = marks cells that "
+        f"± is a 95 % interval over {varies}; p is against the baseline, of {test}, Holm-corrected; = marks cells that "
         f"cannot be told from the best (corrected p of at least {LEAST_P:g}); n is the number of seeds{shared}."
     )
 

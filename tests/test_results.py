@@ -1,3 +1,4 @@
+import dataclasses
 import re
 import shutil
 
@@ -43,6 +44,17 @@ def test_each_cell_has_its_interval_and_its_test_against_the_baseline(at_finishe
         assert distilled["p"].to_dict() == pytest.approx(p)
         assert distilled["p_holm"].tolist() == pytest.approx(stats.holm(distilled["p"].to_numpy()).tolist())
         assert cells.iloc[0]["tied"] and np.isnan(cells.loc[cells["T"].isna(), "p"]).all()
+
+
+def test_the_report_says_where_students_see_the_views_that_the_teacher_was_trained_on(at_finished):
+    found = results.load("small")
+    named = [r["provenance"]["soft_targets_top1"] for r in found.students if r["T"] is not None]
+    text = findings.setting(found).markdown
+    assert f"right class of {100 * named[0]:.2f} % of the images" in text and "was trained on" not in text
+    teacher = found.study.teacher.model_copy(update={"seed": 0})
+    same = dataclasses.replace(found, study=found.study.model_copy(update={"teacher": teacher}))
+    epochs = min(8, found.study.view_count())
+    assert f"trained on the first {epochs} views of seed 0" in findings.setting(same).markdown
 
 
 def test_several_seeds_are_averaged_and_counted(own):

@@ -165,7 +165,9 @@ def test_the_studies_of_the_checkout_are_valid(checkout, monkeypatch):
     files = sorted((checkout / "studies").glob("*.yaml"))
     assert {"digits", "tiny-imagenet", "tiny-imagenet-20"} <= {f.stem for f in files}
     for f in files:
-        load(f)
+        teacher_seed, seeds = load(f).teacher.seed, load(f).seeds
+        # the records of tiny-imagenet-20 came before this rule; their report says so
+        assert teacher_seed not in seeds or f.stem == "tiny-imagenet-20"
     full = load("tiny-imagenet")
     assert len(full.teacher.candidates) >= 10 and any("convnext" in c.model for c in full.teacher.candidates)
     assert full.grid.T == [1, 2, 4, 10, 20, 100] and full.grid.alpha == [0, 0.1, 0.5, 0.9, 1]
