@@ -51,7 +51,8 @@ def front(results: Results) -> Front:
             continue
         best, standard = roles["best"], roles.get("standard")
         line = (
-            f"{student} reaches {percent(best['top1_best'])} % at {point(best)}, {_gain(best)} points over its baseline"
+            f"{student} reaches {percent(best['top1_best'])} % at {point(best)}, {_gain(best)} points over its "
+            f"baseline{_flattered(results, best)}"
         )
         if standard is not None and not (standard["T"] == best["T"] and standard["alpha"] == best["alpha"]):
             line += f"; at the customary T = {STANDARD[0]:g}, alpha = {STANDARD[1]:g} it gains {_gain(standard)}"
@@ -133,8 +134,9 @@ def grid(results: Results) -> Text:
         tied, worst = results.of(student)["tied"].sum() - 1, roles["worst"]  # the best is no tie of its own
         lines.append(
             f"**{student}**: of {len(distilled)} distilled cells {up} are better than the baseline "
-            f"({percent(roles['baseline']['top1_best'])} %) and {down} worse. The best is {point(roles['best'])}; of "
-            f"the others {tied} cannot be told from it. The worst, {point(worst)}, differs from the baseline by "
+            f"({percent(roles['baseline']['top1_best'])} %) and {down} worse. The best is {point(roles['best'])}"
+            f"{_flattered(results, roles['best'])}; of the others {tied} cannot be told from it. The worst, "
+            f"{point(worst)}, differs from the baseline by "
             f"{_gain(worst)} points (@tbl-summary-{student})."
         )
     return Text(" ".join(lines) + "\n")
@@ -264,6 +266,12 @@ def _of_claims(results: Results) -> str:
 def _gain(cell) -> str:
     """+2.10 ± 0.90"""
     return points(cell["gain"]) + half(cell["gain_low"], cell["gain_high"])
+
+
+def _flattered(results: Results, best) -> str:
+    """A best cell with fewer seeds than others owes more to chance, which more seeds would take back."""
+    most = results.of(best["student"])["n"].max()
+    return f" ({best['n']} of up to {most} seeds, which flatters it)" if best["n"] < most else ""
 
 
 def _range(fractions: list[float]) -> str:

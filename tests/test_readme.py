@@ -38,10 +38,10 @@ def test_its_tables_are_the_report_s(found, section):
     for head in heads:
         shown = tables.grid(found, NAMES[head]).frame
         for row in rows(section, head):
-            _, T, alpha, top1, gain, p, nll, ece, agree = row
+            _, T, alpha, seeds, top1, gain, p, nll, ece, agree = row
             (own,) = shown[(shown["T"] == T) & (shown["alpha"] == alpha)].to_dict("records")
             assert top1 == own["Top-1, %"].removesuffix(" =")
-            assert (nll, ece, agree) == (own["NLL"], own["ECE"], own["Agree, %"])
+            assert (seeds, nll, ece, agree) == (own["n"], own["NLL"], own["ECE"], own["Agree, %"])
             assert T == "–" or (gain, p) == (own["Gain"], own["p"])
 
 
@@ -73,11 +73,29 @@ def test_what_its_sentences_count_is_in_the_records(found, section):
         tied.append(cells["tied"].sum() - 1)
         strong = 100 * distilled.loc[(distilled["T"] >= 4) & (distilled["alpha"] <= 0.5), "gain"]
         gains.append((f"{strong.min():.1f}", f"{strong.max():.1f}"))
-    said = re.findall(r"(\d+) of (\d+)(?: cells)? of (ResNet-18|ShuffleNetV2 x1\.0)", section.replace("\n", " "))
+    text = section.replace("\n", " ")
+    said = re.findall(r"(\d+) of (\d+)(?: cells)? of (ResNet-18|ShuffleNetV2 x1\.0)", text)
     assert {head: (int(some), int(of)) for some, of, head in said} == better
-    ranges = re.findall(r"(\d\.\d) to (\d\.\d)", section.replace("\n", " "))
+    ranges = re.findall(r"(\d\.\d) to (\d\.\d)", text)
     assert sorted(ranges) == sorted(gains)
-    assert ("six other cells" in section) == (tied == [6, 6])
+    assert ("which of these is best cannot be told" in text) == bool(tied and min(tied) > 0)
+
+
+def test_what_it_says_of_the_best_cells_of_one_seed_is_in_the_records(found, section):
+    """Each was the best of seed 0, and gained so much there and over all seeds."""
+    text = section.replace("\n", " ")
+    named = re.findall(r"(ResNet-18|ShuffleNetV2)'s \((\d+), (0\.\d)\)", text)
+    gained = re.search(r"gained (\d\.\d) and (\d\.\d) points there, and gain (\d\.\d) and (\d\.\d) over three", text)
+    assert bool(named) == bool(gained) == bool(found)
+    for k, (head, T, alpha) in enumerate(named):
+        student = NAMES.get(head, "shufflenet_v2_x1_0")
+        runs = found.runs[(found.runs["student"] == student) & (found.runs["method"] == "kd")]
+        first = runs[runs["seed"] == 0].sort_values("top1_best")
+        best, base = first.iloc[-1], first[first["T"].isna()].iloc[0]
+        cell = found.cell(student, float(T), float(alpha))
+        assert (best["T"], best["alpha"], cell["n"]) == (float(T), float(alpha), 3)
+        there, over = best["top1_best"] - base["top1_best"], cell["gain"]
+        assert (gained[1 + k], gained[3 + k]) == (f"{100 * there:.1f}", f"{100 * over:.1f}")
 
 
 def test_the_gains_in_its_sentences_are_the_report_s(found, section):
