@@ -24,8 +24,9 @@ def accuracy(results: Results) -> Figure:
     notes = {s: results.pivot(s, note).fillna("") for s in results.labels}
     centres = {s: float(g[1.0].iloc[0]) if 1.0 in g else float(np.nanmean(g)) for s, g in grids.items()}
     caption = (
-        f"Top-1 accuracy on val in percent, ± half its 95 % interval, {_seeds(results)}. White is the baseline, "
-        f"the column alpha = 1; = marks cells that cannot be told from the best (corrected p of at least {LEAST_P:g})."
+        f"Top-1 accuracy on val in percent, ± half its 95 % interval, {_seeds(results, noted=True)}. White is the "
+        "baseline, the column alpha = 1; = marks cells that cannot be told from the best (corrected p of at least "
+        f"{LEAST_P:g})."
     )
     return Figure(plots.heatmaps(grids, label="top-1, %", notes=notes, centres=centres), caption, "accuracy")
 
@@ -44,8 +45,8 @@ def gain(results: Results) -> Figure | None:
 
     notes = {s: results.pivot(s, note).fillna("") for s in labels}
     caption = (
-        f"Gain over the baseline in percentage points, ± half its 95 % interval, {_seeds(results)}. * marks gains and "
-        f"losses with a corrected p under {LEAST_P:g}."
+        f"Gain over the baseline in percentage points, ± half its 95 % interval, {_seeds(results, noted=True)}. * "
+        f"marks gains and losses with a corrected p under {LEAST_P:g}."
     )
     return Figure(plots.heatmaps(grids, label="gain, points", notes=notes), caption, "gain")
 
@@ -191,10 +192,11 @@ def _counts(results: Results) -> list[int]:
     return sorted(results.cells.loc[results.cells["method"] == "kd", "n"].unique().tolist())
 
 
-def _seeds(results: Results) -> str:
+def _seeds(results: Results, noted: bool = False) -> str:
+    """How many seeds a cell has; noted: where that differs, the figure notes it in its cells."""
     least, *more = _counts(results)
     if more:
-        return f"{least} to {more[-1]} seeds a cell (in brackets)"
+        return f"{least} to {more[-1]} seeds a cell{' (in brackets)' * noted}"
     return f"{least} seeds a cell" if least > 1 else "one seed a cell"
 
 

@@ -75,7 +75,8 @@ def test_several_seeds_are_averaged_and_counted(own):
     pooled = np.sqrt((np.var(tops, ddof=1) + np.var(base, ddof=1)) / 2)
     assert verdict[0].value == pytest.approx(1.96 * np.sqrt(2) * pooled)
     assert "±" in tables.summary(found, "shuffle").frame["Top-1, %"].iloc[0]
-    assert "1 to 2 seeds a cell" in figures.accuracy(found).caption
+    assert "1 to 2 seeds a cell (in brackets)" in figures.accuracy(found).caption
+    assert "1 to 2 seeds a cell;" in figures.temperature(found).caption
     one = next(c for _, c in found.of("shuffle").iterrows() if c["n"] == 1)
     found.cells.loc[one.name, "top1_best"] = 1.0  # now the best cell has fewer seeds than others
     assert "(1 of up to 2 seeds, which flatters it)" in findings.grid(found).markdown
