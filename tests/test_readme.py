@@ -103,3 +103,9 @@ def test_the_gains_in_its_sentences_are_the_report_s(found, section):
     said = re.findall(r"[+−]\d+\.\d+ ± \d+\.\d+", prose)
     further = tables.further(found) if found else None
     assert set(said) <= (set(further.frame["Gain"]) if further else set())
+
+
+def test_its_cost_is_the_records(found, section):
+    said = re.findall(r"The (\d+) runs took (\d+\.\d) hours of training", section)
+    hours = sum(r["cost"]["train_seconds"] for r in found.students) / 3600 if found else 0
+    assert said == ([(str(len(found.students)), f"{hours:.1f}")] if found else [])
