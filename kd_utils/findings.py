@@ -103,9 +103,8 @@ def setting(results: Results) -> Text:
     right = f"; in a seed's first view they name the right class of {_range(named)} % of the images" if named else ""
     if study.teacher.seed in {r["seed"] for r in results.students}:
         seen = min(len(results.teacher["history"]), study.view_count())
-        right += (
-            f" (the teacher was trained on the first {seen} views of seed {study.teacher.seed}, and knows these best)"
-        )
+        views = f"the first {seen} views of seed {study.teacher.seed}"
+        right += f" (the teacher was trained on {views}, and may know these better)"
     reference = DATA_REFERENCE.get(study.data.name)
     return Text(
         f"The data are {study.data.name}{f' ({reference})' if reference else ''}, {len(noted['classes'])} classes at "
