@@ -55,8 +55,8 @@ def main() -> None:
 def measure(asked, root: Path) -> dict:
     import torch
 
-    from kd_utils import data, models
-    from kd_utils.grid import cores
+    from kd_utils.learning import data, models
+    from kd_utils.running.pipeline import cores
     from kd_utils.study import load
 
     device = models.device(asked.device)
@@ -115,7 +115,7 @@ def forward_flops(spec, asked) -> float:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from kd_utils import models
+    from kd_utils.learning import models
 
     model = models.create(spec, asked.classes, asked.size).backbone.eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -180,9 +180,9 @@ def write_study(root: Path, asked) -> Path:
 def soft_targets(study, dataset, teacher, device):
     import torch
 
-    from kd_utils.soft_targets import SoftTargets
-    from kd_utils.training import predict_logits
-    from kd_utils.views import View
+    from kd_utils.learning.soft_targets import SoftTargets
+    from kd_utils.learning.training import predict_logits
+    from kd_utils.learning.views import View
 
     n = dataset.meta["counts"]["train"]
     store = SoftTargets({"bench": dataset.fingerprint}, n, len(dataset.classes))
@@ -201,9 +201,9 @@ def floor(spec, asked, device) -> float:
     import torch
     import torch.nn.functional as F
 
-    from kd_utils import models
+    from kd_utils.learning import models
+    from kd_utils.learning.training import _optimizer
     from kd_utils.study import Train
-    from kd_utils.training import _optimizer
 
     model = models.create(spec, asked.classes, asked.size).to(device).backbone.train()
     optimizer = _optimizer(model, Train())
@@ -233,8 +233,8 @@ def step(study, name: str, dataset, store, device) -> float:
     """The second of two epochs of fit()."""
     import torch
 
-    from kd_utils import losses, models, training
-    from kd_utils.views import View
+    from kd_utils.learning import losses, models, training
+    from kd_utils.learning.views import View
 
     images = torch.as_tensor(dataset.images("train")).to(device)
     spec = study.student(name)
@@ -261,8 +261,8 @@ def plain(folder: Path, spec, teacher, asked, device) -> float:
     import torch.nn.functional as F
     from torchvision import datasets, transforms
 
-    from kd_utils import models
-    from kd_utils.grid import cores
+    from kd_utils.learning import models
+    from kd_utils.running.pipeline import cores
 
     normalize = transforms.Normalize(models.IMAGENET_MEAN, models.IMAGENET_STD)
     augment = [transforms.RandomHorizontalFlip(), transforms.RandomCrop(asked.size, padding=8), transforms.ToTensor()]
@@ -340,8 +340,8 @@ def _cell(pipe, file: str, name: str, device: str, binding: dict) -> None:
     import psutil
     import torch
 
-    from kd_utils import data
-    from kd_utils.soft_targets import SoftTargets
+    from kd_utils.learning import data
+    from kd_utils.learning.soft_targets import SoftTargets
     from kd_utils.study import load
 
     torch.set_num_threads(1)

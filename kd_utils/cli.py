@@ -36,7 +36,7 @@ def run(
     source: Source = None,
 ) -> None:
     """Do all stages, each only as far as it is not done: data, teacher, grid, report."""
-    from .tasks import warm_up
+    from .running.pool import warm_up
 
     where = _where(jobs, device, engine, address, gpus)
     with _Screen(study, hold=True) as screen:
@@ -126,7 +126,7 @@ def main() -> None:
 
 
 def _where(jobs: int | None, device: str, engine: str, address: str | None, gpus: float | None):
-    from .grid import Where
+    from .running.pipeline import Where
 
     if engine not in ("local", "ray"):
         raise typer.BadParameter(f"--engine is local or ray, not {engine!r}")
@@ -154,9 +154,9 @@ class _Screen:
 
     def __enter__(self):
         if self.hold:
-            from . import grid
+            from .running import pipeline
 
-            self.stack.enter_context(grid.held(self.study))
+            self.stack.enter_context(pipeline.held(self.study))
         return self
 
     def __exit__(self, kind, *exception):
@@ -165,7 +165,7 @@ class _Screen:
         return self.stack.__exit__(kind, *exception)
 
     def data(self, source: Path | None) -> None:
-        from . import data
+        from .learning import data
 
         with self._bar() as bar:
             tasks = {}
@@ -180,10 +180,12 @@ class _Screen:
         self.console.print(f"data: {self.study.data.name}, {len(found.classes)} classes, {counts} images")
 
     def teacher(self, where) -> bool:
-        from . import data, grid, records
+        from . import records
+        from .learning import data
+        from .running import pipeline
 
         fingerprint = data.load(self.study).fingerprint
-        ok = self._run("teachers", grid.teacher_tasks(self.study, where.device), where)
+        ok = self._run("teachers", pipeline.teacher_tasks(self.study, where.device), where)
         best = records.best_teacher(self.study, fingerprint)
         if best:
             among = len(self.study.teacher.candidates)
@@ -191,10 +193,10 @@ class _Screen:
         return ok
 
     def grid(self, where) -> bool:
-        from . import grid
+        from .running import pipeline
 
         # all that is missing is known, and said, before anything runs
-        views = {seed: grid.soft_target_tasks(self.study, seed, where.device) for seed in self.study.seeds}
+        views = {seed: pipeline.soft_target_tasks(self.study, seed, where.device) for seed in self.study.seeds}
         ok = True
         for cells in self.study.stages():
             seed = cells[0].seed
@@ -203,35 +205,36 @@ class _Screen:
                 ok = self._cells(f"cells, seed {seed}", cells, where) and ok
             else:
                 ok = False
-        grid.write_results(self.study)
-        found = grid.state(self.study)
+        pipeline.write_results(self.study)
+        found = pipeline.state(self.study)
         done = sum(r is not None for r in found.cells.values())
         self.console.print(f"cells: {done} of {len(found.cells)} done")
         return ok
 
     def _cells(self, what: str, cells: list, where) -> bool:
-        from . import grid
+        from .running import pipeline
 
-        first = grid.cell_tasks(self.study, cells, where.device)
+        first = pipeline.cell_tasks(self.study, cells, where.device)
         ok = self._run(what, first, where)
         # those that had to wait for others: self-distillation, for its baseline
         tried = {task.name for task in first}
-        rest = [task for task in grid.cell_tasks(self.study, cells, where.device) if task.name not in tried]
+        rest = [task for task in pipeline.cell_tasks(self.study, cells, where.device) if task.name not in tried]
         return self._run(what, rest, where) and ok
 
     def report(self) -> None:
-        from . import grid, report
+        from .reporting import paper
+        from .running import pipeline
 
-        grid.write_results(self.study)  # runs made by hand, without a grid, are in it too
+        pipeline.write_results(self.study)  # runs made by hand, without a grid, are in it too
         with self._bar() as bar:
             bar.add_task("report", total=None)
-            pdf = report.make(self.study)
+            pdf = paper.make(self.study)
         self.console.print(f"report: {pdf}", soft_wrap=True)
 
     def status(self) -> None:
-        from . import grid
+        from .running import pipeline
 
-        found = grid.state(self.study)
+        found = pipeline.state(self.study)
         if found.dataset is None:
             self.console.print(f"data: not prepared; run: kd data {self.study.name}")
         trained = [r for r in found.teachers.values() if r]
@@ -264,11 +267,11 @@ class _Screen:
     def logs(self, name: str) -> None:
         import json
 
-        from . import grid
+        from .running import pipeline
 
-        folders = grid.state(self.study).folders
+        folders = pipeline.state(self.study).folders
         if name not in folders:
-            raise grid.GridError(f"no run {name!r} yet; there are: {', '.join(folders) or 'none'}")
+            raise pipeline.GridError(f"no run {name!r} yet; there are: {', '.join(folders) or 'none'}")
         for path in sorted(folders[name].glob("*.ipynb")):
             cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
             for output in (o for c in cells for o in c.get("outputs", [])):
@@ -312,7 +315,7 @@ class _Screen:
                 self.console.print(f"  {method.label}, T {T:g}, alpha {alpha:g}: {top1}")
 
     def _run(self, stage: str, tasks: list, where, quiet: bool = False) -> bool:
-        from . import grid
+        from .running import pipeline
 
         if not tasks:
             return True
@@ -337,7 +340,7 @@ class _Screen:
             def on_tick(running: dict[str, int]) -> None:
                 bar.update(line, completed=finished + sum(running.values()))
 
-            failures = grid.run(self.study, tasks, where=where, on_done=on_done, on_retry=on_retry, on_tick=on_tick)
+            failures = pipeline.run(self.study, tasks, where=where, on_done=on_done, on_retry=on_retry, on_tick=on_tick)
         if quiet and not failures:
             self.console.print(f"{stage}: {len(tasks)} done ({time.monotonic() - started:.0f} s)")
         return not failures

@@ -1,0 +1,1 @@
+"""Images -> a trained model and its metrics."""

@@ -1,0 +1,228 @@
+"""One fit() for teacher and student. It knows no T, no alpha and no teacher."""
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from .. import files
+from ..study import Train
+from .models import set_state, unwrap
+from .views import order
+
+LossFunction = Callable[..., NamedTuple]  # (logits, labels, extra) -> scalars, `loss` among them
+
+
+class TrainingError(RuntimeError):
+    """Training that cannot go on; the message says at which epoch, why and what to do."""
+
+
+@dataclass
+class Fit:
+    """What a training left behind.
+
+    history: a dict an epoch; best, last: state dicts of the backbone on the CPU; best_epoch counts from 1.
+    """
+
+    history: list[dict] = field(default_factory=list)
+    best: dict | None = None
+    best_epoch: int = 0
+    best_score: float = -1.0
+    last: dict | None = None
+
+
+def fit(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    train: Train,
+    loss: LossFunction,
+    view: Callable[[int], Callable],
+    seed: int,
+    score: Callable[[nn.Module, int], dict],
+    extra: Callable[[int], torch.Tensor] | None = None,
+    forward: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    precision: str = "fp32",
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[dict], None] | None = None,
+) -> Fit:
+    """Train model, and go on from `checkpoint` if that file is there.
+
+    images: (N, H, W, 3) uint8, on the model's device or, if they do not fit there, on the CPU: then each batch is
+    copied over while the batch before it is still being computed.
+    labels: (N,) int64, on the model's device.
+    view(epoch) gives the function (images, index) -> augmented batch of that epoch (from 0).
+    forward, if given, stands for model(images) on batches of full size: the model, compiled for that one shape.
+    extra(epoch) gives an (N, ...) tensor whose rows go to the loss with their images (soft targets, say).
+    loss(logits, labels, rows of extra or None) returns a named tuple of scalars; its `loss` is minimised.
+    score(model, epoch) returns the figures of an evaluation after that epoch (from 1); its `score`, higher is better,
+    picks the best epoch.
+    precision: 'fp32' or 'bf16' (autocast of the forward pass).
+    All randomness of an epoch follows from (seed, epoch), so a resumed training equals an uninterrupted one.
+    Raises TrainingError when the loss is not finite or the checkpoint cannot be read.
+    """
+    net = unwrap(model)
+    device = labels.device
+    optimizer = _optimizer(model, train)
+    schedule = _schedule(optimizer, train)
+    state = Fit()
+    if checkpoint and checkpoint.is_file():
+        state = _resume(checkpoint, net, optimizer, schedule)
+    while len(state.history) < train.epochs and not _stalled(state, train):
+        epoch = len(state.history)
+        torch.manual_seed(int(np.random.SeedSequence([seed, epoch, 3]).generate_state(1)[0]))
+        started = time.perf_counter()
+        sums, seen = _epoch(
+            model,
+            images,
+            labels,
+            forward=model if forward is None else forward,
+            full=train.batch_size,
+            batches=_batches(order(seed, epoch, len(labels)), train.batch_size, device),
+            view=view(epoch),
+            extra=extra(epoch) if extra else None,
+            loss=loss,
+            optimizer=optimizer,
+            precision=precision,
+        )
+        seconds = time.perf_counter() - started
+        row = {"epoch": epoch + 1, **{k: v / seen for k, v in sums.items()}, "lr": schedule.get_last_lr()[0]}
+        row |= {"seconds": seconds, "images_per_second": seen / seconds}
+        if not np.isfinite(row["loss"]):
+            raise TrainingError(
+                f"the loss is {row['loss']} in epoch {epoch + 1}; lower train.lr (now {train.lr:g}) in the study file"
+            )
+        schedule.step()
+        state.history.append(row)
+        if (epoch + 1) % train.eval_every == 0 or epoch + 1 == train.epochs:
+            found = score(model, epoch + 1)
+            if found["score"] > state.best_score:
+                state.best_score, state.best_epoch = found["score"], epoch + 1
+                state.best = _snapshot(net)
+            row |= {k: v for k, v in found.items() if k != "score"}
+        if checkpoint:
+            _save(checkpoint, state, net, optimizer, schedule)
+        if on_epoch:
+            on_epoch(row)
+    state.last = _snapshot(net)
+    return state
+
+
+def _epoch(
+    model, images, labels, *, forward, full, batches, view, extra, loss, optimizer, precision
+) -> tuple[dict, int]:
+    """One pass; returns the sums of the loss's parts over images, and the number of images."""
+    model.train()
+    cast = torch.autocast(labels.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+    total, seen, names = None, 0, ()
+    for index in batches:
+        with cast:
+            logits = (forward if len(index) == full else model)(_batch(view, images, index))
+        parts = loss(logits, labels[index], extra[index] if extra is not None else None)
+        optimizer.zero_grad(set_to_none=True)
+        parts.loss.backward()
+        optimizer.step()
+        names = parts._fields
+        summed = torch.stack([p.detach() for p in parts]) * len(index)
+        total = summed if total is None else total + summed
+        seen += len(index)
+    return dict(zip(names, total.tolist(), strict=True)), seen
+
+
+def _batch(view, images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """The augmented images of index, on index's device."""
+    if images.device == index.device:
+        return view(images, index)
+    return view(images, index.to(images.device)).pin_memory().to(index.device, non_blocking=True)
+
+
+def _batches(permutation: torch.Tensor, size: int, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """The epoch's batches; a last one of a single image is left out, since batch normalisation cannot take it."""
+    batches = permutation.to(device).split(size)
+    return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
+
+
+def _optimizer(model: nn.Module, train: Train) -> torch.optim.Optimizer:
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+    momentum = {"momentum": 0.9, "nesterov": True} if train.optimizer == "sgd" else {}
+    fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    return kinds[train.optimizer](
+        model.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=fused, **momentum
+    )
+
+
+def _schedule(optimizer: torch.optim.Optimizer, train: Train) -> torch.optim.lr_scheduler.LRScheduler:
+    """Stepped once an epoch."""
+    if train.schedule == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, train.epochs)
+    return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+
+
+def _stalled(state: Fit, train: Train) -> bool:
+    """Whether `patience` evaluations have gone by since the best one."""
+    if not train.patience or not state.best_epoch:
+        return False
+    return len(state.history) - state.best_epoch >= train.patience * train.eval_every
+
+
+def _snapshot(net: nn.Module) -> dict:
+    return {k: v.detach().cpu().clone() for k, v in net.backbone.state_dict().items()}
+
+
+def _save(path: Path, state: Fit, net, optimizer, schedule) -> None:
+    with files.whole(path, durable=False) as tmp:
+        torch.save(
+            {
+                "history": state.history,
+                "best": state.best,
+                "best_epoch": state.best_epoch,
+                "best_score": state.best_score,
+                "model": dict(net.backbone.state_dict()),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+            },
+            tmp,
+        )
+
+
+def _resume(path: Path, net, optimizer, schedule) -> Fit:
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        set_state(net.backbone, saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
+        return Fit(saved["history"], saved["best"], saved["best_epoch"], saved["best_score"])
+    except Exception as e:
+        raise TrainingError(
+            f"{path}: the checkpoint cannot be read ({str(e).splitlines()[0]}); delete it to train from the start"
+        ) from e
+
+
+def predict_logits(
+    model: nn.Module, images: torch.Tensor | np.ndarray, *, batch_size: int = 256, precision: str = "fp32"
+) -> np.ndarray:
+    """The model's logits in eval mode, (N, classes) float32; the model's mode is given back as it was.
+
+    images: (N, H, W, 3) uint8, anywhere.
+    """
+    device = next(model.parameters()).device
+    cast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), cast:
+            return np.concatenate(
+                [
+                    model(torch.as_tensor(images[i : i + batch_size]).to(device)).float().cpu().numpy()
+                    for i in range(0, len(images), batch_size)
+                ]
+            )
+    finally:
+        model.train(was_training)

@@ -1,0 +1,80 @@
+"""The augmented view of an epoch: a pure function of (seed, view, image index).
+
+The random numbers come from a counter-based generator (Philox; Salmon et al. 2011, 'Parallel random numbers: as
+easy as 1, 2, 3'), one row for each image of the training set, so an image's view depends neither on the batch that
+it comes in nor on the device. Teacher and student see the same pixels.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..study import Augment
+
+_VIEW, _ORDER = 1, 2  # independent streams of one seed
+
+
+def _stream(seed: int, number: int, purpose: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, number, purpose])))
+
+
+def order(seed: int, epoch: int, n: int) -> torch.Tensor:
+    """The order in which an epoch visits n images: a permutation, (n,) int64."""
+    return torch.from_numpy(_stream(seed, epoch, _ORDER).permutation(n))
+
+
+class View:
+    """One view of a training set of n images.
+
+    View(...)(images, index) gives the augmented images of the given indices.
+    """
+
+    def __init__(self, augment: Augment, seed: int, number: int, n: int, device: str | torch.device = "cpu"):
+        self.augment = augment
+        self.draws = torch.from_numpy(_stream(seed, number, _VIEW).random((n, 5), dtype=np.float32)).to(device)
+
+    def __call__(self, images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """images: (N, H, W, 3) uint8, the whole training set; index: (B,) int64 into it. Returns (B, H, W, 3) uint8.
+
+        images, index and the view lie on one device.
+        """
+        draws = self.draws[index]
+        flip = (draws[:, 0] < 0.5) if self.augment.flip else torch.zeros_like(draws[:, 0], dtype=torch.bool)
+        if self.augment.crop == "resized":
+            return _resized(images[index], flip, draws[:, 1:], self.augment.scale)
+        reach = self.augment.shift if self.augment.crop == "shift" else 0
+        down = (draws[:, 1] * (2 * reach + 1)).floor().long() - reach
+        right = (draws[:, 2] * (2 * reach + 1)).floor().long() - reach
+        return _shifted(images, index, flip, down, right)
+
+
+def _shifted(images, index, flip, down, right) -> torch.Tensor:
+    """Flip, then read (down, right) pixels further on; what lies outside is 0. One gather of whole pixels."""
+    _, h, w, c = images.shape
+    ys = torch.arange(h, device=images.device) + down[:, None]
+    xs = torch.arange(w, device=images.device) + right[:, None]
+    inside = ((ys >= 0) & (ys < h))[:, :, None] & ((xs >= 0) & (xs < w))[:, None, :]
+    xs = torch.where(flip[:, None], w - 1 - xs, xs)
+    rows = (index[:, None] * h + ys.clamp(0, h - 1))[:, :, None] * w + xs.clamp(0, w - 1)[:, None, :]
+    pixels = images.view(-1, c).index_select(0, rows.view(-1)).view(len(index), h, w, c)
+    return pixels.mul_(inside[..., None])
+
+
+def _resized(batch, flip, draws, least: float) -> torch.Tensor:
+    """A crop of random area (least to 1), aspect (3/4 to 4/3, log-uniform) and place, bilinear back to full size.
+
+    Szegedy et al. 2015, 'Going deeper with convolutions'; a side longer than the image is cut to the image.
+    """
+    area = least + (1 - least) * draws[:, 0]
+    aspect = torch.exp((2 * draws[:, 1] - 1) * float(np.log(4 / 3)))
+    wide = (area * aspect).sqrt().clamp(max=1)
+    high = (area / aspect).sqrt().clamp(max=1)
+    centre_x = (1 - wide) * (2 * draws[:, 2] - 1)
+    centre_y = (1 - high) * (2 * draws[:, 3] - 1)
+    zero = torch.zeros_like(wide)
+    signed = torch.where(flip, -wide, wide)
+    theta = torch.stack([signed, zero, centre_x, zero, high, centre_y], dim=1).view(-1, 2, 3)
+    pixels = batch.permute(0, 3, 1, 2).float()
+    grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
+    out = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+    return out.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)

@@ -1,0 +1,1 @@
+"""Records -> what a reader sees: tables, figures, sentences and the report."""

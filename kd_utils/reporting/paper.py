@@ -1,0 +1,206 @@
+"""An executed notebook -> PDF, by pandoc and typst, and HTML, by pandoc: no TeX, no browser.
+
+Code is left out, what it shows is kept. The HTML is one file that loads nothing.
+"""
+
+import re
+import tempfile
+from contextlib import contextmanager
+from importlib.resources import files as resources
+from pathlib import Path
+
+from nbconvert.exporters import Exporter
+
+from .. import files, paths
+from ..study import Study
+from .shown import Front
+
+_READ = "markdown-native_divs-native_spans-markdown_in_html_blocks"
+
+
+class ReportError(RuntimeError):
+    """A PDF that cannot be made; the message says of which cell, or what pandoc or typst say."""
+
+
+class PaperExporter(Exporter):
+    """nbconvert's exporter `paper`: markdown and outputs of an executed notebook, as a paper."""
+
+    export_from_notebook = "Paper (PDF)"
+    output_mimetype = "application/pdf"
+
+    def _file_extension_default(self):
+        return ".pdf"
+
+    def _print(self, paper: "_Paper") -> bytes | str:
+        return paper.pdf()
+
+    def from_notebook_node(self, nb, resources=None, **kw):
+        nb, resources = super().from_notebook_node(nb, resources, **kw)
+        with _paper(nb, resources.get("metadata", {}).get("name", "report")) as paper:
+            return self._print(paper), resources
+
+
+class PaperHTMLExporter(PaperExporter):
+    """nbconvert's exporter `paperhtml`: the same as one HTML file."""
+
+    export_from_notebook = "Paper (HTML)"
+    output_mimetype = "text/html"
+
+    def _file_extension_default(self):
+        return ".html"
+
+    def _print(self, paper: "_Paper") -> bytes | str:
+        return paper.html()
+
+
+def make(study: Study) -> Path:
+    """Run analysis.ipynb on the study's records, and print it to report/STUDY/: report.pdf, report.html, figures.
+
+    Returns the PDF's path. Raises ReportError, which names the executed notebook if that is where it failed.
+    """
+    import logging
+
+    from . import results
+
+    results.load(study)  # says at once what is missing
+    from papermill.exceptions import PapermillExecutionError
+    from papermill.execute import execute_notebook
+
+    executed = paths.results(study.name) / "analysis.ipynb"
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("traitlets").setLevel(logging.ERROR)  # jupyter_client warns of kernels on the loopback address
+    try:
+        nb = execute_notebook(
+            paths.notebook("analysis"),
+            executed,
+            {"study": study.file},
+            progress_bar=False,
+            extra_arguments=["--IPKernelApp.log_level=40"],  # as above, on the kernel's side
+        )
+    except PapermillExecutionError as e:
+        raise ReportError(f"the analysis failed: {e.evalue}; see {executed}") from None
+    folder = paths.report(study.name)
+    with _paper(nb, study.name) as paper:
+        with files.whole(folder / "report.pdf") as tmp:
+            tmp.write_bytes(paper.pdf())
+        with files.whole(folder / "report.html") as tmp:
+            tmp.write_text(paper.html(), encoding="utf-8")
+        with files.whole(folder / "figures") as new:
+            new.mkdir()
+            for figure in sorted(paper.folder.glob("*.svg")):
+                (new / figure.name).write_bytes(figure.read_bytes())
+            files.remove(folder / "figures")
+    return folder / "report.pdf"
+
+
+@contextmanager
+def _paper(nb, title: str):
+    with tempfile.TemporaryDirectory() as tmp:
+        yield _Paper(nb, title, Path(tmp))
+
+
+class _Paper:
+    """An executed notebook as pandoc's Markdown in a folder, its pictures beside it."""
+
+    def __init__(self, nb, title: str, folder: Path):
+        front, body = _markdown(nb, folder)
+        self.folder = folder
+        metadata = {"title": front.get("title", title), **{k: v for k, v in front.items() if k != "title"}}
+        head = "---\n" + "".join(f"{k}: |\n{_indent(v)}\n" for k, v in metadata.items()) + "---\n\n"
+        self.text = head + body
+        for name in ("paper.lua", "paper.typ", "paper.css"):
+            (folder / name).write_text(
+                resources("kd_utils.reporting").joinpath(name).read_text(encoding="utf-8"), encoding="utf-8"
+            )
+
+    def pdf(self) -> bytes:
+        import typst
+
+        source = self.folder / "report.typ"
+        source.write_text(self._pandoc("typst", "--template=paper.typ", "--columns=2000"), encoding="utf-8")
+        try:
+            return typst.compile(str(source), root=str(self.folder), timestamp=0)
+        except Exception as e:
+            raise ReportError(f"typst: {e}") from e
+
+    def html(self) -> str:
+        return self._pandoc(
+            "html5", "--standalone", "--embed-resources", "--mathml", "--number-sections", "--css=paper.css"
+        )
+
+    def _pandoc(self, to: str, *options: str) -> str:
+        import pypandoc
+
+        try:
+            return pypandoc.convert_text(
+                self.text,
+                to,
+                format=_READ,
+                extra_args=["--lua-filter=paper.lua", "--wrap=preserve", f"--resource-path={self.folder}", *options],
+                cworkdir=str(self.folder),
+            )
+        except RuntimeError as e:
+            raise ReportError(f"pandoc: {e}") from e
+
+
+def _markdown(nb, folder: Path) -> tuple[dict, str]:
+    """The notebook as pandoc's Markdown, its pictures written to folder; and the front matter, if it has one."""
+    front, parts = {}, []
+    for number, cell in enumerate(nb.cells):
+        if cell.cell_type == "markdown":
+            parts.append(cell.source)
+        if cell.cell_type != "code":
+            continue
+        for k, output in enumerate(cell.outputs):
+            if output.output_type == "error":
+                raise ReportError(f"cell {number + 1} of the notebook failed: {output.ename}: {output.evalue}")
+            if output.output_type == "stream":
+                if output.name == "stdout":  # warnings stay in the notebook
+                    parts.append(_verbatim(output.text))
+                continue
+            shown = output.data
+            if Front.MIME in shown:
+                front = shown[Front.MIME]
+            elif "image/svg+xml" in shown or "image/png" in shown:
+                parts.append(_picture(output, folder, f"cell{number:03d}-{k}"))
+            elif "text/markdown" in shown:
+                parts.append(shown["text/markdown"])
+            elif "text/html" in shown:
+                parts.append(shown["text/html"])
+            elif "text/plain" in shown:
+                parts.append(_verbatim(shown["text/plain"]))
+    return front, _resolved("\n\n".join(parts)) + "\n"
+
+
+def _resolved(body: str) -> str:
+    """Cross-references to what an unfinished study has nothing to show for say so."""
+    there = set(re.findall(r"\{#((?:fig|tbl)-[\w.-]+)\}", body)) | set(re.findall(r"\\label\{(eq-[\w-]+)\}", body))
+
+    def known(match):
+        label = match[1].rstrip(".-")
+        return match[0] if label in there else f"(no {label} yet)" + match[1][len(label) :]
+
+    return re.sub(r"@((?:fig|tbl|eq)-[\w.-]+)", known, body)
+
+
+def _picture(output, folder: Path, name: str) -> str:
+    import base64
+
+    about = output.metadata.get("kd_utils", {})
+    name = about.get("label", name)
+    if "image/svg+xml" in output.data:
+        path = folder / f"{name}.svg"
+        path.write_text(output.data["image/svg+xml"], encoding="utf-8")
+    else:
+        path = folder / f"{name}.png"
+        path.write_bytes(base64.b64decode(output.data["image/png"]))
+    label = f"{{#{name}}}" if about else ""
+    return f"![{about.get('caption', '')}]({path.name}){label}"
+
+
+def _verbatim(text: str) -> str:
+    return "```\n" + text.rstrip().replace("```", "'''") + "\n```"
+
+
+def _indent(text: str) -> str:
+    return "\n".join("  " + line for line in text.splitlines())

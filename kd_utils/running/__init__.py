@@ -1,0 +1,1 @@
+"""A study -> tasks side by side, here or on a Ray cluster."""

@@ -1,0 +1,84 @@
+"""The same tasks on Ray: more machines, or fractions of GPUs. An extra: `uv pip install -e '.[cluster]'`.
+
+All machines see the same root (results and cache) and have the same package installed. Records are the truth: a
+node that is lost costs only its unfinished runs, which go on elsewhere from their checkpoints.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Callable
+
+from .pool import Failure, Task
+from .pool import run_tasks as run_here
+
+
+class ClusterError(RuntimeError):
+    """Ray is not there, or not reached; the message says what to install or to start."""
+
+
+def run_tasks(
+    tasks: list[Task],
+    *,
+    cpus: float,
+    gpus: float,
+    address: str | None = None,
+    retries: int = 3,
+    on_done: Callable[[Task, float, str], None] | None = None,
+    on_retry: Callable[[Task, str], None] | None = None,
+    on_tick: Callable[[dict[str, int]], None] | None = None,
+) -> list[Failure]:
+    """Run the tasks on a Ray cluster; returns the failures.
+
+    cpus, gpus: what a task takes; half a GPU is 0.5, and Ray sets CUDA_VISIBLE_DEVICES. A task takes no more than
+    there is on any machine, or Ray waits for such a machine for ever.
+    address: of a running cluster; None starts one on this machine. retries: for tasks whose machine was lost.
+    The callbacks are those of tasks.run_tasks; progress within a task is not shown. Raises ClusterError.
+    """
+    if not tasks:
+        return []
+    try:
+        import ray
+    except ImportError:
+        raise ClusterError("Ray is not installed; run: uv pip install -e '.[cluster]'") from None
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdigit():  # by itself ray waits for minutes
+        try:
+            socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=10).close()
+        except OSError as e:
+            raise ClusterError(f"no Ray cluster at {address} ({e}); start one with: ray start --head") from None
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    except (ConnectionError, RuntimeError, ValueError) as e:
+        raise ClusterError(f"no Ray cluster at {address}: {e}; start one with: ray start --head") from e
+    environment = {k: v for k, v in os.environ.items() if k.startswith("KD_")}
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(_on_a_node)
+    failures: list[Failure] = []
+    try:
+        started = time.monotonic()
+        waiting = {remote.remote(task, environment): task for task in tasks}
+        while waiting:
+            done, _ = ray.wait(list(waiting), timeout=0.5)
+            for reference in done:
+                task = waiting.pop(reference)
+                try:
+                    error = ray.get(reference)
+                except ray.exceptions.RayError as e:
+                    error = f"{type(e).__name__}: {str(e).splitlines()[0]}"
+                if error:
+                    failures.append(Failure(task, error))
+                if on_done:
+                    on_done(task, time.monotonic() - started, error)
+            if on_tick:
+                on_tick({})
+    finally:
+        ray.shutdown()
+    return failures
+
+
+def _on_a_node(task: Task, environment: dict[str, str]) -> str:
+    """One task on the machine that Ray chose, in a forked process as on one machine; returns its error or ''."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    slot = {**environment, **({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})}
+    failures = run_here([task], [slot])
+    return failures[0].error if failures else ""

@@ -1,0 +1,65 @@
+"""What tests share: the smallest study, the command kd, and how two roots are compared."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+# the smallest study that has every stage: two teachers, two students, a 2 x 3 grid
+SMALL = {
+    "data": {"name": "digits", "image_size": 16, "train_per_class": 8, "val_from_train_per_class": 5},
+    "augment": {"flip": True, "crop": "shift", "shift": 2},
+    "train": {"epochs": 3, "batch_size": 8, "lr": 0.001},
+    "teacher": {
+        "train": {"epochs": 8},
+        "candidates": ["lcnet_050", {"model": "shufflenet_v2_x0_5", "name": "shuffle"}],
+    },
+    "students": ["lcnet_050", {"model": "shufflenet_v2_x0_5", "name": "shuffle"}],
+    "grid": {"T": [4, 20], "alpha": [0, 0.5, 1]},
+    "seeds": [0],
+}
+
+
+TIMING = ["train_seconds", "images_per_second"]
+
+
+def write_study(root: Path, content: dict, name: str = "small") -> Path:
+    path = root / "studies" / f"{name}.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def kd(root: Path, *words: str, **kwargs) -> subprocess.CompletedProcess:
+    """The command kd, as typed."""
+    return subprocess.run(
+        [str(Path(sys.executable).parent / "kd"), *words],
+        env={**os.environ, "KD_ROOT": str(root), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        **kwargs,
+    )
+
+
+def start(root: Path, *words: str) -> subprocess.Popen:
+    command = [str(Path(sys.executable).parent / "kd"), *words]
+    env = {**os.environ, "KD_ROOT": str(root)}
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def outcome(root: Path):
+    """All figures and the hashes of all weights, timing aside."""
+    results = root / "results" / "small"
+    frame = pd.read_csv(results / "results.csv").drop(columns=TIMING)
+    weights = {p.parent.name: json.loads(p.read_text())["weights_sha256"] for p in results.glob("*/*/record.json")}
+    return frame, weights
+
+
+def same(a: Path, b: Path) -> None:
+    (frame_a, weights_a), (frame_b, weights_b) = outcome(a), outcome(b)
+    pd.testing.assert_frame_equal(frame_a, frame_b, check_exact=True)
+    assert weights_a == weights_b

@@ -1,0 +1,51 @@
+"""The grid on a real Ray cluster of two nodes on this machine, one of which is lost in the middle."""
+
+import shutil
+import time
+
+import pytest
+from helpers import kd, outcome, same, start
+
+from kd_utils.running import cluster
+
+ray = pytest.importorskip("ray", reason="the extra cluster is not installed")
+
+
+@pytest.fixture
+def two_nodes():
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = nodes.add_node(num_cpus=1)
+    yield nodes, second
+    nodes.shutdown()
+
+
+def test_a_lost_node_costs_only_its_unfinished_runs(finished, root, two_nodes):
+    nodes, second = two_nodes
+    for name in ("results", "cache"):
+        shutil.copytree(finished / name, root / name)
+    shutil.rmtree(root / "results" / "small" / "students")
+    command = start(root, "grid", "small", "--engine", "ray", "--address", nodes.address)
+    students = root / "results" / "small" / "students"
+    deadline = time.monotonic() + 200
+    while len(list(students.glob("*/record.json"))) < 3 and time.monotonic() < deadline and command.poll() is None:
+        time.sleep(0.2)
+    before = {p: p.stat().st_mtime_ns for p in students.glob("*/record.json")}
+    assert 3 <= len(before) < 10
+    nodes.remove_node(second, allow_graceful=False)
+    output, _ = command.communicate(timeout=300)
+    assert command.returncode == 0, output
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    same(finished, root)
+    assert len(outcome(root)[0]) == 10
+
+
+def test_no_cluster_is_said_to_be_missing(root):
+    kd(root, "data", "small")
+    done = kd(root, "teacher", "small", "--engine", "ray", "--address", "127.0.0.1:9")
+    assert done.returncode == 2 and "no Ray cluster at 127.0.0.1:9" in done.stderr
+
+
+def test_nothing_to_do_starts_nothing():
+    assert cluster.run_tasks([], cpus=1, gpus=0, address="127.0.0.1:9") == []

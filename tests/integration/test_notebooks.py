@@ -1,0 +1,97 @@
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from kd_utils import paths
+
+BIN = Path(sys.executable).parent
+NOTEBOOKS = sorted((paths.CHECKOUT / "notebooks").glob("*.ipynb"))
+
+
+def papermill(*words, cwd, root=None):
+    env = {**os.environ, **({"KD_ROOT": str(root)} if root else {})}
+    return subprocess.run([str(BIN / "papermill"), *map(str, words)], cwd=cwd, env=env, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_are_stripped_and_define_nothing(path):
+    nb = nbformat.read(path, as_version=4)
+    nbformat.validate(nb)
+    code = [c for c in nb.cells if c.cell_type == "code"]
+    assert all(not c.outputs and c.execution_count is None for c in code)
+    assert [c.metadata.get("tags") for c in nb.cells].count(["parameters"]) == 1
+    for cell in code:
+        assert len(cell.source.splitlines()) <= 15 and not re.search(r"^\s*[!%]", cell.source, re.M)
+        for node in ast.walk(ast.parse(cell.source)):
+            assert not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.While), cell.source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_help_lists_every_parameter_with_type_and_help(path, tmp_path):
+    nb = nbformat.read(path, as_version=4)
+    source = next(c.source for c in nb.cells if c.metadata.get("tags") == ["parameters"])
+    shown = papermill("--help-notebook", path, cwd=tmp_path).stdout
+    for line in source.splitlines():
+        name, kind, help = re.match(r"(\w+): (\w+) = .*?  # (.+)", line).groups()
+        assert re.search(rf"^  {name}: {kind} \(default", shown, re.M) and help in shown
+
+
+def test_the_line_of_the_readme_works_from_anywhere(finished, tmp_path):
+    """In notebooks/ as typed there, and from another folder: the same run, found done the second time."""
+    words = ("-p", "study", "small", "-p", "student", "shuffle", "-p", "T", "20", "-p", "alpha", "0.1")
+    before = set((finished / "results" / "small" / "students").iterdir())
+    first = papermill("distill.ipynb", tmp_path / "a.ipynb", *words, cwd=paths.CHECKOUT / "notebooks", root=finished)
+    assert first.returncode == 0, first.stderr
+    folder = finished / "results" / "small" / "students"
+    made = set(folder.iterdir()) - before
+    assert [f.name.rsplit("-", 1)[0] for f in made] == ["shuffle-T20-a0.1-s0"]
+    record = json.loads((next(iter(made)) / "record.json").read_text())
+    assert (record["T"], record["alpha"]) == (20, 0.1)
+    notebook = paths.CHECKOUT / "notebooks" / "distill.ipynb"
+    again = papermill(notebook, "b.ipynb", *words, cwd=tmp_path, root=finished)
+    assert again.returncode == 0 and "done before" in (tmp_path / "b.ipynb").read_text()
+    import shutil
+
+    shutil.rmtree(made.pop())
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("-p", "alhpa", "0.1"), "unknown parameter 'alhpa'; did you mean 'alpha'?"),
+        (("-p", "T", "hot"), "parameter 'T' is float, not 'hot'"),
+        (("-p", "seed", "0.5"), "parameter 'seed' is int, not 0.5"),
+    ],
+)
+def test_a_wrong_parameter_stops_before_anything_runs(words, says, tmp_path):
+    done = papermill(paths.notebook("distill"), "out.ipynb", *words, cwd=tmp_path)
+    assert done.returncode != 0 and says in done.stderr
+
+
+def test_without_a_teacher_the_command_is_named(root):
+    from helpers import kd
+
+    kd(root, "data", "small")
+    done = papermill(
+        paths.notebook("distill"), "out.ipynb", "-p", "study", "small", "-p", "student", "shuffle", cwd=root, root=root
+    )
+    assert done.returncode != 0 and "run: kd teacher small" in done.stderr
+
+
+def test_other_notebooks_run_as_ever(tmp_path):
+    nb = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell("x = 1", metadata={"tags": ["parameters"]}),
+            nbformat.v4.new_code_cell("print(y)"),
+        ],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+    )
+    nbformat.write(nb, tmp_path / "other.ipynb")
+    assert papermill("other.ipynb", "out.ipynb", "-p", "y", "5", cwd=tmp_path).returncode == 0

@@ -1,0 +1,197 @@
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from kd_utils.learning import losses, models, training
+from kd_utils.learning.views import View
+from kd_utils.study import Augment, Model, Train
+
+RNG = np.random.default_rng(0)
+LABELS = torch.from_numpy(RNG.integers(0, 4, 50))
+IMAGES = torch.from_numpy(
+    (RNG.integers(0, 60, (50, 16, 16, 3)) + 45 * LABELS.numpy()[:, None, None, None]).astype(np.uint8)
+)
+AUGMENT = Augment(shift=2)
+
+
+LARGER = IMAGES.repeat_interleave(2, 1).repeat_interleave(2, 2)
+
+
+def make(name="lcnet_050", size=16):
+    torch.manual_seed(0)
+    return models.create(Model(model=name), 4, size)
+
+
+def fit(model, train, images=IMAGES, **kwargs):
+    torch.set_num_threads(1)
+    given = {
+        "loss": lambda logits, labels, _: losses.ce_loss(logits, labels),
+        "view": lambda epoch: View(AUGMENT, 0, epoch, 50),
+        "seed": 0,
+        "score": lambda model, epoch: {"score": accuracy(model, images), "val_top1": accuracy(model, images)},
+    }
+    return training.fit(model, images, LABELS, train=train, **{**given, **kwargs})
+
+
+def accuracy(model, images=IMAGES):
+    return float((training.predict_logits(model, images).argmax(1) == LABELS.numpy()).mean())
+
+
+def test_it_learns():
+    done = fit(make(), Train(epochs=8, batch_size=16, lr=0.01))
+    assert done.history[-1]["loss"] < 0.6 * done.history[0]["loss"]
+    assert [row["epoch"] for row in done.history] == list(range(1, 9))
+    assert done.best_score == max(row["val_top1"] for row in done.history)
+    assert done.history[done.best_epoch - 1]["val_top1"] == done.best_score
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, schedule, optimizer):
+    """Interrupted after each epoch by an exception, started anew from the checkpoint: every bit is the same."""
+    train = Train(epochs=5, batch_size=16, lr=0.003, schedule=schedule, optimizer=optimizer)
+    whole = fit(make("mobilenetv3_small_050"), train)  # a model with dropout: torch's generator matters
+    pieces = None
+    for _ in range(5):
+
+        class Killed(Exception):
+            pass
+
+        def stop(row):
+            raise Killed
+
+        with pytest.raises(Killed):
+            fit(make("mobilenetv3_small_050"), train, checkpoint=tmp_path / "c.pt", on_epoch=stop)
+    pieces = fit(make("mobilenetv3_small_050"), train, checkpoint=tmp_path / "c.pt")
+    for a, b in zip(whole.history, pieces.history, strict=True):
+        assert {k: v for k, v in a.items() if "second" not in k} == {k: v for k, v in b.items() if "second" not in k}
+    assert models.fingerprint(whole.last) == models.fingerprint(pieces.last)
+    assert models.fingerprint(whole.best) == models.fingerprint(pieces.best)
+    assert whole.best_epoch == pieces.best_epoch
+
+
+def test_a_model_whose_weights_carry_a_version_goes_through(tmp_path):
+    train = Train(epochs=2, batch_size=25)
+    done = fit(make("mnasnet0_5"), train, checkpoint=tmp_path / "c.pt")
+    again = fit(make("mnasnet0_5"), train, checkpoint=tmp_path / "c.pt")
+    assert models.fingerprint(done.last) == models.fingerprint(again.last)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(b"PK\x03\x04 not whole")
+    with pytest.raises(training.TrainingError, match=r"checkpoint\.pt.*delete it"):
+        fit(make(), Train(epochs=1), checkpoint=path)
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_epoch():
+    with pytest.raises(training.TrainingError, match=r"epoch 1; lower train\.lr"):
+        fit(make(), Train(epochs=3), loss=lambda x, y, _: losses.Loss(*[x.sum() * float("nan")] * 5))
+
+
+def test_patience_stops_and_eval_every_spares():
+    scores = iter([0.5, 0.6, 0.6, 0.1, 0.9])
+    done = fit(
+        make(),
+        Train(epochs=20, batch_size=25, patience=2, eval_every=2),
+        score=lambda model, epoch: {"score": next(scores)},
+    )
+    assert len(done.history) == 8 and done.best_epoch == 4
+
+
+def test_every_epoch_sees_every_image_once_and_rows_of_extra_stay_with_their_images():
+    seen = []
+
+    def loss(logits, labels, extra):
+        assert torch.equal(extra[:, 0], labels)
+        seen.append(extra[:, 1])
+        return losses.ce_loss(logits, labels)
+
+    extra = torch.stack([LABELS, torch.arange(50)], 1)
+    fit(make(), Train(epochs=2, batch_size=16), loss=loss, extra=lambda epoch: extra)
+    seen = torch.cat(seen)
+    assert sorted(seen[:50].tolist()) == sorted(seen[50:].tolist()) == list(range(50))
+    assert not torch.equal(seen[:50], seen[50:])
+
+
+def test_a_last_batch_of_one_image_is_left_out():
+    seen = []
+
+    def loss(logits, labels, _):
+        seen.append(len(labels))
+        return losses.ce_loss(logits, labels)
+
+    fit(make(), Train(epochs=1, batch_size=49), loss=loss)
+    assert seen == [49]
+
+
+def test_training_is_in_train_mode_after_an_evaluation_and_predicting_is_in_eval_mode():
+    model, modes = make(), []
+
+    def loss(logits, labels, _):
+        modes.append(model.training)
+        return losses.ce_loss(logits, labels)
+
+    fit(model, Train(epochs=3, batch_size=25), loss=loss)
+    assert modes == [True] * 6
+    before = models.fingerprint(model.backbone.state_dict())
+    model.train()
+    one = training.predict_logits(model, IMAGES, batch_size=50)
+    assert model.training and models.fingerprint(model.backbone.state_dict()) == before
+    np.testing.assert_allclose(one, training.predict_logits(model, IMAGES, batch_size=7), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_model_trains_as_the_plain_one(tmp_path, monkeypatch):
+    """Batches of full size go through the compiled model, the last one through the plain one, on the same weights."""
+    monkeypatch.setenv("KD_ROOT", str(tmp_path))
+    train = Train(epochs=2, batch_size=16, optimizer="sgd", lr=0.01)
+    plain = fit(make("convnext_atto", 32), train, images=LARGER)
+    model, seen = make("convnext_atto", 32), []
+    forward = models.compiled(model)
+    forward.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    compiled = fit(model, train, images=LARGER, forward=forward)
+    assert seen == [16] * 6
+    for a, b in zip(plain.history, compiled.history, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+
+
+def test_bf16_on_a_cpu_trains_nearly_as_fp32():
+    train = Train(epochs=3, batch_size=16, optimizer="sgd", lr=0.01)
+    full, half = (fit(make("convnext_atto", 32), train, images=LARGER, precision=p) for p in ("fp32", "bf16"))
+    for a, b in zip(full.history, half.history, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=0.03) and a["loss"] != b["loss"]
+    assert all(v.dtype != torch.bfloat16 for v in half.last.values())
+
+
+def test_data_parallel_without_gpus_is_the_plain_model():
+    plain, wrapped = make(), torch.nn.DataParallel(make())
+    train = Train(epochs=2, batch_size=16)
+    a, b = fit(plain, train), fit(wrapped, train)
+    assert models.fingerprint(a.last) == models.fingerprint(b.last)
+    assert not any(k.startswith("module.") for k in b.last)
+
+
+def test_adam_is_the_published_default():
+    train = Train()
+    assert (train.optimizer, train.lr, train.batch_size) == ("adam", 1e-3, 128)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_bf16_on_a_gpu_learns():
+    model = make().cuda()
+    done = training.fit(
+        model,
+        IMAGES.cuda(),
+        LABELS.cuda(),
+        train=Train(epochs=8, batch_size=16, lr=0.01),
+        loss=lambda logits, labels, _: losses.ce_loss(logits, labels),
+        view=lambda epoch: View(AUGMENT, 0, epoch, 50, "cuda"),
+        seed=0,
+        score=lambda model, epoch: {"score": accuracy(model)},
+        precision="bf16",
+    )
+    assert done.history[-1]["loss"] < 0.6 * done.history[0]["loss"]

@@ -1,0 +1,306 @@
+import errno
+import hashlib
+import http.server
+import io
+import re
+import shutil
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+from helpers import SMALL, write_study
+from PIL import Image
+
+from kd_utils.learning import data
+from kd_utils.study import load
+
+COUNTS = {"classes": 3, "train": 6, "val": 2}
+
+
+def jpeg(value: int, size: int = 64) -> bytes:
+    f = io.BytesIO()
+    Image.new("RGB", (size, size), (value, value, value)).save(f, "JPEG", quality=95)
+    return f.getvalue()
+
+
+def tiny_files() -> dict[str, bytes]:
+    """A TinyImageNet of 3 classes: class k's images are grey of value 40 k + 10 i; val is out of order."""
+    top, files = "tiny-imagenet-200/", {}
+    wnids = ["n03", "n01", "n02"]
+    files[top + "wnids.txt"] = "\n".join(wnids).encode()
+    files[top + "words.txt"] = b"n01\tgoldfish, Carassius auratus\nn02\tbullfrog\nn03\tboa\nn99\tother\n"
+    rows = []
+    for k, wnid in enumerate(sorted(wnids)):
+        for i in range(COUNTS["train"]):
+            files[f"{top}train/{wnid}/images/{wnid}_{i}.JPEG"] = jpeg(60 * k + 10 * i)
+        for i in range(COUNTS["val"]):
+            number = 5 * (7 * i + 2 * k) % 31
+            files[f"{top}val/images/val_{number}.JPEG"] = jpeg(60 * k + 5)
+            rows.append(f"val_{number}.JPEG\t{wnid}\t0\t0\t62\t62")
+    files[top + "val/val_annotations.txt"] = "\n".join(reversed(rows)).encode()
+    return files
+
+
+def write_zip(path, files):
+    with zipfile.ZipFile(path, "w") as z:
+        for name, content in files.items():
+            z.writestr(name, content)
+    return path
+
+
+@pytest.fixture
+def tiny(root, monkeypatch):
+    for key, value in COUNTS.items():
+        monkeypatch.setitem(data.TINY_IMAGENET, key, value)
+    write_study(root, {**SMALL, "data": {"name": "tiny-imagenet", "image_size": 64}})
+    return root
+
+
+def prepare(root, files=None, **changes):
+    if changes:
+        write_study(root, {**SMALL, "data": {"name": "tiny-imagenet", "image_size": 64, **changes}})
+    return data.prepare(load("small"), write_zip(root / "tiny.zip", files or tiny_files()))
+
+
+def values(dataset, split):
+    """(label, grey value) of each image."""
+    grey = dataset.images(split).mean((1, 2, 3)).round().astype(int)
+    return sorted(zip(dataset.labels(split).tolist(), grey.tolist(), strict=True))
+
+
+def test_tiny_imagenet_has_its_classes_names_and_labels(tiny):
+    found = prepare(tiny)
+    assert found.classes == ["goldfish", "bullfrog", "boa"]
+    assert found.meta["counts"] == {"train": 18, "val": 6, "holdout": 0}
+    assert values(found, "train") == [(k, 60 * k + 10 * i) for k in range(3) for i in range(6)]
+    assert values(found, "val") == [(k, 60 * k + 5) for k in range(3) for _ in range(2)]
+    assert found.images("train").shape == (18, 64, 64, 3) and found.images("train").dtype == np.uint8
+
+
+def test_a_folder_is_the_same_as_its_zip(tiny):
+    zipped = prepare(tiny).fingerprint
+    shutil.rmtree(tiny / "cache")
+    zipfile.ZipFile(tiny / "tiny.zip").extractall(tiny / "unpacked")
+    assert data.prepare(load("small"), tiny / "unpacked").fingerprint == zipped
+    shutil.rmtree(tiny / "cache")
+    assert data.prepare(load("small"), tiny / "unpacked" / "tiny-imagenet-200").fingerprint == zipped
+
+
+def test_a_second_start_reads_no_image(tiny, monkeypatch):
+    first = prepare(tiny)
+    (tiny / "tiny.zip").unlink()
+    monkeypatch.setattr(data, "_pools", lambda *a: pytest.fail("read the source again"))
+    assert data.prepare(load("small")).fingerprint == first.fingerprint == data.load(load("small")).fingerprint
+
+
+def test_pixels_are_pil_s(tiny):
+    files = tiny_files()
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    f = io.BytesIO()
+    noise.save(f, "JPEG")
+    name = "tiny-imagenet-200/train/n02/images/n02_3.JPEG"
+    files[name] = f.getvalue()
+    found = prepare(tiny, files)
+    want = np.asarray(Image.open(io.BytesIO(f.getvalue())).convert("RGB"))
+    assert any(np.array_equal(image, want) for image in found.images("train")[found.labels("train") == 1])
+
+
+def test_subsets_are_disjoint_and_complete(tiny):
+    found = prepare(tiny, classes=2, train_per_class=3, holdout_per_class=1, val_from_train_per_class=2)
+    assert found.meta["counts"] == {"train": 6, "val": 8, "holdout": 2}
+    pool = values(found, "train") + values(found, "holdout") + [v for v in values(found, "val") if v[1] % 10 == 0]
+    assert sorted(pool) == [(k, 60 * k + 10 * i) for k in range(2) for i in range(6)]
+
+
+def test_classes_by_name(tiny):
+    assert prepare(tiny, classes=["n03", "n01"]).classes == ["goldfish", "boa"]
+    with pytest.raises(data.DataError, match="no class n7"):
+        prepare(tiny, classes=["n7"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"train_per_class": 7}, "n01: 6 training images.*asks for more"),
+        ({"holdout_per_class": 6}, "asks for more"),
+        ({"classes": 4}, "4 of 3 classes"),
+    ],
+)
+def test_more_than_there_is(tiny, changes, says):
+    with pytest.raises(data.DataError, match=says):
+        prepare(tiny, **changes)
+
+
+def leaves_nothing(root):
+    return not [p for p in (root / "cache").rglob("*") if not p.name.endswith(".lock") and p.is_file()]
+
+
+def test_a_corrupt_image_is_named_and_nothing_half_written_is_left(tiny):
+    files = tiny_files()
+    name = "tiny-imagenet-200/train/n02/images/n02_3.JPEG"
+    files[name] = files[name][:200]
+    with pytest.raises(data.DataError, match=re.escape(name)):
+        prepare(tiny, files)
+    assert leaves_nothing(tiny)
+    assert prepare(tiny).meta["counts"]["train"] == 18  # and a good archive is taken afterwards
+
+
+def test_a_missing_class_is_named(tiny):
+    files = {k: v for k, v in tiny_files().items() if "/train/n02/" not in k}
+    with pytest.raises(data.DataError, match="class n02 has 0 train images, not 6"):
+        prepare(tiny, files)
+
+
+@pytest.mark.parametrize("name", ["../evil.JPEG", "/etc/evil.JPEG", "tiny-imagenet-200/train/../../../x.JPEG"])
+def test_an_archive_that_leaves_its_folder_is_refused(tiny, name):
+    with pytest.raises(data.DataError, match="leaves the archive"):
+        prepare(tiny, {**tiny_files(), name: b"x"})
+    assert leaves_nothing(tiny)
+
+
+def test_not_a_zip(tiny):
+    (tiny / "tiny.zip").write_bytes(b"hello")
+    with pytest.raises(data.DataError, match=r"tiny\.zip: not a zip"):
+        data.prepare(load("small"), tiny / "tiny.zip")
+
+
+def test_a_full_disk_leaves_nothing_behind(tiny, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as m:
+        m.setattr(data.np, "save", full)
+        with pytest.raises(OSError, match="free some and run the same command again"):
+            prepare(tiny)
+    assert leaves_nothing(tiny)
+    prepare(tiny)
+
+
+def test_unprepared_data_name_the_command(root):
+    with pytest.raises(data.DataError, match="kd data small"):
+        data.load(load("small"))
+
+
+def test_damaged_arrays_are_named(root):
+    found = data.prepare(load("small"))
+    path = found.folder / "train_images.npy"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(data.DataError, match="train_images.npy.*delete the folder"):
+        found.images("train")
+
+
+def test_digits_are_scikit_learn_s(root):
+    found = data.prepare(load("small"))
+    assert found.meta["counts"] == {"train": 80, "val": 50, "holdout": 0}
+    assert np.bincount(found.labels("train")).tolist() == [8] * 10
+    assert found.images("val").shape == (50, 16, 16, 3)
+
+
+def image_folder(root):
+    for split, classes in (("train", "ab"), ("val", "ab")):
+        for c in classes:
+            (root / "pictures" / split / c).mkdir(parents=True)
+            for i in range(3):
+                Image.new("RGB", (20 + i, 30), (50 * i,) * 3).save(root / "pictures" / split / c / f"{i}.png")
+    write_study(root, {**SMALL, "data": {"name": "folder", "source": "../pictures", "image_size": 16}})
+
+
+def test_a_folder_of_images(root):
+    image_folder(root)
+    found = data.prepare(load("small"))
+    assert found.classes == ["a", "b"] and found.meta["counts"] == {"train": 6, "val": 6, "holdout": 0}
+    Image.new("RGB", (20, 20), (9, 9, 9)).save(root / "pictures" / "train" / "a" / "new.png")
+    assert data.prepare(load("small")).fingerprint != found.fingerprint
+
+
+def test_a_folder_with_a_strange_class_in_val(root):
+    image_folder(root)
+    (root / "pictures" / "val" / "c").mkdir()
+    Image.new("RGB", (20, 20)).save(root / "pictures" / "val" / "c" / "x.png")
+    with pytest.raises(data.DataError, match="class folders c are not in train"):
+        data.prepare(load("small"))
+
+
+def test_cifar100_comes_through_torchvision(root, monkeypatch):
+    import torchvision
+
+    class Fake:
+        classes = ["apple", "bee"]
+
+        def __init__(self, folder, train, download):
+            n = 20 if train else 10
+            self.targets = [k % 2 for k in range(n)]
+            self.data = np.full((n, 32, 32, 3), 7, np.uint8)
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR100", Fake)
+    write_study(root, {**SMALL, "data": {"name": "cifar100", "image_size": 32, "train_per_class": 4}})
+    found = data.prepare(load("small"))
+    assert found.classes == Fake.classes and found.meta["counts"] == {"train": 8, "val": 10, "holdout": 0}
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    content = bytes(range(256)) * 5000
+    asked: list = []
+    cut = 0  # bytes after which the connection breaks off; 0: never
+
+    def do_GET(self):
+        start = int((re.match(r"bytes=(\d+)-", self.headers.get("Range", "")) or [0, 0])[1])
+        self.asked.append(start)
+        body = self.content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: self.cut] if self.cut else body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    Server.asked, Server.cut = [], 0
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as s:
+        threading.Thread(target=s.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{s.server_port}/tiny.zip"
+        s.shutdown()
+
+
+def fetch(url, path):
+    md5 = hashlib.md5(Server.content).hexdigest()
+    data.download(url, path, md5, len(Server.content))
+
+
+def test_a_download_goes_on_where_it_stopped(server, tmp_path):
+    Server.cut = 700_000
+    with pytest.raises(data.DataError, match="run the command again to go on"):
+        fetch(server, tmp_path / "tiny.zip")
+    assert not (tmp_path / "tiny.zip").exists()
+    Server.cut = 0
+    fetch(server, tmp_path / "tiny.zip")
+    assert (tmp_path / "tiny.zip").read_bytes() == Server.content
+    assert Server.asked[0] == 0 and 0 < Server.asked[1] <= 700_000
+
+
+def test_a_download_with_a_wrong_md5_is_removed(server, tmp_path):
+    with pytest.raises(data.DataError, match="MD5"):
+        data.download(server, tmp_path / "tiny.zip", "0" * 32, len(Server.content))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_network_says_how_to_do_without(tmp_path):
+    with pytest.raises(data.DataError, match="--source FILE"):
+        data.download("http://127.0.0.1:9/tiny.zip", tmp_path / "tiny.zip", "0", 10)
+
+
+@pytest.mark.tinyimagenet
+def test_the_real_tiny_imagenet(root):
+    import os
+
+    source = os.environ.get("KD_TINY_IMAGENET")
+    if not source:
+        pytest.skip("KD_TINY_IMAGENET does not name the zip or the folder")
+    write_study(root, {**SMALL, "data": {"name": "tiny-imagenet", "image_size": 64, "classes": 3}})
+    found = data.prepare(load("small"), source)
+    assert found.meta["counts"] == {"train": 1500, "val": 150, "holdout": 0}
+    assert found.classes[0] == "goldfish" and np.bincount(found.labels("val")).tolist() == [50] * 3

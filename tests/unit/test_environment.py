@@ -1,0 +1,65 @@
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+
+CONDA_NAMES = {"torch": "pytorch"}
+
+
+def test_environment_yml_says_the_same_as_pyproject(checkout):
+    project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
+    wanted = {
+        CONDA_NAMES.get(m[1], m[1]) + m[2] for m in (re.match(r"([\w-]+)(.*)", d) for d in project["dependencies"])
+    }
+    listed = yaml.safe_load((checkout / "environment.yml").read_text())["dependencies"]
+    pip = next(d["pip"] for d in listed if isinstance(d, dict))
+    conda = {d for d in listed if isinstance(d, str)} - {"pip"}
+    assert "-e ." in pip
+    assert wanted | {"python" + project["requires-python"]} == conda | set(pip) - {"-e ."}
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "kd_utils",
+        "kd_utils.cli",
+        "kd_utils.study",
+        "kd_utils.records",
+        "kd_utils.learning.data",
+        "kd_utils.learning.metrics",
+        "kd_utils.running.pipeline",
+        "kd_utils.running.pool",
+        "kd_utils.reporting.results",
+        "kd_utils.reporting.claims",
+        "kd_utils.reporting.tables",
+        "kd_utils.reporting.figures",
+        "kd_utils.reporting.widgets",
+        "kd_utils.reporting.paper",
+    ],
+)
+def test_what_needs_no_torch_loads_none(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_importing_the_package_loads_nothing():
+    code = "import sys; before = set(sys.modules); import kd_utils; print(*sorted(set(sys.modules) - before))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split()
+    assert [m for m in loaded if not m.startswith("__editable__")] == ["kd_utils"]
+
+
+def test_every_public_function_has_a_docstring(checkout):
+    import ast
+
+    bare = []
+    for path in sorted((checkout / "kd_utils").rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        assert ast.get_docstring(tree), path
+        for node in tree.body:
+            named = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+            if named and not ast.get_docstring(node):
+                bare.append(f"{path.name}: {node.name}")
+    assert not bare

