@@ -4,8 +4,9 @@ PYTHON ?= python3
 TORCH_BACKEND ?=
 STUDY ?= studies/digits.yaml
 BIN := .venv/bin
+UV = $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
 
-.PHONY: demo test study lab bench
+.PHONY: demo test check emulate study lab bench
 demo: STUDY := studies/digits.yaml
 demo: study
 
@@ -15,17 +16,26 @@ study: .venv/ready
 lab: .venv/ready
 	$(BIN)/jupyter lab notebooks
 
-test: .venv/ready
+# style, and what can be tested without training
+check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest tests/unit
 
+test: check
+	$(BIN)/python -m pytest tests/integration
+
+bench: .venv/ready
+	$(BIN)/python benchmarks/bench.py
+
+# what is installed to run, and beside it what is installed to develop (Ray, a browser's driver, linters)
 .venv/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND)) -e '.[dev]'
+	$(UV) -e .
 	touch $@
 
-bench: .venv/ready
-	$(BIN)/python benchmarks/bench.py
+.venv/dev: .venv/ready
+	$(UV) -e '.[dev]'
+	touch $@
