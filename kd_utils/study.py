@@ -19,7 +19,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from . import paths
+from . import files, paths
 
 
 class StudyError(ValueError):
@@ -34,7 +34,7 @@ class _Part(BaseModel):
 Number = Annotated[float, BeforeValidator(lambda v: float(v) if type(v) is int else v)]
 
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["fp32", "bf16"]
 
 
 class Data(_Part):
@@ -82,7 +82,7 @@ class Model(_Part):
 
     model: str
     name: str = ""  # how records and tables call it; default: the model's name
-    pretrained: bool | str = False  # true: ImageNet weights; a path: .safetensors or .pth
+    pretrained: bool | str = False  # true: ImageNet weights; a path, relative to the study file: .safetensors or .pth
     input_size: int | None = Field(default=None, ge=8)  # pixels a side that the model sees; default: as stored
     precision: Precision | None = None  # of the forward pass; default: the study's
     compile: bool = False  # train through torch.compile: pays in long grids of models with many small operations
@@ -215,8 +215,8 @@ class Study(_Part):
     methods: list[Method] = []  # further questions: each a row of its own, none by default
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1)
     views: int | None = Field(default=None, ge=1)  # distinct views; epoch e sees view e mod views; default: all
-    precision: Precision = "auto"  # of the forward pass; auto: bf16 on GPUs that have it
-    data_parallel: bool = False  # one run over all GPUs, by torch.nn.DataParallel
+    precision: Precision = "fp32"  # of the forward pass; bf16 pays on GPUs and on CPUs that compute in it
+    data_parallel: int = Field(default=1, ge=1)  # GPUs that share each batch of a run, by torch.nn.DataParallel
     threads: int = Field(default=1, ge=1)  # CPU threads of a run; the same for jobs 1 or 8, so are the figures
 
     @model_validator(mode="after")
@@ -242,6 +242,10 @@ class Study(_Part):
             return Train(**{**self.train.model_dump(), **changes})
         except ValidationError as e:
             raise ValueError(f"train of {model.label}: {_explain(e, Train)}") from None
+
+    def precision_of(self, model: Model) -> Precision:
+        """The precision of this model's forward pass."""
+        return model.precision or self.precision
 
     def student(self, label: str) -> Model:
         """The student of this label; StudyError names those there are."""
@@ -345,21 +349,49 @@ def student_settings(study: Study, cell: Cell, fingerprint: str, teacher_sha256:
 
 
 def _common(study: Study, model: Model, train: Train, seed: int, fingerprint: str) -> dict:
-    return {
+    architecture = model.model_dump(include={"model", "input_size"}) | {"pretrained": _pretrained(study, model)}
+    settings = {
         "data": fingerprint,
         "augment": study.augment.model_dump(),
         "views": study.views,
-        "model": model.model_dump(exclude={"train", "name", "precision"} | (set() if model.compile else {"compile"})),
+        "model": architecture | ({"compile": True} if model.compile else {}),
         "train": train.model_dump(),
         "seed": seed,
         "threads": study.threads,
-        "precision": model.precision or study.precision,
+        "precision": study.precision_of(model),
     }
+    return settings | ({"data_parallel": study.data_parallel} if study.data_parallel > 1 else {})
 
 
-def digest(settings: dict) -> str:
-    """The first 12 hex digits of the SHA-256 of the settings in canonical JSON."""
-    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+def _pretrained(study: Study, model: Model) -> bool | dict[str, str]:
+    """Where the first weights come from: a file by the hash of its content, noted beside the results for clones."""
+    if isinstance(model.pretrained, bool):
+        return model.pretrained
+    path = Path(model.pretrained)
+    known = files.sha256(path) if path.is_file() else (noted(study) or {}).get("pretrained", {}).get(path.name, "")
+    return {"file": path.name, "sha256": known}
+
+
+def noted(study: Study) -> dict | None:
+    """What is noted beside a study's results of its data and of the files that models start from, if anything is.
+
+    fingerprint, classes, counts, image_size, spec (what the study asks of its data), pretrained (file -> SHA-256).
+    """
+    path = paths.results(study.name) / paths.DATA
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def key(settings: dict) -> str:
+    """A run's key: the hash of its settings, which are all that its metrics depend on.
+
+    Keys call fp32 'auto', as the first records did: that was what 'auto' came to on a CPU.
+    """
+    return digest({**settings, "precision": "auto"} if settings["precision"] == "fp32" else settings)
+
+
+def digest(value: dict) -> str:
+    """The first 12 hex digits of the SHA-256 of a value in canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -406,10 +438,29 @@ def load(name: str | Path) -> Study:
         study = Study(**raw)
     except ValidationError as e:
         raise StudyError(f"{path}: {_explain(e, Study)}") from None
-    if study.data.source:  # relative to the study file, not to where the command is typed
-        source = str((path.parent / Path(study.data.source).expanduser()).resolve())
-        study = study.model_copy(update={"data": study.data.model_copy(update={"source": source})})
-    return study
+    return _resolved(study, path.parent)
+
+
+def _resolved(study: Study, folder: Path) -> Study:
+    """The study with its paths made absolute: they are relative to the study file, not to where a command is typed."""
+
+    def absolute(name: str) -> str:
+        return str((folder / Path(name).expanduser()).resolve())
+
+    def models(listed: list[Model]) -> list[Model]:
+        return [
+            m.model_copy(update={"pretrained": absolute(m.pretrained)}) if isinstance(m.pretrained, str) else m
+            for m in listed
+        ]
+
+    source = absolute(study.data.source) if study.data.source else None
+    return study.model_copy(
+        update={
+            "data": study.data.model_copy(update={"source": source}),
+            "teacher": study.teacher.model_copy(update={"candidates": models(study.teacher.candidates)}),
+            "students": models(study.students),
+        }
+    )
 
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:

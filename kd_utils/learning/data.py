@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from filelock import FileLock
 
-from .. import files, paths, records
+from .. import files, paths, shelf
 from ..study import Data, Study, digest
 
 SPLITS = ("train", "val", "holdout")
@@ -103,7 +103,7 @@ def prepare(study: Study, source: str | Path | None = None, progress: Progress |
                 with files.whole(dataset.folder) as tmp:
                     tmp.mkdir()
                     _decode(study.data, pools, tmp, progress)
-    records.note_data(study, dataset.meta)
+    shelf.note(study, dataset.meta)
     return dataset
 
 
@@ -116,7 +116,7 @@ def load(study: Study) -> Dataset:
 
 
 def _folder(data: Data) -> Path:
-    spec = records.data_spec(data)
+    spec = shelf.data_spec(data)
     if data.name == "folder":  # another content is another data set: names, sizes and times of all files
         root = Path(data.source)
         if not root.is_dir():

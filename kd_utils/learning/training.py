@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from .. import files
 from ..study import Train
 from .models import set_state, unwrap
 from .views import order
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LossFunction = Callable[..., NamedTuple]  # (logits, labels, extra) -> scalars, `loss` among them
 
@@ -35,6 +38,13 @@ class Fit:
     best_epoch: int = 0
     best_score: float = -1.0
     last: dict | None = None
+
+    @property
+    def curve(self) -> "pd.DataFrame":
+        """The history as a table, one row an epoch: epoch (from 1), loss and its parts (nats), lr, seconds, top-1."""
+        import pandas as pd
+
+        return pd.DataFrame(self.history)
 
 
 def fit(

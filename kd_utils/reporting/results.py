@@ -10,6 +10,7 @@ import pandas as pd
 
 from .. import records
 from ..records import Record
+from ..shelf import Shelf
 from ..study import STANDARD, Study
 from ..study import load as load_study
 from . import stats
@@ -170,16 +171,14 @@ def _key(record: Record) -> tuple:
 def load(study: str | Study) -> Results:
     """The results of a study, from records alone. Raises NoResults, naming the command, if there are none."""
     study = study if isinstance(study, Study) else load_study(study)
-    noted = records.noted_data(study)
-    trained = records.teachers(study, noted["fingerprint"]) if noted else []
-    best = records.best_teacher(study, noted["fingerprint"]) if noted else None
-    if best is None:
+    shelf = Shelf(study)
+    if shelf.dataset is None or shelf.teacher is None:
         raise NoResults(f"study '{study.name}' has no teacher yet; run: kd run {study.name}")
     planned = set(study.cells())
-    found = [r for r in records.students(study, noted["fingerprint"], best) if r.cell in planned]
-    if not found:
+    students = [r for r in shelf.students if r.cell in planned]
+    if not students:
         raise NoResults(f"study '{study.name}' has no finished cell yet; run: kd run {study.name}")
-    return Results(study, noted, trained, found)
+    return Results(study, shelf.dataset, shelf.teachers, students)
 
 
 def published() -> pd.DataFrame:
