@@ -73,8 +73,8 @@ def check(study: Study, models: list[Model], device: str) -> list[str]:
     on_cpu = device == "cpu" or (device == "auto" and sys.platform != "darwin" and not gpus())
     if half and on_cpu and native_bf16() is False:
         return [
-            f"{_names(half)}: bf16 is slower than fp32 on this processor, which does not compute in it "
-            "(neither AVX512-BF16 nor AMX); `precision: fp32` makes other runs, with records of their own"
+            f"{_names(half)}: this processor does not compute in bf16 (it has neither AVX512-BF16 nor AMX), where bf16 "
+            "is slower than fp32: 7 to 9 times with AVX2 alone; `precision: fp32` makes other runs, of other keys"
         ]
     return []
 
