@@ -9,10 +9,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from . import paths
+from .records import StudentRecord
 from .running import events
 from .shelf import Progress as RunProgress
 from .shelf import Shelf, ShelfError
-from .study import Study
+from .study import Cell, Study
 
 STYLES = {events.Failed: "red", events.Retried: "yellow", events.Advised: "yellow"}
 
@@ -79,7 +80,7 @@ def status(study: Study, console: Console | None = None) -> None:
         without = f", without {', '.join(unknown)}, of which no cell has run yet" if unknown else ""
         console.print(f"about {left} left{without}", soft_wrap=True)
     for student in study.students:
-        _accuracies(console, shelf, student.label)
+        _accuracies(console, study, student.label, cells)
     if shelf.others:
         console.print(
             f"{shelf.others} finished runs of other settings are kept in results/{study.name}/students; "
@@ -112,11 +113,10 @@ def seconds_left(shelf: Shelf, running: Mapping[str, RunProgress]) -> tuple[floa
     return work / max(1, len(running)), unknown
 
 
-def _accuracies(console: Console, shelf: Shelf, student: str) -> None:
+def _accuracies(console: Console, study: Study, student: str, cells: Mapping[Cell, StudentRecord | None]) -> None:
     """The grid of one student, and its further methods: mean accuracies over the seeds that are done."""
-    study = shelf.study
     top1: dict[tuple[str, float | None, float], list[float]] = defaultdict(list)
-    for cell, record in shelf.cells.items():
+    for cell, record in cells.items():
         if record and cell.student == student:
             top1[cell.method, cell.T, cell.alpha].append(record.metrics.top1_best)
 

@@ -53,6 +53,7 @@ class Shelf:
 
     def __init__(self, study: Study):
         self.study = study
+        self._run_ids: dict[Cell, str] = {}
 
     @cached_property
     def dataset(self) -> dict[str, Any] | None:
@@ -79,7 +80,7 @@ class Shelf:
         """The trained candidates, best first (of equals, the earlier in the study file)."""
         return sorted((r for r in self.candidates.values() if r), key=lambda r: -r.score)
 
-    @property
+    @cached_property
     def teacher(self) -> TeacherRecord | None:
         """The study's teacher: the best candidate, once every one of them is trained; None before that."""
         return self.teachers[0] if self.teachers and None not in self.candidates.values() else None
@@ -101,15 +102,21 @@ class Shelf:
 
     def student_folder(self, cell: Cell) -> Path:
         """Where the run of a cell lies, done or not. Raises ShelfError while there is no teacher."""
-        settings = student_settings(self.study, cell, self.fingerprint, self.chosen_teacher().weights_sha256)
-        return paths.run(self.study.name, "student", f"{cell.name}-{key(settings)}")
+        return paths.run(self.study.name, "student", self._run_id(cell))
+
+    def _run_id(self, cell: Cell) -> str:
+        """The name of a cell's folder, by which its record is known."""
+        if cell not in self._run_ids:
+            settings = student_settings(self.study, cell, self.fingerprint, self.chosen_teacher().weights_sha256)
+            self._run_ids[cell] = f"{cell.name}-{key(settings)}"
+        return self._run_ids[cell]
 
     @cached_property
-    def _on_disk(self) -> dict[Path, StudentRecord]:
-        """Every finished student in the study's results, whatever its settings."""
-        folders = sorted(p.parent for p in (paths.results(self.study.name) / "students").glob(f"*/{paths.RECORD}"))
-        read = ((folder, records.read(folder)) for folder in folders)
-        return {folder: record for folder, record in read if record is not None}
+    def _on_disk(self) -> dict[str, StudentRecord]:
+        """Every finished student in the study's results, whatever its settings, by the name of its folder."""
+        folders = sorted((paths.results(self.study.name) / "students").glob("*/"))
+        read = ((folder.name, records.read(folder)) for folder in folders)
+        return {name: record for name, record in read if isinstance(record, StudentRecord)}
 
     @cached_property
     def _answering(self) -> dict[Cell, StudentRecord]:
@@ -120,8 +127,8 @@ class Shelf:
         methods = {"kd", *(m.label for m in self.study.methods)}
         return {
             r.cell: r
-            for folder, r in self._on_disk.items()
-            if r.student in labels and r.method in methods and self.student_folder(r.cell) == folder
+            for name, r in self._on_disk.items()
+            if r.student in labels and r.method in methods and self._run_id(r.cell) == name
         }
 
     @property
@@ -152,9 +159,11 @@ class Shelf:
         record = records.read(folder)
         if isinstance(record, TeacherRecord):
             self.candidates[record.teacher] = record
-            self.__dict__.pop("_answering", None)
+            self._run_ids.clear()  # which students fit depends on the teacher
+            for name in ("teacher", "_answering"):
+                self.__dict__.pop(name, None)
         elif record is not None:
-            self._on_disk[folder] = record
+            self._on_disk[folder.name] = record
             self._answering[record.cell] = record
         return record
 
@@ -167,22 +176,26 @@ class Shelf:
 
     def failures(self) -> dict[str, str]:
         """Why runs failed that are not done, by their names."""
-        why = {}
-        for name, folder in self.folders():
-            failure = _read(folder / paths.FAILURE)
-            if failure and not (folder / paths.RECORD).is_file():
-                why[name] = failure["error"]
-        return why
+        reasons = ((name, _read(folder / paths.FAILURE)) for name, folder in self._unfinished())
+        return {name: reason["error"] for name, reason in reasons if reason}
 
     def running(self) -> dict[str, Progress]:
         """The runs that a living command is working on and that have an epoch behind them, by their names."""
         since = _changed(paths.results(self.study.name) / paths.HOLDER)
         progress = {}
-        for name, folder in self.folders() if since else ():
+        for name, folder in self._unfinished() if since else ():
             # what is older than the holder was left by a command that is gone
             if _changed(folder / paths.PROGRESS) > since and (values := _read(folder / paths.PROGRESS)):
                 progress[name] = Progress(**values)
         return progress
+
+    def _unfinished(self) -> Iterator[tuple[str, Path]]:
+        if self.dataset is not None:
+            waiting = (label for label, record in self.candidates.items() if record is None)
+            yield from ((label, self.teacher_folder(label)) for label in waiting)
+        if self.teacher is not None:
+            waiting = (cell for cell, record in self.cells.items() if record is None)
+            yield from ((cell.name, self.student_folder(cell)) for cell in waiting)
 
 
 def _changed(path: Path) -> float:
