@@ -1,4 +1,4 @@
-"""The widgets, moved by hand in Python; tests/test_browser.py moves them in a browser."""
+"""The widgets, moved by hand in Python; test_browser.py moves them in a browser."""
 
 import re
 import shutil
@@ -11,9 +11,13 @@ from kd_utils.learning import run as runs
 from kd_utils.reporting import results, widgets
 
 
+@pytest.fixture(autouse=True)
+def forgotten():
+    widgets._run.cache_clear()
+
+
 @pytest.fixture
 def found(at_finished):
-    widgets._run.cache_clear()
     return results.load("small")
 
 
@@ -56,12 +60,10 @@ def test_the_grid_opens_a_cell_on_a_click(found):
     assert len(seen) == 5
 
 
-def test_a_cell_that_is_not_finished_leaves_its_place_empty(found, tmp_path, monkeypatch):
+def test_a_cell_that_is_not_finished_leaves_its_place_empty(own):
     """The others stay under their alpha."""
-    shutil.copytree(found.teacher.folder.parents[3], tmp_path, dirs_exist_ok=True)
-    monkeypatch.setenv("KD_ROOT", str(tmp_path))
     for gone in ("T4-a0-", "baseline-"):
-        shutil.rmtree(next((tmp_path / "results" / "small" / "students").glob(f"shuffle-{gone}*")))
+        shutil.rmtree(next((own / "results" / "small" / "students").glob(f"shuffle-{gone}*")))
     left = results.load("small")
     panel = widgets.grid(left)
     parts(panel, "Dropdown")[0].value = "shuffle"
@@ -85,10 +87,8 @@ def test_two_cells_are_compared_image_by_image(found):
     assert picture.value != before
 
 
-def test_what_is_missing_is_said_in_the_panel(found, tmp_path, monkeypatch):
-    shutil.copytree(found.teacher.folder.parents[3], tmp_path, dirs_exist_ok=True)
-    monkeypatch.setenv("KD_ROOT", str(tmp_path))
-    for path in (tmp_path / "results").rglob("val_logits.npy"):
+def test_what_is_missing_is_said_in_the_panel(own):
+    for path in (own / "results").rglob("val_logits.npy"):
         path.unlink()
     panel = widgets.temperature(results.load("small"))
     assert "logits are not kept in git" in parts(panel, "HTML")[0].value

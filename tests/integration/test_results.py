@@ -11,13 +11,6 @@ from kd_utils.learning import run as runs
 from kd_utils.reporting import claims, figures, results, sentences, shown, stats, tables
 
 
-@pytest.fixture
-def own(finished, tmp_path, monkeypatch):
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setenv("KD_ROOT", str(tmp_path))
-    return tmp_path
-
-
 def keep(root, *patterns):
     """Only the students' runs of these patterns."""
     folder = root / "results" / "small" / "students"

@@ -6,6 +6,8 @@ import torch
 
 from kd_utils.learning.losses import ce_loss, dist_loss, dkd_loss, kd_loss, label_smoothing_loss, standardised_kd_loss
 
+pytestmark = pytest.mark.numeric
+
 
 def by_hand(student, targets, teacher, T, alpha):
     """The formula of the study in float64 with Python's own arithmetic."""
