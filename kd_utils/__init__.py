@@ -7,11 +7,10 @@
 Importing the package loads nothing; each of these loads what it needs.
 """
 
-from typing import TYPE_CHECKING
-
 __version__ = "0.1.0"
 __all__ = ["run_study", "student", "teacher"]
 
+TYPE_CHECKING = False  # what typing.TYPE_CHECKING is, without loading typing
 if TYPE_CHECKING:
     from .learning.run import student, teacher
     from .running.pipeline import run_study

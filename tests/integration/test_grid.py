@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 from helpers import SMALL, kd, write_study
 
+from kd_utils import console
 from kd_utils.running import pipeline, pool
+from kd_utils.shelf import Progress, Shelf
 from kd_utils.study import load
 
 
@@ -107,7 +109,7 @@ def test_status_shows_how_far_it_is(finished, root):
 def test_a_teacher_whose_weights_are_elsewhere_is_asked_for_once(own):
     """As after a clone: records, but no weights and no soft targets."""
     shutil.rmtree(own / "cache" / "soft_targets")
-    for path in (own / "results").rglob("weights.safetensors"):
+    for path in (own / "results").rglob("*.safetensors"):
         path.unlink()
     assert kd(own, "grid", "small").returncode == 0  # nothing is asked of them
     shutil.rmtree(next((own / "results" / "small" / "students").glob("shuffle-T4-a0.5*")))
@@ -121,14 +123,15 @@ def test_what_a_killed_command_left_is_not_running(own):
     (folder / "record.json").unlink()
     progress = folder / "progress.json"
     progress.write_text('{"epoch": 2, "epochs": 3, "epoch_seconds": 1.5}')
-    assert pipeline.state(study).running == {}
+    assert Shelf(study).running() == {}
     with pipeline.held(study):
         later = time.time() + 5
         os.utime(progress, (later - 60, later - 60))
-        assert pipeline.state(study).running == {}
+        assert Shelf(study).running() == {}
         os.utime(progress, (later, later))
-        assert pipeline.state(study).running == {"shuffle-T4-a0.5-s0": (2, 3, 1.5)}
-        assert pipeline.state(study).seconds_left()[0] > 0
+        running = Shelf(study).running()
+        assert running == {"shuffle-T4-a0.5-s0": Progress(2, 3, 1.5)}
+        assert console.seconds_left(Shelf(study), running)[0] > 0
 
 
 def test_seeds_are_run_one_after_the_other(own):
