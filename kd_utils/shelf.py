@@ -73,7 +73,8 @@ class Shelf:
         """Every candidate of the study, in its order, with its record if it is trained."""
         if self.dataset is None:
             return dict.fromkeys(c.label for c in self.study.teacher.candidates)
-        return {c.label: records.read(self.teacher_folder(c.label)) for c in self.study.teacher.candidates}
+        read = {c.label: records.read(self.teacher_folder(c.label)) for c in self.study.teacher.candidates}
+        return {label: record if isinstance(record, TeacherRecord) else None for label, record in read.items()}
 
     @property
     def teachers(self) -> list[TeacherRecord]:

@@ -222,7 +222,7 @@ class Run:
         if self.record is not None:
             finished = self.record.provenance.finished
             print(f"done before, on {finished}: metrics are read from {self.folder.name}")
-            return Fit(self.record.history, None, self.record.metrics.best_epoch, self.record.score)
+            return Fit(self.record.history, {}, self.record.metrics.best_epoch, self.record.score)
         if self._fit is None:
             for advice in machine.check(self.study, [self.plan.model], self.device.type):
                 print(advice)

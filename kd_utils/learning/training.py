@@ -34,10 +34,10 @@ class Fit:
     """
 
     history: list[dict] = field(default_factory=list)
-    best: dict | None = None
+    best: dict[str, torch.Tensor] = field(default_factory=dict)
     best_epoch: int = 0
     best_score: float = -1.0
-    last: dict | None = None
+    last: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def curve(self) -> "pd.DataFrame":

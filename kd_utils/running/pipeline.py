@@ -3,7 +3,7 @@
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +19,7 @@ from ..study import Cell, Study
 from ..study import load as load_study
 from . import events
 from .events import Listener
-from .pool import Task, run_tasks, warm_up
+from .pool import Callbacks, Task, run_tasks, warm_up
 
 if TYPE_CHECKING:
     from ..learning.data import Dataset
@@ -295,14 +295,14 @@ def _run(stage: str, tasks: list[Task], shelf: Shelf, where: Where, tell: Listen
     def on_tick(running: dict[str, int]) -> None:
         tell(events.Progress(stage, finished + sum(running.values()), total))
 
-    callbacks: dict[str, Callable] = {"on_done": on_done, "on_retry": on_retry, "on_tick": on_tick}
+    callbacks = Callbacks(on_done, on_retry, on_tick)
     if where.engine == "ray":
         from . import cluster
 
         gpus = where.gpus if where.gpus is not None else float(where.device == "cuda")
-        failures = cluster.run_tasks(tasks, cpus=shelf.study.threads, gpus=gpus, address=where.address, **callbacks)
+        failures = cluster.run_tasks(tasks, callbacks, cpus=shelf.study.threads, gpus=gpus, address=where.address)
     else:
-        failures = run_tasks(tasks, machine.slots(shelf.study, where.jobs, where.device), **callbacks)
+        failures = run_tasks(tasks, machine.slots(shelf.study, where.jobs, where.device), callbacks)
     if quiet and not failures:
         tell(events.Said(f"{stage}: {len(tasks)} done ({time.monotonic() - started:.0f} s)"))
     return not failures

@@ -207,7 +207,7 @@ def test_an_interrupt_kills_what_runs(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pool.run_tasks([task], [{}], on_tick=stop)
+        pool.run_tasks([task], [{}], pool.Callbacks(tick=stop))
     import time
 
     time.sleep(3.5)
