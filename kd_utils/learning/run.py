@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import files, paths, records
+from .. import files, paths, records, seeds
 from ..study import Cell, Study, StudyError, digest, student_settings, teacher_settings
 from ..study import load as load_study
 from . import data, losses, metrics, models, training
@@ -89,7 +89,7 @@ class Run:
     @cached_property
     def model(self) -> torch.nn.Module:
         """The model on its device: with its trained weights if the run is done and they are kept, else untrained."""
-        torch.manual_seed(int(np.random.SeedSequence([self.seed, 0, 4]).generate_state(1)[0]))
+        torch.manual_seed(seeds.initial_weights(self.seed))
         weights = self.folder / "weights.safetensors"
         spec = self.spec.model_copy(update={"pretrained": False}) if self.done else self.spec
         model = models.create(spec, len(self.dataset.classes), self.dataset.meta["image_size"])

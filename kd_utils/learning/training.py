@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .. import files
+from .. import files, seeds
 from ..study import Train
 from .models import set_state, unwrap
 from .views import order
@@ -77,7 +77,7 @@ def fit(
         state = _resume(checkpoint, net, optimizer, schedule)
     while len(state.history) < train.epochs and not _stalled(state, train):
         epoch = len(state.history)
-        torch.manual_seed(int(np.random.SeedSequence([seed, epoch, 3]).generate_state(1)[0]))
+        torch.manual_seed(seeds.epoch(seed, epoch))
         started = time.perf_counter()
         sums, seen = _epoch(
             model,
