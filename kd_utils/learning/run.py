@@ -334,7 +334,7 @@ class TeacherRun(Run):
         return records.teacher_folder(self.study, self.label, self.dataset.fingerprint)
 
     def _loss(self):
-        return lambda logits, labels, _: losses.ce_loss(logits, labels)
+        return losses.ce_loss
 
     def _parameters(self):
         return {"teacher": self.label}
@@ -390,21 +390,8 @@ class StudentRun(Run):
         return store
 
     def _loss(self):
-        T, alpha = self.cell.T, self.cell.alpha
-        if T is None:
-            return lambda logits, labels, _: losses.ce_loss(logits, labels)
-        if self.cell.method == "kd":
-            return lambda logits, labels, soft: losses.kd_loss(logits, labels, soft, T=T, alpha=alpha)
-        row = self.study.method(self.cell.method)
-        if row.method == "label_smoothing":
-            return lambda logits, labels, _: losses.label_smoothing_loss(logits, labels, alpha=alpha)
-        loss = {
-            "dkd": losses.dkd_loss,
-            "standardised": losses.standardised_kd_loss,
-            "dist": losses.dist_loss,
-            "self": losses.kd_loss,
-        }[row.method]
-        return lambda logits, labels, soft: loss(logits, labels, soft, T=T, alpha=alpha, **row.weights)
+        cell, teaching = self.cell, self.study.teaching(self.cell)
+        return losses.of(teaching.name, T=cell.T, alpha=cell.alpha, **self.study.weights(cell))
 
     def _extra(self):
         if not self.study.taught_by(self.cell):
@@ -468,9 +455,9 @@ def student(
         raise StudyError(f"seed and epochs must be whole numbers from 0, not {seed!r} and {epochs!r}")
     label = student or study.students[0].label
     study.student(label)
-    if method != "kd" and (alpha == 1 or study.method(method).method == "label_smoothing" and T != 1):
+    if method != "kd" and (alpha == 1 or T != 1 and not study.method(method).teaching.temperature):
         raise StudyError(
-            f"method {method!r} at T={T:g}, alpha={alpha:g}: alpha must be below 1, and T 1 without a teacher"
+            f"method {method!r} at T={T:g}, alpha={alpha:g}: alpha must be below 1, and T 1 without a temperature"
         )
     if epochs:
         study = study.with_epochs(epochs)

@@ -13,6 +13,7 @@ from torch import nn
 
 from .. import files, seeds
 from ..study import Train
+from .losses import HISTORY_COLUMNS
 from .models import set_state, unwrap
 from .views import order
 
@@ -93,7 +94,11 @@ def fit(
             precision=precision,
         )
         seconds = time.perf_counter() - started
-        row = {"epoch": epoch + 1, **{k: v / seen for k, v in sums.items()}, "lr": schedule.get_last_lr()[0]}
+        row = {
+            "epoch": epoch + 1,
+            **{HISTORY_COLUMNS.get(k, k): v / seen for k, v in sums.items()},
+            "lr": schedule.get_last_lr()[0],
+        }
         row |= {"seconds": seconds, "images_per_second": seen / seconds}
         if not np.isfinite(row["loss"]):
             raise TrainingError(

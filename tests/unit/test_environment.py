@@ -28,6 +28,7 @@ def test_environment_yml_says_the_same_as_pyproject(checkout):
         "kd_utils.cli",
         "kd_utils.study",
         "kd_utils.records",
+        "kd_utils.methods",
         "kd_utils.seeds",
         "kd_utils.learning.data",
         "kd_utils.learning.metrics",
