@@ -75,6 +75,15 @@ _FURTHER = (
         reference="Huang, T. et al. (2022). Knowledge distillation from a stronger teacher. NeurIPS. arXiv:2205.10536.",
     ),
     Teaching(
+        name="mse",
+        about="the squared difference of the logits, which plain distillation tends to as T grows",
+        loss="mse_loss",
+        temperature=False,
+        cited="Kim et al., 2021",
+        reference="Kim, T. et al. (2021). Comparing Kullback-Leibler divergence and mean squared error loss in "
+        "knowledge distillation. IJCAI. arXiv:2105.08919.",
+    ),
+    Teaching(
         name="label_smoothing",
         about="label smoothing: the uniform distribution for a teacher",
         loss="label_smoothing_loss",

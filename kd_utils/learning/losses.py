@@ -134,6 +134,24 @@ def dist_loss(
     return _mixed(student_logits, targets, teacher_logits, T, alpha, 1.0, distance)
 
 
+def mse_loss(
+    student_logits: torch.Tensor,
+    targets: torch.Tensor,
+    teacher_logits: torch.Tensor | None,
+    *,
+    T: float | None = None,
+    alpha: float,
+) -> Loss:
+    """alpha * CE + (1 - alpha) * sum over classes of (student - teacher)^2 / (2 C), of the logits as they are.
+
+    With d = student - teacher and m the mean of d over classes, T^2 * KL tends to the sum of (d - m)^2 / (2 C) as T
+    grows, and this loss is that limit plus m^2 / 2: softmax knows no shift of all logits of an image, the squared
+    difference does. The factor 1 / (2 C) keeps alpha's meaning; the paper has the sum alone, 2 C times as much.
+    T is left aside. Shapes, errors and precision as in kd_loss. Kim et al. 2021, arXiv:2105.08919.
+    """
+    return _mixed(student_logits, targets, teacher_logits, 1.0, alpha, 1.0, lambda s, t: F.mse_loss(s, t) / 2)
+
+
 def label_smoothing_loss(
     student_logits: torch.Tensor,
     targets: torch.Tensor,

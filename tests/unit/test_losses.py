@@ -7,7 +7,15 @@ import torch
 
 from kd_utils import methods
 from kd_utils.learning import losses
-from kd_utils.learning.losses import ce_loss, dist_loss, dkd_loss, kd_loss, label_smoothing_loss, standardised_kd_loss
+from kd_utils.learning.losses import (
+    ce_loss,
+    dist_loss,
+    dkd_loss,
+    kd_loss,
+    label_smoothing_loss,
+    mse_loss,
+    standardised_kd_loss,
+)
 
 
 def by_hand(student, targets, teacher, T, alpha):
@@ -209,6 +217,40 @@ def test_dist_equals_its_formula(T):
     columns = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(p.T, q.T, strict=True)])
     want = 0.3 * cross_entropy(student, targets) + 0.7 * (2 * (1 - rows) + 3 * (1 - columns))
     assert dist_loss(*tensors, T=T, alpha=0.3, inter=2, intra=3).loss.item() == pytest.approx(want, rel=1e-4)
+
+
+@pytest.mark.parametrize("alpha", [0, 0.3, 1])
+def test_mse_equals_its_formula_gradient_included(alpha):
+    tensors, (student, targets, teacher) = arrays()
+    batch, classes = student.shape
+    want = alpha * cross_entropy(student, targets) + (1 - alpha) * np.mean((student - teacher) ** 2) / 2
+    got = mse_loss(*tensors, alpha=alpha)
+    assert got.loss.item() == pytest.approx(want, rel=1e-5)
+    got.loss.backward()
+    onehot = np.eye(classes)[targets]
+    gradient = alpha * (probabilities(student) - onehot) + (1 - alpha) * (student - teacher) / classes
+    np.testing.assert_allclose(tensors[0].grad.numpy(), gradient / batch, rtol=1e-4, atol=1e-6)
+
+
+def test_mse_of_centred_logits_is_the_limit_of_kd_at_high_temperatures():
+    """In float64 to a part in 10,000; the losses, in float32, as near as T^2 * KL can be computed there."""
+    _, (student, targets, teacher) = arrays()
+    centred = [x - x.mean(1, keepdims=True) for x in (student, teacher)]
+    logits = torch.tensor(centred[0]), torch.tensor(targets), torch.tensor(centred[1])
+    limit = mse_loss(*logits, alpha=0).loss.item()
+    T = 1e5
+    assert T**2 * divergence(probabilities(teacher, T), probabilities(student, T)) == pytest.approx(limit, rel=1e-4)
+    assert kd_loss(*logits, T=1000, alpha=0).loss.item() == pytest.approx(limit, rel=0.02)
+
+
+def test_mse_alone_sees_a_shift_of_all_logits():
+    """Beyond the limit it has half the square of the mean difference."""
+    student, targets, teacher = example()
+    at_rest = (student - student.mean(1, keepdim=True), targets, teacher - teacher.mean(1, keepdim=True))
+    shifted = (at_rest[0] + 3, *at_rest[1:])
+    plain, further = (mse_loss(*x, alpha=0).loss.item() for x in (at_rest, shifted))
+    assert further == pytest.approx(plain + 3**2 / 2, rel=1e-5)
+    assert kd_loss(*shifted, T=4, alpha=0).loss.item() == pytest.approx(kd_loss(*at_rest, T=4, alpha=0).loss.item())
 
 
 @pytest.mark.parametrize("alpha", [0, 0.5, 0.9, 1])
