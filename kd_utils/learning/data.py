@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from filelock import FileLock
 
-from .. import files, paths, shelf
+from .. import files, paths, seeds, shelf
 from ..study import Data, Study, digest
 
 SPLITS = ("train", "val", "holdout")
@@ -314,8 +314,7 @@ def _choose(data: Data, pools: _Pools) -> tuple[list[int], dict[str, list[tuple[
     apart = data.val_from_train_per_class + data.holdout_per_class
     for c in chosen:
         own = np.flatnonzero(pools.train.labels == c)
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([20, c])))
-        own = own[rng.permutation(len(own))]
+        own = own[seeds.split(c).permutation(len(own))]
         n = data.train_per_class or len(own) - apart
         if n < 1 or n + apart > len(own):
             raise DataError(

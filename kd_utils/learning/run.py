@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import files, machine, paths, records
+from .. import files, machine, paths, records, seeds
 from ..records import Record, TeacherRecord
 from ..shelf import Shelf
 from ..study import Cell, Model, Study, StudyError, Train, key, student_settings, teacher_settings
@@ -148,7 +148,7 @@ class Run:
         if self.record is not None:
             model = _trained(self.plan, self.record, self.dataset, self.device)
         else:
-            torch.manual_seed(int(np.random.SeedSequence([self.plan.seed, 0, 4]).generate_state(1)[0]))
+            torch.manual_seed(seeds.initial_weights(self.plan.seed))
             model = models.create(self.plan.model, len(self.dataset.classes), self.dataset.meta["image_size"])
         model = model.to(self.device)
         if self.study.data_parallel > 1:
@@ -272,21 +272,9 @@ class Run:
 
     def _loss(self) -> training.LossFunction:
         cell = self.plan.cell
-        if cell is None or cell.T is None:
-            return lambda logits, labels, _: losses.ce_loss(logits, labels)
-        T, alpha = cell.T, cell.alpha
-        if cell.method == "kd":
-            return lambda logits, labels, soft: losses.kd_loss(logits, labels, soft, T=T, alpha=alpha)
-        row = self.study.method(cell.method)
-        if row.method == "label_smoothing":
-            return lambda logits, labels, _: losses.label_smoothing_loss(logits, labels, alpha=alpha)
-        loss = {
-            "dkd": losses.dkd_loss,
-            "standardised": losses.standardised_kd_loss,
-            "dist": losses.dist_loss,
-            "self": losses.kd_loss,
-        }[row.method]
-        return lambda logits, labels, soft: loss(logits, labels, soft, T=T, alpha=alpha, **row.weights)
+        if cell is None:
+            return losses.ce_loss
+        return losses.of(self.study.teaching(cell).name, T=cell.T, alpha=cell.alpha, **self.study.weights(cell))
 
     def _soft_targets_of(self, epoch: int) -> torch.Tensor:
         return torch.as_tensor(self.soft_targets[self.study.view(epoch)]).to(self.device)
@@ -509,9 +497,9 @@ def student(
         raise StudyError(f"seed and epochs must be whole numbers from 0, not {seed!r} and {epochs!r}")
     label = student or study.students[0].label
     study.student(label)
-    if method != "kd" and (alpha == 1 or study.method(method).method == "label_smoothing" and T != 1):
+    if method != "kd" and (alpha == 1 or T != 1 and not study.method(method).teaching.temperature):
         raise StudyError(
-            f"method {method!r} at T={T:g}, alpha={alpha:g}: alpha must be below 1, and T 1 without a teacher"
+            f"method {method!r} at T={T:g}, alpha={alpha:g}: alpha must be below 1, and T 1 without a temperature"
         )
     if epochs:
         study = study.with_epochs(epochs)

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from .. import files
+from .. import files, seeds
 from ..study import Train
+from .losses import HISTORY_COLUMNS
 from .models import set_state, unwrap
 from .views import order
 
@@ -87,7 +88,7 @@ def fit(
         state = _resume(checkpoint, net, optimizer, schedule)
     while len(state.history) < train.epochs and not _stalled(state, train):
         epoch = len(state.history)
-        torch.manual_seed(int(np.random.SeedSequence([seed, epoch, 3]).generate_state(1)[0]))
+        torch.manual_seed(seeds.epoch(seed, epoch))
         started = time.perf_counter()
         sums, seen = _epoch(
             model,
@@ -103,7 +104,11 @@ def fit(
             precision=precision,
         )
         seconds = time.perf_counter() - started
-        row = {"epoch": epoch + 1, **{k: v / seen for k, v in sums.items()}, "lr": schedule.get_last_lr()[0]}
+        row = {
+            "epoch": epoch + 1,
+            **{HISTORY_COLUMNS.get(k, k): v / seen for k, v in sums.items()},
+            "lr": schedule.get_last_lr()[0],
+        }
         row |= {"seconds": seconds, "images_per_second": seen / seconds}
         if not np.isfinite(row["loss"]):
             raise TrainingError(

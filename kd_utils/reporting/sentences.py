@@ -1,5 +1,6 @@
 """Results -> the sentences of the report. No figure in them is typed: each is computed from records."""
 
+from .. import methods
 from ..study import STANDARD
 from . import claims, tables
 from .results import LEAST_P, Results
@@ -10,28 +11,15 @@ DATA_REFERENCE = {
     "cifar100": "Krizhevsky, 2009",
     "digits": "Alpaydin and Kaynak, 1998",
 }
-METHOD_REFERENCE = {
-    "dkd": "Zhao",
-    "standardised": "Sun",
-    "dist": "Huang",
-    "label_smoothing": "Szegedy",
-    "self": "Furlanello",
-}
-REFERENCES = [
+REFERENCES = [  # beside those of methods.py
     "Alpaydin, E. and Kaynak, C. (1998). Optical recognition of handwritten digits. UCI Machine Learning Repository.",
-    "Furlanello, T. et al. (2018). Born again neural networks. ICML. arXiv:1805.04770.",
     "Guo, C. et al. (2017). On calibration of modern neural networks. ICML. arXiv:1706.04599.",
-    "Hinton, G., Vinyals, O. and Dean, J. (2015). Distilling the knowledge in a neural network. arXiv:1503.02531.",
     "Holm, S. (1979). A simple sequentially rejective multiple test procedure. Scandinavian J. of Statistics 6, 65–70.",
-    "Huang, T. et al. (2022). Knowledge distillation from a stronger teacher. NeurIPS. arXiv:2205.10536.",
     "Krizhevsky, A. (2009). Learning multiple layers of features from tiny images. University of Toronto.",
     "Le, Y. and Yang, X. (2015). Tiny ImageNet visual recognition challenge. CS 231N report, Stanford University.",
     "McNemar, Q. (1947). Note on the sampling error of the difference between correlated proportions or percentages. "
     "Psychometrika 12, 153–157.",
     "Stanton, S. et al. (2021). Does knowledge distillation really work? NeurIPS. arXiv:2106.05945.",
-    "Sun, S. et al. (2024). Logit standardization in knowledge distillation. CVPR. arXiv:2403.01427.",
-    "Szegedy, C. et al. (2016). Rethinking the Inception architecture for computer vision. CVPR. arXiv:1512.00567.",
-    "Zhao, B. et al. (2022). Decoupled knowledge distillation. CVPR. arXiv:2203.08679.",
 ]
 
 
@@ -228,11 +216,12 @@ def changes(results: Results) -> Text:
 def references(results: Results) -> Text:
     """The works that the report speaks of."""
     study = results.study
-    cited = {"Guo", "Hinton", "Holm", "McNemar", "Stanton"}
+    cited = {"Guo", "Holm", "McNemar", "Stanton"}
     cited |= {DATA_REFERENCE.get(study.data.name, "").split(" ")[0].rstrip(",")}
+    lines = {line for line in REFERENCES if line.split(",")[0] in cited} | {methods.KD.reference}
     if results.cells["method"].ne("kd").any():
-        cited |= {METHOD_REFERENCE[m.method] for m in study.methods}
-    return Text("\n".join(f"- {line}" for line in REFERENCES if line.split(",")[0] in cited) + "\n")
+        lines |= {m.teaching.reference for m in study.methods}
+    return Text("\n".join(f"- {line}" for line in sorted(lines)) + "\n")
 
 
 def further(results: Results) -> Text:
