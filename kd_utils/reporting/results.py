@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files as resources
+from importlib.resources import files as package_files
 from typing import Any
 
 import numpy as np
@@ -255,7 +255,7 @@ def published() -> pd.DataFrame:
 
     They are indexed by their Points; a cell that is printed twice is there twice.
     """
-    with resources("kd_utils.reporting").joinpath("published.csv").open(encoding="utf-8") as f:
+    with package_files("kd_utils.reporting").joinpath("published.csv").open(encoding="utf-8") as f:
         rows = pd.read_csv(f)
     return _by_point(rows.assign(method="kd")).drop(columns="method")
 

@@ -298,9 +298,8 @@ def sources(results: Results) -> dict[str, list[Record]]:
     """The records that each figure and table of the report is made from, by its label, in the order of the report."""
     grid = [record for record in results.students if record.method == "kd"]
     grid_of = {student: [record for record in grid if record["student"] == student] for student in results.labels}
-    told = _runs_of_roles(results, ["best", "standard", "baseline"])
+    telling = [record for runs in _runs_of_roles(results, ["best", "standard", "baseline"]) for record in runs]
     first_runs = [runs[0] for runs in _runs_of_roles(results, ["best", "standard", "worst", "baseline"])]
-    every_told = [record for runs in told for record in runs]
     by_label = {"tbl-teachers": results.teachers, "fig-accuracy": grid, "fig-gain": grid, "fig-temperature": grid}
     by_label |= {f"tbl-summary-{student}": runs for student, runs in grid_of.items()}
     if choice(results) is not None:
@@ -308,7 +307,7 @@ def sources(results: Results) -> dict[str, list[Record]]:
     by_label |= {"tbl-claims": grid, "tbl-published": grid}
     by_label["fig-softened"] = [results.teacher, results.records_of(results.example.point)[0]]
     by_label |= {"fig-mix": grid, "fig-learning": first_runs}
-    by_label |= {"fig-agreement": grid, "fig-calibration": every_told, "fig-classes": every_told}
+    by_label |= {"fig-agreement": grid, "fig-calibration": telling, "fig-classes": telling}
     if further(results) is not None:
         by_label["tbl-further"] = results.students
     by_label["tbl-cost"] = [results.teacher, *results.students]
@@ -331,7 +330,7 @@ def provenance(results: Results) -> Table:
     study = Path(results.study.file)
     digest = hashlib.sha256(study.read_bytes()).hexdigest()[:12]
     installed = [record["provenance"]["versions"] for record in results.students]
-    versions = sorted({f"{package} {version}" for found in installed for package, version in found.items()})
+    versions = sorted({f"{package} {version}" for packages in installed for package, version in packages.items()})
     caption = (
         f"What each figure and table is made from: records by their numbers in @tbl-records. Study file: "
         f"{paths.shown(study)}, SHA-256 {digest}. Data: fingerprint {results.dataset['fingerprint'][:12]}. "
