@@ -68,35 +68,35 @@ def test_the_stored_weights_give_the_stored_figures(at_finished):
         ),
     ],
 )
-def test_a_record_that_cannot_be_trusted_is_named(own, spoil, says):
-    path = folders(own)[0] / "record.json"
+def test_a_record_that_cannot_be_trusted_is_named(copied, spoil, says):
+    path = folders(copied)[0] / "record.json"
     path.write_text(spoil(path.read_text()))
     with pytest.raises(records.RecordError, match=says) as e:
         results.load("small")
     assert str(path) in str(e.value)
 
 
-def test_missing_predictions_are_named(own):
-    (folders(own)[0] / "predictions.npz").write_bytes(b"")
+def test_missing_predictions_are_named(copied):
+    (folders(copied)[0] / "predictions.npz").write_bytes(b"")
     with pytest.raises(records.RecordError, match="predictions.npz"):
         [r.predictions for r in results.load("small").students]
 
 
-def test_runs_of_another_setting_are_kept_and_not_mixed_in(own):
-    path = own / "studies" / "small.yaml"
+def test_runs_of_another_setting_are_kept_and_not_mixed_in(copied):
+    path = copied / "studies" / "small.yaml"
     path.write_text(path.read_text().replace("epochs: 3", "epochs: 4"))
     study = load("small")
     shelf = Shelf(study)
     assert shelf.teacher and shelf.students == [] and shelf.others == 10
-    assert len(folders(own)) == 10
+    assert len(folders(copied)) == 10
 
 
-def test_a_record_does_not_need_the_images(own):
-    shutil.rmtree(own / "cache")
+def test_a_record_does_not_need_the_images(copied):
+    shutil.rmtree(copied / "cache")
     assert len(results.load("small").students) == 10
 
 
-def test_off_grid_runs_are_rows_but_no_cells(own):
+def test_off_grid_runs_are_rows_but_no_cells(copied):
     runs.student("small", student="shuffle", T=3, alpha=0.25).go()
     study = load("small")
     assert len(Shelf(study).students) == 11 and len(results.load(study).students) == 10

@@ -18,17 +18,17 @@ def text(pdf: bytes) -> str:
     return " ".join(" ".join(page.extract_text() for page in PdfReader(io.BytesIO(pdf)).pages).split())
 
 
-def test_the_report_holds_the_figures_of_the_records(at_finished):
+def test_the_report_holds_the_metrics_of_the_records(at_finished):
     shown = text((at_finished / "report" / "small" / "report.pdf").read_bytes())
-    found = results.load("small")
-    for student in found.labels:
-        ranked = found.of(student)
+    study_results = results.load("small")
+    for student in study_results.labels:
+        ranked = study_results.cells_of(student)
         for cell in (ranked.iloc[0], ranked.iloc[-1]):
             assert f"{100 * cell['top1_best']:.2f} ± {50 * (cell['high'] - cell['low']):.2f}" in shown
             assert f"{cell['nll']:.3f}" in shown
-    for record in found.teachers:
+    for record in study_results.teachers:
         assert f"{100 * record.metrics['top1_best']:.2f}" in shown
-    for record in [*found.teachers, *found.students]:
+    for record in [*study_results.teachers, *study_results.students]:
         assert record.id in shown
     for row in results.published().to_dict("records"):
         assert f"{row['val_acc_pct']:.2f}" in shown
@@ -157,4 +157,4 @@ def test_a_table_s_special_characters_survive():
         nbformat.v4.new_output("display_data", data=shown.Table(frame, "What # it & is", "t")._repr_mimebundle_())
     ])])  # fmt: skip
     pdf, _ = paper.PaperExporter().from_notebook_node(nb)
-    assert "x_1 * $5 | 50%" in text(pdf) and "What # it & is" in text(pdf)
+    assert "x_1 * $5 | 50%" in text(pdf) and "What # it & is" in text(pdf) and "a|b" in text(pdf)

@@ -70,7 +70,7 @@ def test_stored_targets_train_as_the_live_teacher_does(root):
 
 
 @pytest.fixture
-def taught(own):
+def taught(copied):
     """The study, its teacher trained."""
     return load("small")
 
