@@ -20,7 +20,7 @@ class Bootstrap:
     the same images, so differences between them are paired (Efron and Tibshirani 1993, 'An introduction to the
     bootstrap'). Deviations of seeds are resampled beside, stretched by sqrt(S / (S - 1)) so that their variance is
     the unbiased one. Two or three seeds know little of their spread: where it is as large as that of the images, an
-    interval of 95 % is one of about 90 % (tests/test_stats.py). Deterministic.
+    interval of 95 % is one of about 90 % (tests/unit/test_stats.py). Deterministic.
     """
 
     def __init__(self, hits: dict[Hashable, dict[int, np.ndarray]], resamples: int = RESAMPLES):
