@@ -46,10 +46,11 @@ def example(classes=20, batch=7, seed=0):
 @pytest.mark.parametrize("T", [0.5, 1, 2, 4, 10, 20, 100])
 @pytest.mark.parametrize("alpha", [0, 0.1, 0.5, 0.9, 1])
 def test_equals_the_formula(T, alpha):
+    """But for what fp32 rounds: some 1e-7 of the KL divergence, and T^2 times as much of the loss."""
     student, targets, teacher = example()
     got = kd_loss(student.float(), targets, teacher.float(), T=T, alpha=alpha)
-    for g, w in zip(got[:3], by_hand(student, targets, teacher, T, alpha), strict=True):
-        assert g.item() == pytest.approx(w, rel=2e-4, abs=1e-6)
+    for g, w, scale in zip(got[:3], by_hand(student, targets, teacher, T, alpha), (1 + T**2, 2, 2), strict=True):
+        assert g.item() == pytest.approx(w, rel=1e-6, abs=5e-7 * scale)
 
 
 def test_the_gradient_is_the_formula_s():
@@ -100,8 +101,8 @@ def test_high_temperatures_tend_to_the_squared_difference_of_centred_logits():
     d = student - teacher
     d = d - d.mean(1, keepdim=True)
     want = (d**2).sum(1).mean() / (2 * student.shape[1])
-    got = kd_loss(student.float(), targets, teacher.float(), T=1000, alpha=0).loss
-    assert got.item() == pytest.approx(want.item(), rel=0.02)
+    got = kd_loss(student.float(), targets, teacher.float(), T=200, alpha=0).loss
+    assert got.item() == pytest.approx(want.item(), rel=0.01)
 
 
 def test_identical_logits_have_no_divergence():

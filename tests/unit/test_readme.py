@@ -110,3 +110,8 @@ def test_its_cost_is_the_records(found, section):
     said = re.findall(r"The (\d+) runs took (\d+\.\d) hours of training", section)
     hours = sum(r["cost"]["train_seconds"] for r in found.students) / 3600 if found else 0
     assert said == ([(str(len(found.students)), f"{hours:.1f}")] if found else [])
+
+
+def test_the_tests_that_it_names_are_there(checkout):
+    named = set(re.findall(r"tests/[\w/]+\.py", (checkout / "README.md").read_text(encoding="utf-8")))
+    assert named and not {path for path in named if not (checkout / path).is_file()}
