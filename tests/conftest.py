@@ -46,7 +46,7 @@ def at_finished(finished, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def own(finished, tmp_path, monkeypatch) -> Path:
+def copied(finished, tmp_path, monkeypatch) -> Path:
     """A root of its copied, with a copy of the finished study, to be changed."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     monkeypatch.setenv("KD_ROOT", str(tmp_path))

@@ -53,7 +53,7 @@ def test_help_lists_every_parameter_with_type_and_help(path):
 def test_the_line_of_the_readme_works_from_anywhere(copied, tmp_path_factory):
     """In notebooks/ as typed there, and from another folder: the same run, found done the second time."""
     words = ("-p", "study", "small", "-p", "student", "shuffle", "-p", "T", "20", "-p", "alpha", "0.1")
-    elsewhere, students = tmp_path_factory.mktemp("elsewhere"), own / "results" / "small" / "students"
+    elsewhere, students = tmp_path_factory.mktemp("elsewhere"), copied / "results" / "small" / "students"
     before = set(students.iterdir())
     first = papermill("distill.ipynb", elsewhere / "a.ipynb", *words, cwd=paths.CHECKOUT / "notebooks", root=copied)
     assert first.returncode == 0, first.stderr

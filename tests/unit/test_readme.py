@@ -40,7 +40,7 @@ def test_its_tables_are_the_report_s(found, section):
         shown = tables.grid(found, NAMES[head]).frame
         for row in rows(section, head):
             _, T, alpha, seeds, top1, gain, p, nll, ece, agree = row
-            (copied,) = shown[(shown["T"] == T) & (shown["alpha"] == alpha)].to_dict("records")
+            (own,) = shown[(shown["T"] == T) & (shown["alpha"] == alpha)].to_dict("records")
             assert top1 == own["Top-1, %"].removesuffix(" =")
             assert (seeds, nll, ece, agree) == (own["n"], own["NLL"], own["ECE"], own["Agree, %"])
             assert T == "–" or (gain, p) == (own["Gain"], own["p"])
