@@ -6,7 +6,7 @@ STUDY ?= studies/digits.yaml
 BIN := .venv/bin
 UV = $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
 
-.PHONY: demo test check emulate study lab bench
+.PHONY: demo test check emulate study lab bench docs
 demo: STUDY := studies/digits.yaml
 demo: study
 
@@ -27,6 +27,10 @@ test: check
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/bench.py
+
+# the tables and numbers of README.md and docs/, from their sources
+docs: .venv/ready
+	$(BIN)/python docs/generate.py
 
 # what is installed to run, and beside it what is installed to develop (Ray, a browser's driver, linters)
 .venv/ready: pyproject.toml
