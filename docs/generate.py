@@ -177,10 +177,10 @@ def gains() -> str:
             bullet(
                 f"**{NAMES[student]}**: {(real['gain'] > 0).sum()} of {len(distilled)} distilled cells have a higher "
                 f"accuracy than the baseline (Holm-corrected p below {results.LEAST_P:g}), and "
-                f"{(real['gain'] < 0).sum()} a lower one. The {len(strong)} cells with T of at least 4 and alpha of at "
-                f"most 0.5 gain {points(strong['gain'].min(), 1)} to {points(strong['gain'].max(), 1)} points. The "
-                f"best cell was selected, so its accuracy is optimistic. {tied} other cells cannot be distinguished "
-                "from it."
+                f"{(real['gain'] < 0).sum() or 'none'} a lower one. The {len(strong)} cells with T of at least 4 and "
+                f"alpha of at most 0.5 gain {points(strong['gain'].min(), 1)} to {points(strong['gain'].max(), 1)} "
+                "points. The best cell was selected, so its accuracy is optimistic. "
+                f"{tied} other cells cannot be distinguished from it."
             )
         )
     return "\n".join(lines)
@@ -331,8 +331,8 @@ def _kind(annotation, limits: typing.Sequence = ()) -> str:
         return "mapping"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "mapping"
-    words = {int: "integer", float: "number", str: "text", bool: "`true`, `false`"}[annotation]
-    return words + (_limits(limits) if annotation in (int, float) else "")
+    words = {int: "integer", float: "number", str: "text", bool: "`true`, `false`", typing.Any: "any"}
+    return words.get(annotation, str(annotation)) + (_limits(limits) if annotation in (int, float) else "")
 
 
 def _limits(metadata: typing.Sequence) -> str:
