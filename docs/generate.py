@@ -384,7 +384,10 @@ def speed() -> str:
             parts_of = [f"{median(rates[k]):.0f}" for k in ("floor", "step", "plain", "grid")]
             rows.append([_student(name), *parts_of, *(f"{r:.2f}" for r in ratios), str(own["private_mib"])])
         head = ["student", "floor", "step", "plain loop", "grid", "step / floor", "step / plain", "grid / plain"]
-        parts.append(f"{paragraph(about)}\n\n{table([*head, 'grid / step', 'memory, MiB'], rows)}")
+        runs = [r for own in told["students"].values() for r in own["images_per_second"].values()]
+        spread = max((max(r) - min(r)) / median(r) for r in runs)
+        below = f"Between rounds, a rate differs by up to {percent(spread, 0)} % of its median."
+        parts.append(f"{paragraph(about)}\n\n{table([*head, 'grid / step', 'memory, MiB'], rows)}\n\n{below}")
     return "\n\n".join(parts) or "No measurement is kept yet."
 
 
