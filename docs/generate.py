@@ -29,7 +29,8 @@ from pydantic_core import PydanticUndefined
 
 from kd_utils import records
 from kd_utils.reporting import claims, results, tables
-from kd_utils.reporting.shown import Table, duration, half, percent, point, points, temperature
+from kd_utils.reporting.results import Point
+from kd_utils.reporting.shown import Table, duration, half, percent, points, temperature
 from kd_utils.study import Study, student_settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,25 +63,25 @@ def filled(text: str) -> str:
 
 
 @cache
-def found() -> results.Results:
+def kept() -> results.Results:
     """The records of the study that is kept in git."""
     return results.load(STUDY)
 
 
 def students() -> list[str]:
     """Labels of the students, in the order in which the pages name them."""
-    return [s for s in NAMES if s in found().labels]
+    return [s for s in NAMES if s in kept().labels]
 
 
 def setting() -> str:
     """Data, teacher, students and training in one paragraph."""
-    counts, classes = found().dataset["counts"], len(found().dataset["classes"])
-    teacher, candidates = found().teacher, len(found().study.teacher.candidates)
-    epochs = {found().study.training(s, teacher=False).epochs for s in found().study.students}
+    counts, classes = kept().dataset["counts"], len(kept().dataset["classes"])
+    teacher, candidates = kept().teacher, len(kept().study.teacher.candidates)
+    epochs = {kept().study.training(s, teacher=False).epochs for s in kept().study.students}
     return paragraph(
         f"The data are {classes} of the 200 classes of TinyImageNet, with {counts['train']:,} training and "
-        f"{counts['val']:,} validation images. The teacher is `{teacher['teacher']}` with ImageNet weights, "
-        f"fine-tuned on these training images: {percent(teacher.metrics['top1_best'], 1)} % top-1 accuracy, the best "
+        f"{counts['val']:,} validation images. The teacher is `{teacher.teacher}` with ImageNet weights, "
+        f"fine-tuned on these training images: {percent(teacher.metrics.top1_best, 1)} % top-1 accuracy, the best "
         f"of {candidates} candidates. The students are trained from scratch for "
         f"{' or '.join(map(str, sorted(epochs)))} epochs. {progress()}"
     )
@@ -88,9 +89,9 @@ def setting() -> str:
 
 def progress() -> str:
     """How much of the study is done."""
-    study, done = found().study, len(found().students)
+    study, done = kept().study, len(kept().students)
     first = [c for c in study.cells() if c.seed == study.seeds[0]]
-    missing = set(first) - {r.cell for r in found().students}
+    missing = set(first) - {r.cell for r in kept().students}
     whole = f"Seed {study.seeds[0]} of the grid is complete" if not missing else f"{len(missing)} cells are missing"
     return f"{done} of {len(study.cells())} planned runs are done. {whole}; other seeds were run for some cells only."
 
@@ -100,26 +101,27 @@ def summary() -> str:
     labels = {"best": "best (selected)", "worst": "worst (selected)"}
     rows = []
     for student in students():
-        for role, cell in found().roles(student).items():
+        for role, cell in kept().roles(student).items():
             gain = "–" if role == "baseline" else points(cell["gain"]) + half(cell["gain_low"], cell["gain_high"])
             top1 = percent(cell["top1_best"]) + half(cell["low"], cell["high"])
-            where = [temperature(cell["T"]), f"{cell['alpha']:g}", str(cell["n"])]
+            where = [temperature(cell["T"]), f"{cell.point.alpha:g}", str(cell["n"])]
             rows.append([NAMES[student], labels.get(role, role), *where, top1, gain])
     return table(["student", "cell", "T", "alpha", "seeds", "top-1, %", "gain, points"], rows, left=2)
 
 
 def selected() -> str:
     """The caveat that a best cell is optimistic, with what became of the best cells of the first seed."""
-    grid = len(found().of(students()[0]).dropna(subset="T"))
+    grid = len(kept().distilled_of(students()[0]))
     parts = []
     for student in students():
-        runs = found().runs[(found().runs["student"] == student) & (found().runs["method"] == "kd")]
-        first = runs[runs["seed"] == found().study.seeds[0]]
+        runs = kept().runs[(kept().runs["student"] == student) & (kept().runs["method"] == "kd")]
+        first = runs[runs["seed"] == kept().study.seeds[0]]
         best = first.dropna(subset="T").sort_values("top1_best").iloc[-1]
         there = best["top1_best"] - first.loc[first["T"].isna(), "top1_best"].iloc[0]
-        over = found().cell(student, best["T"], best["alpha"])
+        point = Point(student, float(best["T"]), float(best["alpha"]))
+        over = kept().row(point)
         parts.append(
-            f"from {points(there)} to {points(over['gain'])} points ({NAMES[student]}, {unbroken(point(best))}, "
+            f"from {points(there)} to {points(over['gain'])} points ({NAMES[student]}, {unbroken(point.words)}, "
             f"{over['n']} seeds)"
         )
     return bullet(
@@ -130,14 +132,14 @@ def selected() -> str:
 
 
 def _best_seeds() -> str:
-    seeds = {found().roles(s)["best"]["n"] for s in students()}
+    seeds = {kept().roles(s)["best"]["n"] for s in students()}
     each = "one seed" if seeds == {1} else " or ".join(map(str, sorted(seeds))) + " seeds"
     return f"The best cells of the table have {each} and are optimistic in the same way."
 
 
 def not_run() -> str:
     """The caveat that the published setting was not run."""
-    counts, classes = found().dataset["counts"], len(found().dataset["classes"])
+    counts, classes = kept().dataset["counts"], len(kept().dataset["classes"])
     return bullet(
         f"**This is not the published setting.** It has {classes} classes and {counts['train']:,} training images, "
         "and its students start from random weights. The published setting has 200 classes and pretrained students. It "
@@ -148,19 +150,19 @@ def not_run() -> str:
 
 def seen_views() -> str:
     """The caveat that the teacher was trained on views that one seed's students see."""
-    study = found().study
-    seen = min(len(found().teacher["history"]), study.view_count())
-    own = study.teacher.seed
+    study = kept().study
+    seen = min(len(kept().teacher.history), study.view_count())
+    shared = study.teacher.seed
     right: dict[bool, list[float]] = {True: [], False: []}
-    for r in found().students:
+    for r in kept().students:
         if study.taught_by(r.cell) == "teacher":
-            right[r["seed"] == own].append(r["provenance"]["soft_targets_top1"])
-    others = " and ".join(str(s) for s in study.seeds if s != own)
+            right[r.seed == shared].append(r.provenance.soft_targets_top1)
+    others = " and ".join(str(s) for s in study.seeds if s != shared)
     return bullet(
-        f"**Seed {own} shares views with the teacher.** The teacher was trained on the first {seen} of the "
-        f"{study.view_count()} views of seed {own}. In the first view its soft targets name the right class of "
-        f"{percent(mean(right[True]), 0)} % of the images in seed {own}, and of {percent(mean(right[False]), 0)} % in "
-        f"seeds {others}. A new study shares no views with its teacher, by default."
+        f"**Seed {shared} shares views with the teacher.** The teacher was trained on the first {seen} of the "
+        f"{study.view_count()} views of seed {shared}. In the first view its soft targets name the right class of "
+        f"{percent(mean(right[True]), 0)} % of the images in seed {shared}, and of {percent(mean(right[False]), 0)} % "
+        f"in seeds {others}. A new study shares no views with its teacher, by default."
     )
 
 
@@ -168,11 +170,10 @@ def gains() -> str:
     """How many cells differ from the baseline, and what cannot be told apart."""
     lines = []
     for student in students():
-        cells = found().of(student)
-        distilled = cells.dropna(subset="T")
+        distilled = kept().distilled_of(student)
         real = distilled[distilled["p_holm"] < results.LEAST_P]
         strong = distilled[(distilled["T"] >= 4) & (distilled["alpha"] <= 0.5)]
-        tied = int(cells["tied"].sum()) - 1
+        tied = int(kept().cells_of(student)["tied"].sum()) - 1
         lines.append(
             bullet(
                 f"**{NAMES[student]}**: {(real['gain'] > 0).sum()} of {len(distilled)} distilled cells have a higher "
@@ -188,11 +189,11 @@ def gains() -> str:
 
 def cost() -> str:
     """What the runs took."""
-    hours = sum(r["cost"]["train_seconds"] for r in found().students)
-    teachers = sum(r["cost"]["train_seconds"] for r in found().teachers)
+    hours = sum(r.cost.train_seconds for r in kept().students)
+    teachers = sum(r.cost.train_seconds for r in kept().teachers)
     return paragraph(
-        f"The {len(found().students)} runs took {duration(hours)} of training in all, two at a time on 2 cores. The "
-        f"{len(found().teachers)} teacher candidates took {duration(teachers)} before that."
+        f"The {len(kept().students)} runs took {duration(hours)} of training in all, two at a time on 2 cores. The "
+        f"{len(kept().teachers)} teacher candidates took {duration(teachers)} before that."
     )
 
 
@@ -205,12 +206,12 @@ def of_report(make: Callable[[results.Results], Table | None]) -> Callable[[], s
     """A table of the report, with its caption below."""
 
     def block() -> str:
-        shown = make(found())
+        shown = make(kept())
         if shown is None:
             return "*The study has none.*"
-        head = [str(c) for c in shown.frame.columns]
-        left = {k for k, c in enumerate(head) if any(re.search(r"[A-Za-z]", str(v)) for v in shown.frame[c])}
-        rows = [[str(v) for v in row] for row in shown.frame.itertuples(index=False)]
+        texts = shown.formatted()
+        left = {k for k, column in enumerate(shown.columns.values()) if not column.right}
+        head, rows = list(texts.columns), texts.values.tolist()
         return f"{table(head, rows, left)}\n\n*{shown.caption.replace('*', '')}*"
 
     return block
@@ -221,14 +222,14 @@ def of_report(make: Callable[[results.Results], Table | None]) -> Callable[[], s
 
 def key() -> str:
     """The settings that a student's key is the hash of."""
-    study = found().study
+    study = kept().study
     cell = next(c for c in study.cells() if c.method != "kd")
     return paragraph(", ".join(f"`{name}`" for name in flat(student_settings(study, cell, "", ""))))
 
 
 def provenance() -> str:
     """What a record says beside its settings and metrics: noted, and in no key."""
-    names = {name: None for r in found().students for name in flat(r["provenance"])}
+    names = {name: None for r in kept().students for name in flat(r.provenance.model_dump(exclude_none=True))}
     return paragraph(", ".join(f"`{name}`" for name in names))
 
 
@@ -377,14 +378,14 @@ def speed() -> str:
             f"([{path.name}](../benchmarks/results/{path.name}))."
         )
         rows = []
-        for name, own in told["students"].items():
-            rates = own["images_per_second"]
+        for name, measured in told["students"].items():
+            rates = measured["images_per_second"]
             pairs = [("step", "floor"), ("step", "plain"), ("grid", "plain"), ("grid", "step")]
             ratios = [median(x / y for x, y in zip(rates[a], rates[b], strict=True)) for a, b in pairs]
             parts_of = [f"{median(rates[k]):.0f}" for k in ("floor", "step", "plain", "grid")]
-            rows.append([_student(name), *parts_of, *(f"{r:.2f}" for r in ratios), str(own["private_mib"])])
+            rows.append([_student(name), *parts_of, *(f"{r:.2f}" for r in ratios), str(measured["private_mib"])])
         head = ["student", "floor", "step", "plain loop", "grid", "step / floor", "step / plain", "grid / plain"]
-        runs = [r for own in told["students"].values() for r in own["images_per_second"].values()]
+        runs = [r for measured in told["students"].values() for r in measured["images_per_second"].values()]
         spread = max((max(r) - min(r)) / median(r) for r in runs)
         below = f"Between rounds, a rate differs by up to {percent(spread, 0)} % of its median."
         parts.append(f"{paragraph(about)}\n\n{table([*head, 'grid / step', 'memory, MiB'], rows)}\n\n{below}")
