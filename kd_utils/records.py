@@ -60,12 +60,6 @@ class RecordError(ValueError):
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
 
-    def __getitem__(self, name: str):
-        return getattr(self, name)
-
-    def get(self, name: str, default=None):
-        return getattr(self, name, default)
-
 
 class Metrics(_Strict):
     """What a run came to on val, as COLUMNS describes it. Fractions, and nats for nll."""

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -291,7 +291,7 @@ class Study(_Section):
         rest = [("kd", *point) for point in points if point not in telling]
         further = [(m.label, T, alpha) for m in self.methods for T in m.T for alpha in m.alpha]
 
-        def stage(seed: int, *parts: list[tuple[str, float | None, float]]) -> list[Cell]:
+        def stage(seed: int, *parts: Sequence[tuple[str, float | None, float]]) -> list[Cell]:
             order = ((student.label, cell) for part in parts for student in self.students for cell in part)
             return [Cell(label, T, alpha, seed, method) for label, (method, T, alpha) in order]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .. import records
-from ..records import Record
+from ..records import Record, StudentRecord, TeacherRecord
 from ..shelf import Shelf
 from ..study import STANDARD, Cell, Study
 from ..study import load as load_study
@@ -71,11 +71,11 @@ class Results:
 
     study: Study
     dataset: dict
-    teachers: list[Record]  # best first
-    students: list[Record]  # sorted as results.csv
+    teachers: list[TeacherRecord]  # best first
+    students: list[StudentRecord]  # sorted as results.csv
 
     @property
-    def teacher(self) -> Record:
+    def teacher(self) -> TeacherRecord:
         """The best candidate, which taught the students."""
         return self.teachers[0]
 
@@ -227,7 +227,7 @@ class Results:
             grid[1.0] = baseline.iloc[0]
         return grid[sorted(grid.columns)]
 
-    def records_of(self, point: Point) -> list[Record]:
+    def records_of(self, point: Point) -> list[StudentRecord]:
         """The runs of a cell, a seed after the other."""
         return [record for record in self.students if Point.of(record.cell) == point]
 
@@ -269,6 +269,6 @@ def _by_point(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _teacher_share(record: Record) -> float:
     """The teacher's share of the gradient, over all epochs of a run: 0 to 1."""
-    ce, kl = (float(np.mean([epoch[part] for epoch in record["history"]])) for part in ("ce_grad", "kl_grad"))
-    alpha = record["alpha"]
+    ce, kl = (float(np.mean([epoch[part] for epoch in record.history])) for part in ("ce_grad", "kl_grad"))
+    alpha = record.alpha
     return float((1 - alpha) * kl / (alpha * ce + (1 - alpha) * kl))

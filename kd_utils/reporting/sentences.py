@@ -28,7 +28,7 @@ def front(results: Results) -> Front:
     study, dataset = results.study, results.dataset
     counts = dataset["counts"]
     lines = [
-        f"We distil a {results.teacher['teacher']} teacher ({percent(results.teacher.metrics['top1_best'])} % top-1, "
+        f"We distil a {results.teacher.teacher} teacher ({percent(results.teacher.metrics.top1_best)} % top-1, "
         f"the best of {len(results.teachers)} candidates) into {_join(results.labels)} at {len(study.grid.T)} "
         f"temperatures and {len(study.grid.alpha)} weights of the cross-entropy, on {study.data.name} with "
         f"{len(dataset['classes'])} classes, {counts['train']:,} training and {counts['val']:,} validation images."
@@ -62,7 +62,7 @@ def setting(results: Results) -> Text:
     counts = dataset["counts"]
     held_out = f", {counts['holdout']:,} held out of the training images" if counts["holdout"] else ""
     chosen_on = "held-out training images" if counts["holdout"] else "the validation images themselves"
-    devices = sorted({record["provenance"]["device_name"] for record in results.students})
+    devices = sorted({record.provenance.device_name for record in results.students})
     reference = DATA_REFERENCE.get(study.data.name)
     cited = f" ({reference})" if reference else ""
     return Text(
@@ -109,10 +109,10 @@ def _soft_targets(results: Results) -> str:
     """How right the teacher's soft targets are, and whether it was trained on the views that they are of."""
     study = results.study
     taught = [record for record in results.students if study.taught_by(record.cell) == "teacher"]
-    right = [record["provenance"]["soft_targets_top1"] for record in taught]
+    right = [record.provenance.soft_targets_top1 for record in taught]
     said = f"; in a seed's first view they name the right class of {_range(right)} % of the images" if right else ""
     if study.teacher.seed in {record.cell.seed for record in results.students}:
-        seen = min(len(results.teacher["history"]), study.view_count())
+        seen = min(len(results.teacher.history), study.view_count())
         views = f"the first {seen} views of seed {study.teacher.seed}"
         said += f" (the teacher was trained on {views}, and may know these better)"
     return said

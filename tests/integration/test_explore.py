@@ -40,7 +40,7 @@ def test_temperature_shows_val_images_and_stored_soft_targets(study_results):
     assert entropies(panel) == pytest.approx(want, abs=1e-3)
     before = picture.value
     source.value = 2
-    run = runs.student("small", student=record["student"], T=record["T"] or 1, alpha=record["alpha"])
+    run = runs.student("small", student=record.student, T=record.T or 1, alpha=record.alpha)
     assert entropies(panel)[0] == pytest.approx(metrics.entropy(run.soft_targets[2][7:8], 10)[0], abs=1e-3)
     assert picture.value != before and image.max == 79
 
@@ -51,7 +51,7 @@ def test_the_grid_opens_a_cell_on_a_click(study_results):
     student.value = "shuffle"
     buttons = [w for row in board.children for w in row.children if type(w).__name__ == "Button"]
     assert sorted(float(b.description) for b in buttons) == sorted(
-        round(100 * r.metrics["top1_best"], 2) for r in study_results.students if r["student"] == "shuffle"
+        round(100 * r.metrics.top1_best, 2) for r in study_results.students if r.student == "shuffle"
     )
     seen = set()
     for button in buttons:

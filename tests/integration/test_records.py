@@ -37,7 +37,7 @@ def test_figures_are_those_of_the_predictions(at_finished):
         assert (p["predicted"] == found.teacher.predictions["predicted"]).mean() == r.metrics.agreement
         assert p["label"].tolist() == data.load(study).labels("val").tolist()
         top5 = metrics.top_k(r.val_logits, p["label"], 5)  # of logits that are kept as float16
-        assert r.metrics["top5"] == pytest.approx(top5, abs=0.1)
+        assert r.metrics.top5 == pytest.approx(top5, abs=0.1)
         assert r.metrics.top1_best == max(row["val_top1"] for row in r.history)
         assert r.metrics.top1_last == r.history[-1]["val_top1"]
 

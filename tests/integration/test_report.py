@@ -27,7 +27,7 @@ def test_the_report_holds_the_metrics_of_the_records(at_finished):
             assert f"{100 * cell['top1_best']:.2f} ± {50 * (cell['high'] - cell['low']):.2f}" in shown
             assert f"{cell['nll']:.3f}" in shown
     for record in study_results.teachers:
-        assert f"{100 * record.metrics['top1_best']:.2f}" in shown
+        assert f"{100 * record.metrics.top1_best:.2f}" in shown
     for record in [*study_results.teachers, *study_results.students]:
         assert record.id in shown
     for row in results.published().to_dict("records"):

@@ -4,7 +4,8 @@ import pytest
 from helpers import SMALL, write_study
 
 from kd_utils import study
-from kd_utils.study import Cell, StudyError, digest, load, student_settings
+from kd_utils.records import read
+from kd_utils.study import Cell, StudyError, digest, key, load, student_settings
 
 
 def test_the_cells_are_distinct_and_alpha_1_is_one_run(root):
@@ -197,14 +198,9 @@ def test_committed_records_have_the_keys_of_their_study(checkout, monkeypatch):
     monkeypatch.delenv("KD_ROOT", raising=False)
     folder = checkout / "results" / "tiny-imagenet-20"
     asked, fingerprint = load("tiny-imagenet-20"), json.loads((folder / "data.json").read_text())["fingerprint"]
-    written = [json.loads(p.read_text()) for p in sorted((folder / "students").glob("*/record.json"))]
-    assert len(written) == 94 and {r["method"] for r in written} == {"kd", "dkd", "label_smoothing", "self"}
-    for record in written:
-        cell = Cell(record["student"], record["T"], record["alpha"], record["seed"], record["method"])
-        assert digest(record["settings"]) == record["key"]
-        settings = student_settings(asked, cell, fingerprint, record["settings"]["teacher_sha256"])
-        assert settings == record["settings"] and digest(settings) == record["key"], record["id"]
-    for path in (folder / "teachers").glob("*/record.json"):
-        record = json.loads(path.read_text())
-        settings = study.teacher_settings(asked, asked.candidate(record["teacher"]), fingerprint)
-        assert settings == record["settings"] and digest(settings) == record["key"], record["id"]
+    students, teachers = ([read(p) for p in sorted((folder / kind).iterdir())] for kind in ("students", "teachers"))
+    assert len(students) >= 94 and {r.method for r in students} == {"kd", "dkd", "label_smoothing", "self"}
+    asked_for = [(r, student_settings(asked, r.cell, fingerprint, r.settings["teacher_sha256"])) for r in students]
+    asked_for += [(r, study.teacher_settings(asked, asked.candidate(r.teacher), fingerprint)) for r in teachers]
+    for record, settings in asked_for:
+        assert settings == record.settings and key(settings) == record.key, record.id
