@@ -133,8 +133,8 @@ class _Work:
             for name in (paths.FAILURE, paths.LOG):
                 files.remove(task.folder / name)
             process = self.context.Process(target=_child, args=(task, self.slots[slot]), name=task.name)
+            self.running[slot] = _Running(task, process)  # first: whatever is started is known to kill()
             process.start()
-            self.running[slot] = _Running(task, process)
 
     def ended(self) -> list[tuple[Task, float, str]]:
         """Wait for half a second, or until a task ends; returns those that have: task, seconds, error or ''."""
@@ -164,10 +164,12 @@ class _Work:
         return {r.task.name: _steps(r.task) for r in self.running.values()}
 
     def kill(self) -> None:
-        for r in self.running.values():
-            r.process.kill()
-        for r in self.running.values():
-            r.process.join()
+        """End what runs; an interrupt may have come before a process was started."""
+        started = [r.process for r in self.running.values() if r.process.pid is not None]
+        for process in started:
+            process.kill()
+        for process in started:
+            process.join()
 
 
 def warm_up() -> SpawnContext | ForkServerContext:
