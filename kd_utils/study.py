@@ -145,7 +145,8 @@ class Method(_Section):
     """
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, Annotated[Number, Field(ge=0)]]  # any other key: a weight
+    # any other key is a weight; pydantic reads their type here
+    __pydantic_extra__: dict[str, Annotated[Number, Field(ge=0)]]  # pyright: ignore[reportIncompatibleVariableOverride]
 
     method: Annotated[str, AfterValidator(partial(_known, methods.FURTHER))]
     name: str = ""  # how records and tables call it; default: the method's name

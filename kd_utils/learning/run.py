@@ -27,6 +27,7 @@ from ..study import load as load_study
 from . import data, losses, metrics, models, training
 from .soft_targets import SoftTargets
 from .views import View
+from .weights import fingerprint, set_state
 
 EVAL_BATCH = 256
 EXAMPLES = 8  # images of val whose logits stay with the record, evenly spread
@@ -108,7 +109,7 @@ class Run:
     def _restore(self, model: models.Classifier, path: Path) -> None:
         """The trained weights, which must be those of the record, and must say what the record says they do."""
         models.restore(model, path)
-        if models.fingerprint(model.backbone.state_dict(), model.mean, model.std) != self.record["weights_sha256"]:
+        if fingerprint(model.backbone.state_dict(), model.mean, model.std) != self.record["weights_sha256"]:
             raise RunError(
                 f"{path} is not the file that the record {self.record.id} speaks of; delete its folder to train again"
             )
@@ -196,7 +197,7 @@ class Run:
             labels = self.dataset.labels("val")
             last = self._val_logits(len(self._fit.history), self._fit.last)
             logits = self._val_logits(self._fit.best_epoch, self._fit.best)
-            models.set_state(models.unwrap(self.model).backbone, self._fit.best)
+            set_state(models.unwrap(self.model).backbone, self._fit.best)
             predicted, confidence = metrics.predictions(logits)
             self._figures = {
                 "top1_best": float(np.mean(predicted == labels)),
@@ -241,7 +242,7 @@ class Run:
                 **self._parameters(),
                 "seed": self.seed,
                 "score": self._fit.best_score,
-                "weights_sha256": models.fingerprint(self._fit.best, model.mean, model.std),
+                "weights_sha256": fingerprint(self._fit.best, model.mean, model.std),
                 "metrics": figures,
                 "cost": {
                     "train_seconds": seconds,
@@ -280,7 +281,7 @@ class Run:
     def _val_logits(self, epoch: int, weights: dict) -> np.ndarray:
         """The logits on val of an epoch, kept from its evaluation or computed from its weights."""
         if epoch not in self._val:
-            models.set_state(models.unwrap(self.model).backbone, weights)
+            set_state(models.unwrap(self.model).backbone, weights)
             self._val[epoch] = self._logits("val")
         return self._val[epoch]
 
