@@ -15,7 +15,7 @@ class Source:
     name: as a study file's `data.name` calls it; what is noted beside records says it too, so it stays.
     about: what it holds, in a line. loader: the name of its function in learning/loaders.py.
     path: whether a study may say by `data.source` where it lies. 'none': no, it is installed or downloaded. 'optional':
-    it may, by default it is downloaded. 'own': it must, for the images are one's own; they may change at any time.
+    it may, by default it is downloaded. 'required': it must, the images are one's own, and may change at any time.
     licence: under which the images come. shown: whether a report may hold some of them.
     cited, reference: the work it is from, as a text cites it and as the report's list has it; '' where there is none.
     """
@@ -23,7 +23,7 @@ class Source:
     name: str
     about: str
     loader: str
-    path: Literal["none", "optional", "own"] = "none"
+    path: Literal["none", "optional", "required"] = "none"
     licence: str
     shown: bool = False
     cited: str = ""
@@ -64,7 +64,7 @@ _ROWS = (
         name="folder",
         about="a folder of one's own: train/<class>/*.jpg and, unless the study moves images there, val/<class>/*.jpg",
         loader="image_folder",
-        path="own",
+        path="required",
         licence="its owner's to say",
         shown=True,
     ),

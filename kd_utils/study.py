@@ -66,7 +66,7 @@ class Data(_Section):
     @model_validator(mode="after")
     def _source(self):
         path = SOURCES[self.name].path
-        if path == "own" and not self.source:
+        if path == "required" and not self.source:
             raise ValueError(f"data.name is '{self.name}', so data.source must name the folder")
         if path == "none" and self.source:
             raise ValueError(f"data.name is '{self.name}', which has no source; leave data.source out")

@@ -22,7 +22,7 @@ from .. import files, paths, records, seeds
 from ..sources import SOURCES
 from ..study import Data, Study, digest
 from . import loaders
-from .loaders import DataError, Pools, Progress, Reader
+from .loaders import DataError, Pool, Pools, Progress, Reader
 
 SPLITS = ("train", "val", "holdout")
 
@@ -102,8 +102,9 @@ def load(study: Study) -> Dataset:
 
 
 def _folder(data: Data) -> Path:
+    """Where the data set is decoded to: a folder for all that a study asks of its data. Raises DataError."""
     spec = records.data_spec(data)
-    if SOURCES[data.name].path == "own":  # another content is another data set: names, sizes and times of all files
+    if SOURCES[data.name].path == "required":  # other files are other data: names, sizes and times of all of them
         root = Path(str(data.source))
         if not root.is_dir():
             raise DataError(f"data.source: there is no folder {root}")
@@ -126,24 +127,13 @@ def _pools(data: Data, path: str | Path | None, progress: Progress) -> Pools:
 # --- which of them a study takes
 
 
-def _choose(data: Data, pools: Pools) -> tuple[list[int], dict[str, list[tuple[str, np.ndarray]]]]:
-    """The chosen classes, and for each split the (pool, indices) it takes.
+def _choose(data: Data, pools: Pools) -> tuple[list[int], dict[str, list[tuple[Pool, np.ndarray]]]]:
+    """The chosen classes, and for each split the (pool, indices of images) it takes.
 
     Within a class the training pool is walked in a fixed random order: first train, then what moves to val,
     then holdout, so a larger train_per_class contains a smaller one only while the others stay at 0.
     """
-    wanted = data.classes
-    if wanted is None:
-        chosen = list(range(len(pools.keys)))
-    elif isinstance(wanted, int):
-        if not 2 <= wanted <= len(pools.keys):
-            raise DataError(f"data.classes: {wanted} of {len(pools.keys)} classes; take 2 to {len(pools.keys)}")
-        chosen = list(range(wanted))
-    else:
-        missing = [w for w in wanted if w not in pools.keys]
-        if missing:
-            raise DataError(f"data.classes: no class {', '.join(missing)}; there are: {', '.join(pools.keys[:10])}…")
-        chosen = sorted(pools.keys.index(w) for w in wanted)
+    chosen = _choose_classes(data.classes, pools.keys)
     taken: dict[str, list[np.ndarray]] = {"train": [], "moved": [], "holdout": []}
     apart = data.val_from_train_per_class + data.holdout_per_class
     for c in chosen:
@@ -160,10 +150,12 @@ def _choose(data: Data, pools: Pools) -> tuple[list[int], dict[str, list[tuple[s
         taken["moved"].append(images[n : n + data.val_from_train_per_class])
         taken["holdout"].append(images[n + data.val_from_train_per_class : n + apart])
     rows = {k: np.sort(np.concatenate(v)).astype(np.int64) for k, v in taken.items()}
-    splits = {"train": [("train", rows["train"])], "val": [], "holdout": [("train", rows["holdout"])]}
-    if pools.val is not None:
-        splits["val"].append(("val", np.flatnonzero(np.isin(pools.val.labels, chosen))))
-    splits["val"].append(("train", rows["moved"]))
+    published = [] if pools.val is None else [(pools.val, np.flatnonzero(np.isin(pools.val.labels, chosen)))]
+    splits = {
+        "train": [(pools.train, rows["train"])],
+        "val": [*published, (pools.train, rows["moved"])],
+        "holdout": [(pools.train, rows["holdout"])],
+    }
     if not sum(len(i) for _, i in splits["val"]):
         raise DataError(
             f"'{data.name}' has no validation split of its own: set data.val_from_train_per_class in the study"
@@ -171,10 +163,25 @@ def _choose(data: Data, pools: Pools) -> tuple[list[int], dict[str, list[tuple[s
     return chosen, splits
 
 
+def _choose_classes(wanted: int | list[str] | None, keys: list[str]) -> list[int]:
+    """The indices of the wanted classes: the first so many, those of these keys, or all. Raises DataError."""
+    if wanted is None:
+        return list(range(len(keys)))
+    if isinstance(wanted, int):
+        if not 2 <= wanted <= len(keys):
+            raise DataError(f"data.classes: {wanted} of {len(keys)} classes; take 2 to {len(keys)}")
+        return list(range(wanted))
+    missing = [w for w in wanted if w not in keys]
+    if missing:
+        raise DataError(f"data.classes: no class {', '.join(missing)}; there are: {', '.join(keys[:10])}…")
+    return sorted(keys.index(w) for w in wanted)
+
+
 # --- decoding
 
 
 def _decode(data: Data, pools: Pools, folder: Path, progress: Progress) -> None:
+    """Write the arrays of every split into the folder, then meta.json."""
     chosen, splits = _choose(data, pools)
     size = data.image_size
     total = sum(len(i) for parts in splits.values() for _, i in parts)
@@ -184,16 +191,14 @@ def _decode(data: Data, pools: Pools, folder: Path, progress: Progress) -> None:
         raise DataError(f"{folder.parent}: the decoded images need {need:,} bytes and {free:,} are free")
     new_label = np.full(len(pools.keys), -1, np.int64)
     new_label[chosen] = np.arange(len(chosen))
-    hashed = hashlib.sha256(json.dumps([pools.classes[c] for c in chosen]).encode())
-    jobs = []  # what processes decode: (reader, names, array file, first row)
+    jobs = []  # the arguments of _decode_some
     for split, parts in splits.items():
         n = sum(len(i) for _, i in parts)
         path = folder / f"{split}_images.npy"
         images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(n, size, size, 3))
         row = 0
         labels = []
-        for pool_name, index in parts:
-            pool = getattr(pools, pool_name)
+        for pool, index in parts:
             labels.append(new_label[pool.labels[index]])
             if pool.array is not None:
                 for k, i in enumerate(index):
@@ -207,14 +212,10 @@ def _decode(data: Data, pools: Pools, folder: Path, progress: Progress) -> None:
         del images
         np.save(folder / f"{split}_labels.npy", np.concatenate(labels))
     _decode_files(jobs, progress)
-    for split in splits:
-        for what in ("images", "labels"):
-            array = np.load(folder / f"{split}_{what}.npy", mmap_mode="r")
-            hashed.update(f"{split} {what} {array.shape}".encode())
-            hashed.update(memoryview(array).cast("B") if array.size else b"")
+    classes = [pools.classes[c] for c in chosen]
     meta = {
-        "fingerprint": hashed.hexdigest(),
-        "classes": [pools.classes[c] for c in chosen],
+        "fingerprint": _fingerprint(folder, classes),
+        "classes": classes,
         "keys": [pools.keys[c] for c in chosen],
         "counts": {s: int(sum(len(i) for _, i in parts)) for s, parts in splits.items()},
         "image_size": size,
@@ -222,7 +223,19 @@ def _decode(data: Data, pools: Pools, folder: Path, progress: Progress) -> None:
     files.write_json(folder / "meta.json", meta)
 
 
+def _fingerprint(folder: Path, classes: list[str]) -> str:
+    """SHA-256 over the classes' names and every split's images and labels, with their shapes; hexadecimal."""
+    hashed = hashlib.sha256(json.dumps(classes).encode())
+    for split in SPLITS:
+        for what in ("images", "labels"):
+            array = np.load(folder / f"{split}_{what}.npy", mmap_mode="r")
+            hashed.update(f"{split} {what} {array.shape}".encode())
+            hashed.update(memoryview(array).cast("B") if array.size else b"")
+    return hashed.hexdigest()
+
+
 def _decode_files(jobs: list[tuple], progress: Progress) -> None:
+    """Decode all jobs, in as many processes as there are cores."""
     total = sum(len(names) for _, names, _, _ in jobs)
     if total <= 1000:  # not worth a start of processes
         for job in jobs:
@@ -245,6 +258,7 @@ def _decode_files(jobs: list[tuple], progress: Progress) -> None:
 
 
 def _decode_some(reader: Reader, names: list[str], path: Path, row: int) -> None:
+    """Decode these files into the array file at path, from that row on."""
     from PIL import Image
 
     images = np.load(path, mmap_mode="r+")
