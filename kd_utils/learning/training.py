@@ -14,8 +14,9 @@ from torch import nn
 from .. import files, seeds
 from ..study import Train
 from .losses import HISTORY_COLUMNS
-from .models import set_state, unwrap
+from .models import unwrap
 from .views import order
+from .weights import set_state
 
 if TYPE_CHECKING:
     import pandas as pd

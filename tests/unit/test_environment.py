@@ -29,6 +29,8 @@ WITHOUT_TORCH = [
     "kd_utils.machine",
     "kd_utils.methods",
     "kd_utils.seeds",
+    "kd_utils.sources",
+    "kd_utils.learning.loaders",
     "kd_utils.console",
     "kd_utils.learning.data",
     "kd_utils.learning.metrics",
