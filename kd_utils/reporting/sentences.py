@@ -81,8 +81,8 @@ def setting(results: Results) -> Text:
         f"The data are {study.data.name}{cited}, {len(dataset['classes'])} classes at "
         f"{dataset['image_size']} px: {counts['train']:,} images for training, {counts['val']:,} for validation"
         f"{held_out}. We train {_join([_trained(study, student) for student in study.students])}, with "
-        f"{seeds_a_cell(results.cells['n'])}, on {_join(devices)}. The view of an image is {_view(study.augment)}, a "
-        f"pure function of the seed, the epoch and the image's index; the teacher's logits for {study.view_count()} "
+        f"{seeds_a_cell(results.seed_counts())}, on {_join(devices)}. The view of an image is {_view(study.augment)}, "
+        f"a pure function of the seed, the epoch and the image's index; the teacher's logits for {study.view_count()} "
         f"views a seed were computed once and serve every cell exactly{_soft_targets(results)}. The best epoch is "
         f"chosen on {chosen_on}; the accuracy at the last epoch, which involves no choice, stands beside it.\n\n"
         f"{_statistics(results)}\n"
@@ -133,7 +133,7 @@ def _soft_targets(results: Results) -> str:
 def _statistics(results: Results) -> str:
     """How intervals and tests are made."""
     mcnemar = "McNemar's exact test (McNemar, 1947)"
-    if results.cells["n"].max() > 1:
+    if max(results.seed_counts()) > 1:
         varies = (
             ", and over seeds where a cell has several; two or three seeds say little of their own spread, and such an "
             "interval is rather one of 90 %"
@@ -257,7 +257,7 @@ def references(results: Results) -> Text:
     study = results.study
     cited = {"Guo", "Hinton", "Holm", "McNemar", "Stanton"}
     cited |= {DATA_REFERENCE.get(study.data.name, "").split(" ")[0].rstrip(",")}
-    if results.cells["method"].ne("kd").any():
+    if any(point.method != "kd" for point in results.cells.index):
         cited |= {METHOD_REFERENCE[m.method] for m in study.methods}
     return Text("\n".join(f"- {line}" for line in REFERENCES if line.split(",")[0] in cited) + "\n")
 
