@@ -170,14 +170,17 @@ def _answer(drawn: np.ndarray, count: int, sign: Literal[1, -1] = 1) -> tuple[fl
 def printed_gap() -> float:
     """How far apart the published study prints the same cell of the same student, at most (a fraction)."""
     distilled = published().dropna(subset="T")
-    return float(distilled.groupby(["student", "T", "alpha"])["val_acc_pct"].agg(np.ptp).max()) / 100
+    cells = [cell["val_acc_pct"].to_numpy(float) for _, cell in distilled.groupby(["student", "T", "alpha"])]
+    return max(float(np.ptp(accuracies)) for accuracies in cells) / 100
 
 
 def _chance_here(results: Results, student: str) -> Verdict:
     """Below what gap 95 % of pairs of runs stay that differ by their seed alone: 1.96 sqrt(2) sd within cells."""
-    runs = results.runs[(results.runs["student"] == student) & (results.runs["method"] == "kd")]
-    cells = [cell["top1_best"].to_numpy() for _, cell in runs.groupby(["T", "alpha"], dropna=False)]
-    several = [accuracies for accuracies in cells if len(accuracies) > 1]
+    by_cell: dict[Point, list[float]] = {}
+    for record in results.students:
+        if record.cell.student == student and record.method == "kd":
+            by_cell.setdefault(Point.of(record.cell), []).append(record.metrics["top1_best"])
+    several = [np.array(accuracies) for accuracies in by_cell.values() if len(accuracies) > 1]
     gap, low, high = (float(1.96 * np.sqrt(2) * sd) for sd in stats.spread(several))
     answer: Answer = "undecided"
     if not several:

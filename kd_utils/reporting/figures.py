@@ -200,19 +200,14 @@ def _baseline_or_mean(grid: pd.DataFrame) -> float:
     return float(grid[1.0].iloc[0]) if 1.0 in grid else float(np.nanmean(grid.to_numpy()))
 
 
-def _seed_counts(results: Results) -> pd.Series:
-    """How many seeds each cell of the grid has."""
-    return results.cells.loc[results.cells["method"] == "kd", "n"]
-
-
 def _seeds_differ(results: Results) -> bool:
-    return _seed_counts(results).nunique() > 1
+    return len(set(results.seed_counts(grid=True))) > 1
 
 
 def _seeds(results: Results, noted: bool = False) -> str:
     """How many seeds a cell has; noted: where that differs, the figure notes it in its cells."""
     brackets = " (in brackets)" if noted and _seeds_differ(results) else ""
-    return seeds_a_cell(_seed_counts(results)) + brackets
+    return seeds_a_cell(results.seed_counts(grid=True)) + brackets
 
 
 def _run_name(role: str, cell: CellRow) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files as package_files
 from pathlib import Path
+from typing import Any
 
 from nbconvert.exporters import Exporter
 
@@ -29,13 +30,13 @@ class PaperExporter(Exporter):
     export_from_notebook = "Paper (PDF)"
     output_mimetype = "application/pdf"
 
-    def _file_extension_default(self):
+    def _file_extension_default(self) -> str:
         return ".pdf"
 
     def _print(self, paper: "_Paper") -> bytes | str:
         return paper.pdf()
 
-    def from_notebook_node(self, nb, resources=None, **kw):
+    def from_notebook_node(self, nb, resources=None, **kw) -> tuple[Any, dict]:
         nb, resources = super().from_notebook_node(nb, resources, **kw)
         with _paper(nb, resources.get("metadata", {}).get("name", "report")) as paper:
             return self._print(paper), resources
@@ -47,7 +48,7 @@ class PaperHTMLExporter(PaperExporter):
     export_from_notebook = "Paper (HTML)"
     output_mimetype = "text/html"
 
-    def _file_extension_default(self):
+    def _file_extension_default(self) -> str:
         return ".html"
 
     def _print(self, paper: "_Paper") -> bytes | str:

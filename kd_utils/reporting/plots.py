@@ -1,23 +1,30 @@
 """DataFrame -> Figure. Reads no file. One style, legible in print and for the colour-blind."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..learning.metrics import entropy, log_softmax
 
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
+How = ParamSpec("How")
+
 # Okabe and Ito's palette for the colour-blind, with line styles and markers beside it
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1))]
-STYLE: dict[str, Any] = {
+STYLE: "dict[RcKeyType, Any]" = {
     "figure.dpi": 110,
     "font.size": 9,
     "axes.titlesize": 9,
@@ -28,7 +35,7 @@ STYLE: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "svg.fonttype": "path",
-    "axes.prop_cycle": plt.cycler(color=COLOURS),
+    "axes.prop_cycle": cycler(color=COLOURS),
 }
 CLASSES_EITHER_END = 12  # of many classes, the gains of so many of the worst and of the best are drawn
 CLASSES_SOFTENED, CLASSES_SMALL = 10, 5  # classes of which probabilities are drawn, and in the small panels
@@ -46,6 +53,17 @@ class Example:
     teacher: np.ndarray
     student: np.ndarray
     picture: np.ndarray | None
+
+
+def _styled(draw: Callable[How, Figure]) -> Callable[How, Figure]:
+    """The same function, drawing in STYLE."""
+
+    @wraps(draw)
+    def styled(*args: How.args, **kwargs: How.kwargs) -> Figure:
+        with plt.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return styled
 
 
 def _axes(count: int, width: float, height: float, **kwargs) -> tuple[Figure, list[Axes]]:
@@ -70,9 +88,9 @@ def _accuracy_curves(ax: Axes, histories: Mapping[str, pd.DataFrame], column: st
     ax.legend(frameon=False)
 
 
-def _top_classes(logits: np.ndarray, count: int) -> np.ndarray:
+def _top_classes(logits: np.ndarray, count: int) -> list[int]:
     """The classes of the largest logits, the largest first."""
-    return np.argsort(-np.asarray(logits, np.float64), kind="stable")[:count]
+    return np.argsort(-np.asarray(logits, np.float64), kind="stable")[:count].tolist()
 
 
 def _probabilities(logits: np.ndarray, T: float) -> np.ndarray:
@@ -85,7 +103,7 @@ def _entropy(logits: np.ndarray, T: float) -> float:
     return float(entropy(np.asarray(logits)[None], T)[0])
 
 
-@plt.rc_context(STYLE)
+@_styled
 def heatmaps(
     grids: Mapping[str, pd.DataFrame],
     *,
@@ -122,7 +140,7 @@ def heatmaps(
     return figure
 
 
-@plt.rc_context(STYLE)
+@_styled
 def against_temperature(
     lines: Mapping[str, pd.DataFrame], baselines: Mapping[str, tuple[float, float, float]]
 ) -> Figure:
@@ -148,7 +166,7 @@ def against_temperature(
     return figure
 
 
-@plt.rc_context(STYLE)
+@_styled
 def agreement(cells: Mapping[str, pd.DataFrame]) -> Figure:
     """Accuracy against agreement with the teacher, a point a cell; colour and marker say alpha, size says T.
 
@@ -174,7 +192,7 @@ def agreement(cells: Mapping[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-@plt.rc_context(STYLE)
+@_styled
 def reliability(diagrams: Mapping[str, Mapping[str, np.ndarray]], least: int) -> Figure:
     """Accuracy against confidence: student -> name of the run -> metrics.reliability's (bins, 3).
 
@@ -192,7 +210,7 @@ def reliability(diagrams: Mapping[str, Mapping[str, np.ndarray]], least: int) ->
     return figure
 
 
-@plt.rc_context(STYLE)
+@_styled
 def per_class(gains: Mapping[str, pd.DataFrame]) -> Figure:
     """Gains of each class, sorted by those of the first column; of many classes those at either end.
 
@@ -214,7 +232,7 @@ def per_class(gains: Mapping[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-@plt.rc_context(STYLE)
+@_styled
 def softened_beside(examples: Sequence[Example], temperatures: Sequence[float], classes: Sequence[str]) -> Figure:
     """What the temperature does to teacher and student: a row an image, a column a temperature.
 
@@ -256,7 +274,7 @@ def _pictured(ax: Axes, picture: np.ndarray | None, name: str) -> None:
         ax.set_title(name[:18], fontsize=8)
 
 
-@plt.rc_context(STYLE)
+@_styled
 def learning_curves(histories: Mapping[str, Mapping[str, pd.DataFrame]], column: str) -> Figure:
     """Accuracy against epoch: student -> name of the run -> history. column: that of the histories, fractions."""
     figure, axes = _axes(len(histories), 3.4, 2.6)
@@ -266,7 +284,7 @@ def learning_curves(histories: Mapping[str, Mapping[str, pd.DataFrame]], column:
     return figure
 
 
-@plt.rc_context(STYLE)
+@_styled
 def learning_curve(history: pd.DataFrame) -> Figure:
     """One run: its training loss and its accuracy against epoch."""
     figure, (left, right) = _axes(2, 3.2, 2.4)
@@ -288,7 +306,7 @@ def learning_curve(history: pd.DataFrame) -> Figure:
     return figure
 
 
-@plt.rc_context(STYLE)
+@_styled
 def images(batches: Mapping[str, np.ndarray], titles: Sequence[str] | None = None) -> Figure:
     """Rows of images: name of the row -> (N, H, W, 3) uint8; titles stand over the first row."""
     rows, columns = len(batches), max(len(batch) for batch in batches.values())
@@ -307,7 +325,7 @@ def images(batches: Mapping[str, np.ndarray], titles: Sequence[str] | None = Non
     return figure
 
 
-@plt.rc_context(STYLE)
+@_styled
 def softened(logits: np.ndarray, temperatures: Sequence[float], classes: Sequence[str]) -> Figure:
     """One image's probabilities at several temperatures, for the classes of the largest logits. logits: (C,)."""
     top = _top_classes(logits, CLASSES_SOFTENED)
@@ -320,7 +338,7 @@ def softened(logits: np.ndarray, temperatures: Sequence[float], classes: Sequenc
     return figure
 
 
-@plt.rc_context(STYLE)
+@_styled
 def softened_at(
     picture: np.ndarray, label: int, says: Mapping[str, np.ndarray], T: float, classes: Sequence[str]
 ) -> Figure:
@@ -347,7 +365,7 @@ def softened_at(
     return figure
 
 
-@plt.rc_context(STYLE)
+@_styled
 def cell(histories: Mapping[str, pd.DataFrame], column: str, worst: Mapping[str, float]) -> Figure:
     """One cell: its accuracy against epoch beside others, and its worst classes.
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files as package_files
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -110,7 +110,7 @@ class Results:
         """
         runs = self.runs.assign(mix=[_teacher_share(record) for record in self.students])
         by_cell = runs.groupby(["student", "method", "T", "alpha"], dropna=False, sort=True)
-        cells = by_cell[[*METRICS, *COSTS, "mix"]].mean()
+        cells = cast(pd.DataFrame, by_cell[[*METRICS, *COSTS, "mix"]].mean())
         cells["n"] = by_cell.size()
         cells["sd"] = by_cell["top1_best"].std()
         cells = _by_point(cells.reset_index())
@@ -156,6 +156,14 @@ class Results:
         have = set(self.runs["student"])
         return [s.label for s in self.study.students if s.label in have]
 
+    def seed_counts(self, *, grid: bool = False) -> list[int]:
+        """How many seeds each cell has; grid: only those of the grid, without further methods."""
+        seeds: dict[Point, set[int]] = {}
+        for record in self.students:
+            if record.method == "kd" or not grid:
+                seeds.setdefault(Point.of(record.cell), set()).add(record.cell.seed)
+        return [len(of_cell) for of_cell in seeds.values()]
+
     def cells_of(self, student: str) -> pd.DataFrame:
         """The rows of `cells` of one student's grid, best first."""
         cells = self.cells.loc[(self.cells["student"] == student) & (self.cells["method"] == "kd")]
@@ -190,10 +198,9 @@ class Results:
 
     def chosen(self, student: str) -> CellRow | None:
         """The cell that is best on holdout, which val has no part in; None where the study holds nothing out."""
-        cells = self.cells_of(student)
-        if cells["top1_holdout"].isna().all():
-            return None
-        return self.rows(cells.sort_values("top1_holdout", ascending=False, kind="stable").head(1))[0]
+        cells = self.cells_of(student).dropna(subset="top1_holdout")
+        ranked = cells.sort_values("top1_holdout", ascending=False, kind="stable")
+        return None if ranked.empty else self.rows(ranked.head(1))[0]
 
     def roles(self, student: str) -> dict[str, CellRow]:
         """The telling cells of a student's grid: best, standard, worst, baseline; those that are finished."""
@@ -225,7 +232,7 @@ class Results:
         baseline = cells.loc[cells["T"].isna(), "value"]
         if len(baseline):
             grid[1.0] = baseline.iloc[0]
-        return grid[sorted(grid.columns)]
+        return grid.reindex(columns=sorted(grid.columns))
 
     def records_of(self, point: Point) -> list[StudentRecord]:
         """The runs of a cell, a seed after the other."""

@@ -62,8 +62,8 @@ def setting(results: Results) -> Text:
         f"The data are {study.data.name}{cited}, {len(dataset['classes'])} classes at "
         f"{dataset['image_size']} px: {counts['train']:,} images for training, {counts['val']:,} for validation"
         f"{held_out}. We train {_join([_trained(study, student) for student in study.students])}, with "
-        f"{seeds_a_cell(results.cells['n'])}, on {_join(devices)}. The view of an image is {_view(study.augment)}, a "
-        f"pure function of the seed, the epoch and the image's index; the teacher's logits for {study.view_count()} "
+        f"{seeds_a_cell(results.seed_counts())}, on {_join(devices)}. The view of an image is {_view(study.augment)}, "
+        f"a pure function of the seed, the epoch and the image's index; the teacher's logits for {study.view_count()} "
         f"views a seed were computed once and serve every cell exactly{_soft_targets(results)}. The best epoch is "
         f"chosen on {chosen_on}; the accuracy at the last epoch, which involves no choice, stands beside it.\n\n"
         f"{_statistics(results)}\n"
@@ -114,7 +114,7 @@ def _soft_targets(results: Results) -> str:
 def _statistics(results: Results) -> str:
     """How intervals and tests are made."""
     mcnemar = "McNemar's exact test (McNemar, 1947)"
-    if results.cells["n"].max() > 1:
+    if max(results.seed_counts()) > 1:
         varies = (
             ", and over seeds where a cell has several; two or three seeds say little of their own spread, and such an "
             "interval is rather one of 90 %"
@@ -237,7 +237,7 @@ def references(results: Results) -> Text:
     """The works that the report speaks of."""
     study = results.study
     lines = {*REFERENCES, methods.KD.reference, SOURCES[study.data.name].reference} - {""}
-    if results.cells["method"].ne("kd").any():
+    if any(point.method != "kd" for point in results.cells.index):
         lines |= {m.teaching.reference for m in study.methods}
     return Text("\n".join(f"- {line}" for line in sorted(lines)) + "\n")
 

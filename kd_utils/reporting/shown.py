@@ -7,7 +7,7 @@ A label makes a cross-reference: text may say @tbl-x or @fig-x.
 
 import html
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -167,9 +167,9 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def seeds_a_cell(counts: pd.Series) -> str:
+def seeds_a_cell(counts: Sequence[int]) -> str:
     """How many seeds a cell has, in words. counts: the numbers of seeds of the cells in question."""
-    least, most = counts.min(), counts.max()
+    least, most = min(counts), max(counts)
     if least < most:
         return f"{least} to {most} seeds a cell"
     return f"{most} seeds a cell" if most > 1 else "one seed a cell"
@@ -183,7 +183,7 @@ def _as_they_are(frame: pd.DataFrame) -> dict[str, Column]:
     }
 
 
-def _markdown_row(texts) -> str:
+def _markdown_row(texts: Iterable[str]) -> str:
     return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
 
 

@@ -107,7 +107,9 @@ def mcnemar(right: np.ndarray, other_right: np.ndarray) -> float:
 
     right, other_right = np.asarray(right, bool), np.asarray(other_right, bool)
     only, only_other = int(np.sum(right & ~other_right)), int(np.sum(~right & other_right))
-    return float(test([[0, only], [only_other, 0]], exact=True).pvalue) if only + only_other else 1.0
+    if not only + only_other:
+        return 1.0
+    return float(vars(test([[0, only], [only_other, 0]], exact=True))["pvalue"])
 
 
 def holm(p: np.ndarray) -> np.ndarray:

@@ -121,10 +121,11 @@ def further(results: Results) -> Table | None:
 
 def _reading(results: Results) -> str:
     """How to read a table of cells."""
-    several = results.cells["n"].max() > 1
+    counts = results.seed_counts()
+    several = max(counts) > 1
     varies = "images and seeds" if several else "images (one seed: not what another seed would do)"
     test = "a paired bootstrap, or McNemar's exact test where n = 1" if several else "McNemar's exact test"
-    uneven = results.cells["n"].min() < results.cells["n"].max()
+    uneven = min(counts) < max(counts)
     shared = ", and a cell is compared with another over the seeds that both have" if uneven else ""
     return (
         f"± is a 95 % interval over {varies}; p is against the baseline, of {test}, Holm-corrected; = marks cells that "
@@ -191,7 +192,9 @@ def verdicts(results: Results) -> Table:
         "Basis": number("{} {}".format, "count", "counted"),
         "Verdict": words("answer"),
     }
-    alone = "" if results.cells["n"].max() > 1 else " Here each cell has one seed, and intervals are over images alone."
+    alone = (
+        "" if max(results.seed_counts()) > 1 else " Here each cell has one seed, and intervals are over images alone."
+    )
     caption = (
         "The claims, put to our records (here) and to the published rows. gamma: Goodman and Kruskal's, of all pairs "
         "of cells that differ in that one setting, how many more agree with the claim than not; gain: accuracy less "
@@ -250,16 +253,24 @@ def cost(results: Results) -> Table:
 
 def beside_published(results: Results) -> Table:
     """The published rows beside ours, where our grid has the same student, T and alpha; accuracies as fractions."""
-    rows = published()
-    there = rows["val_acc_pct"] / 100
-    baselines = there[rows["role"] == "baseline"].set_axis(rows.loc[rows["role"] == "baseline", "student"])
-    ours = results.cells.reindex(rows.index)
-    frame = rows[["student", "role", "T", "alpha"]].assign(
-        there=there,
-        gain_there=there - rows["student"].map(baselines),
-        here=ours["top1_best"],
-        gain_here=ours["gain"],
-    )
+    printed, nan = published(), float("nan")
+    by_point = list(zip(printed.index, printed.to_dict("records"), strict=True))
+    baseline = {point.student: row["val_acc_pct"] / 100 for point, row in by_point if point.T is None}
+    rows = []
+    for point, row in by_point:
+        there, ours = row["val_acc_pct"] / 100, results.row(point)
+        rows.append(
+            {
+                "student": point.student,
+                "role": row["role"],
+                "T": row["T"],
+                "alpha": row["alpha"],
+                "there": there,
+                "gain_there": there - baseline[point.student],
+                "here": nan if ours is None else ours["top1_best"],
+                "gain_here": nan if ours is None else ours["gain"],
+            }
+        )
     columns = {
         "Student": words("student"),
         "Role there": words("role"),
@@ -273,7 +284,7 @@ def beside_published(results: Results) -> Table:
         "The published figures (TinyImageNet-200, pretrained students) beside those of this study "
         f"({results.study.data.name}, {len(results.dataset['classes'])} classes). A dash: not in this grid."
     )
-    return Table(frame, caption, "published", columns)
+    return Table(pd.DataFrame(rows), caption, "published", columns)
 
 
 def runs(results: Results) -> Table:

@@ -152,7 +152,8 @@ def _panel(controls: list, outputs: list, draw: Callable[[], None]) -> widgets.V
 
 def _board(results: Results, student: str, pick: Callable[[CellRow], None]) -> list[widgets.HBox]:
     """The grid of a student as rows of buttons, the baseline above; a click on one picks its cell."""
-    reach = float(results.cells_of(student)["gain"].abs().max()) or 1.0  # NaN before there is a baseline
+    gains = results.cells_of(student)["gain"].dropna().to_numpy(float)  # none before there is a baseline
+    reach = float(np.abs(gains).max()) if gains.any() else 1.0
 
     def button(T: float | None, alpha: float) -> widgets.Button:
         cell = results.cell(student, T, alpha)
