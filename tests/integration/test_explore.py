@@ -17,8 +17,8 @@ def forgotten():
 
 
 @pytest.fixture
-def found(at_finished):
-    return results.load("small")
+def found(at_finished, loaded):
+    return loaded
 
 
 def parts(panel, kind):

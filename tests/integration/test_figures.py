@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from kd_utils.learning import data
-from kd_utils.reporting import figures, plots, results
+from kd_utils.reporting import figures, plots
 
 
 @pytest.fixture
-def found(at_finished):
-    return results.load("small")
+def found(at_finished, loaded):
+    return loaded
 
 
 def drawn(monkeypatch, name: str) -> dict:

@@ -20,8 +20,8 @@ def keep(root, *patterns):
             shutil.rmtree(path)
 
 
-def test_each_cell_has_its_interval_and_its_test_against_the_baseline(at_finished):
-    found = results.load("small")
+def test_each_cell_has_its_interval_and_its_test_against_the_baseline(at_finished, loaded):
+    found = loaded
     for student in found.labels:
         cells = found.of(student)
         base = found.records_of(found.cell(student, None, 1.0))[0].predictions
@@ -40,8 +40,8 @@ def test_each_cell_has_its_interval_and_its_test_against_the_baseline(at_finishe
         assert cells.iloc[0]["tied"] and np.isnan(cells.loc[cells["T"].isna(), "p"]).all()
 
 
-def test_the_report_says_where_students_see_the_views_that_the_teacher_was_trained_on(at_finished):
-    found = results.load("small")
+def test_the_report_says_where_students_see_the_views_that_the_teacher_was_trained_on(at_finished, loaded):
+    found = loaded
     named = [r["provenance"]["soft_targets_top1"] for r in found.students if r["T"] is not None]
     text = sentences.setting(found).markdown
     assert f"right class of {100 * named[0]:.2f} % of the images" in text and "was trained on" not in text
@@ -117,14 +117,13 @@ NONE = float("nan")
         ("3", [(4, 0.5, 55), (NONE, 1, 60)], "contradicted"),
     ],
 )
-def test_verdicts_follow_the_figures(at_finished, monkeypatch, claim, rows, says):
-    found = results.load("small")
-    assert answer(monkeypatch, found, claim, rows).answer == says
+def test_verdicts_follow_the_figures(at_finished, loaded, monkeypatch, claim, rows, says):
+    assert answer(monkeypatch, loaded, claim, rows).answer == says
 
 
-def test_the_published_rows_contradict_lower_alpha_for_shufflenet(at_finished):
+def test_the_published_rows_contradict_lower_alpha_for_shufflenet(at_finished, loaded):
     """STUDY: alpha 0 at T = 20 and 100 are its two worst cells, alpha 0.5 there its two best."""
-    found = claims.verdicts(results.load("small"))
+    found = claims.verdicts(loaded)
     there = {(v.claim, v.student): v for v in found if v.source == "published"}
     assert there["1b", "shufflenet_v2_x1_0"].answer == "contradicted"
     assert there["3", "resnet18"].answer == there["3", "shufflenet_v2_x1_0"].answer == "supported"
@@ -132,7 +131,7 @@ def test_the_published_rows_contradict_lower_alpha_for_shufflenet(at_finished):
     assert there["4", "shufflenet_v2_x1_0"].value == pytest.approx(0.0353)
 
 
-def test_every_figure_and_table_names_its_records(at_finished):
+def test_every_figure_and_table_names_its_records(at_finished, loaded):
     """The labels that the analysis shows are those that the provenance knows, and each has records."""
     import nbformat
 
@@ -143,7 +142,7 @@ def test_every_figure_and_table_names_its_records(at_finished):
             shown.add(output["metadata"]["kd_utils"]["label"])
         elif "{#tbl-" in output["data"].get("text/markdown", ""):
             shown.add(output["data"]["text/markdown"].split("{#")[1].split("}")[0])
-    sources = tables.sources(results.load("small"))
+    sources = tables.sources(loaded)
     assert shown - {"tbl-provenance", "tbl-records"} == set(sources)
     assert all(sources.values())
 
