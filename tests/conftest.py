@@ -7,6 +7,7 @@ from filelock import FileLock
 from helpers import SMALL, kd, write_study
 
 from kd_utils import paths
+from kd_utils.reporting import results
 
 
 def pytest_collection_modifyitems(items):
@@ -43,6 +44,14 @@ def finished(tmp_path_factory) -> Path:
 def at_finished(finished, monkeypatch) -> Path:
     monkeypatch.setenv("KD_ROOT", str(finished))
     return finished
+
+
+@pytest.fixture(scope="session")
+def loaded(finished):
+    """What the report's parts know of the finished study, for reading only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KD_ROOT", str(finished))
+        return results.load("small")
 
 
 @pytest.fixture

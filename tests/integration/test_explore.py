@@ -17,8 +17,13 @@ def forgotten():
 
 
 @pytest.fixture
+<<<<<<< HEAD
 def study_results(at_finished):
     return results.load("small")
+=======
+def found(at_finished, loaded):
+    return loaded
+>>>>>>> tests
 
 
 def parts(panel, kind):

@@ -27,6 +27,7 @@ def test_what_is_done_is_not_done_again(finished, copied):
         assert (copied / path).read_bytes() == (finished / path).read_bytes(), path
 
 
+<<<<<<< HEAD
 def test_only_what_is_missing_is_done_and_comes_out_the_same(copied):
     students = sorted((copied / "results" / "small" / "students").iterdir())
     (students[3] / "record.json").unlink()
@@ -40,6 +41,9 @@ def test_only_what_is_missing_is_done_and_comes_out_the_same(copied):
 
 
 def test_further_methods_are_added_to_a_finished_study(copied):
+=======
+def test_further_methods_are_added_to_a_finished_study(own):
+>>>>>>> tests
     """Only they are run, self-distillation learns from the student's own baseline, the others from the teacher.
 
     The baseline is missing, and self-distillation waits for it.

@@ -73,10 +73,10 @@ def test_it_learns(optimizer, lr):
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, schedule, optimizer):
     """Interrupted after each epoch by an exception, started anew from the checkpoint: every bit is the same."""
-    train = Train(epochs=5, batch_size=16, lr=0.003, schedule=schedule, optimizer=optimizer)
+    train = Train(epochs=3, batch_size=16, lr=0.003, schedule=schedule, optimizer=optimizer)
     whole = fit(make("mobilenetv3_small_050"), train)  # a model with dropout: torch's generator matters
     pieces = None
-    for _ in range(5):
+    for _ in range(3):
 
         class Killed(Exception):
             pass
@@ -182,7 +182,7 @@ def test_a_compiled_model_trains_as_the_plain_one(tmp_path, monkeypatch):
 
 
 def test_bf16_on_a_cpu_trains_nearly_as_fp32():
-    train = Train(epochs=3, batch_size=16, optimizer="sgd", lr=0.01)
+    train = Train(epochs=2, batch_size=16, optimizer="sgd", lr=0.01)
     full, half = (fit(make("convnext_atto", 32), train, images=LARGER, precision=p) for p in ("fp32", "bf16"))
     for a, b in zip(full.history, half.history, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=0.03) and a["loss"] != b["loss"]
