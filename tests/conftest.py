@@ -17,7 +17,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def root(tmp_path, monkeypatch) -> Path:
-    """A root of its copied, with studies/small.yaml in it."""
+    """A root of its own, with studies/small.yaml in it."""
     monkeypatch.setenv("KD_ROOT", str(tmp_path))
     write_study(tmp_path, SMALL)
     return tmp_path
@@ -56,7 +56,7 @@ def loaded(finished):
 
 @pytest.fixture
 def copied(finished, tmp_path, monkeypatch) -> Path:
-    """A root of its copied, with a copy of the finished study, to be changed."""
+    """A root of its own, with a copy of the finished study, to be changed."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     monkeypatch.setenv("KD_ROOT", str(tmp_path))
     return tmp_path

@@ -16,16 +16,6 @@ def forgotten():
     widgets._run.cache_clear()
 
 
-@pytest.fixture
-<<<<<<< HEAD
-def study_results(at_finished):
-    return results.load("small")
-=======
-def found(at_finished, loaded):
-    return loaded
->>>>>>> tests
-
-
 def parts(panel, kind):
     return [w for w in panel.children if type(w).__name__ == kind]
 

@@ -4,22 +4,8 @@ import numpy as np
 import pytest
 
 from kd_utils.learning import data
-<<<<<<< HEAD
-from kd_utils.reporting import figures, plots, results
-from kd_utils.reporting.results import Point
-
-
-@pytest.fixture
-def study_results(at_finished):
-    return results.load("small")
-=======
 from kd_utils.reporting import figures, plots
-
-
-@pytest.fixture
-def found(at_finished, loaded):
-    return loaded
->>>>>>> tests
+from kd_utils.reporting.results import Point
 
 
 def drawn(monkeypatch, name: str) -> dict:

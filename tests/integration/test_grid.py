@@ -27,23 +27,7 @@ def test_what_is_done_is_not_done_again(finished, copied):
         assert (copied / path).read_bytes() == (finished / path).read_bytes(), path
 
 
-<<<<<<< HEAD
-def test_only_what_is_missing_is_done_and_comes_out_the_same(copied):
-    students = sorted((copied / "results" / "small" / "students").iterdir())
-    (students[3] / "record.json").unlink()
-    shutil.rmtree(students[6])
-    before = pd.read_csv(copied / "results" / "small" / "results.csv")
-    done = kd(copied, "grid", "small", "--jobs", "1")
-    assert done.returncode == 0 and done.stdout.count("done: ") == 2
-    after = pd.read_csv(copied / "results" / "small" / "results.csv")
-    timing = ["train_seconds", "images_per_second"]
-    pd.testing.assert_frame_equal(before.drop(columns=timing), after.drop(columns=timing))
-
-
 def test_further_methods_are_added_to_a_finished_study(copied):
-=======
-def test_further_methods_are_added_to_a_finished_study(own):
->>>>>>> tests
     """Only they are run, self-distillation learns from the student's own baseline, the others from the teacher.
 
     The baseline is missing, and self-distillation waits for it.

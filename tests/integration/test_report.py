@@ -18,19 +18,11 @@ def text(pdf: bytes) -> str:
     return " ".join(" ".join(page.extract_text() for page in PdfReader(io.BytesIO(pdf)).pages).split())
 
 
-<<<<<<< HEAD
 def test_the_report_holds_the_metrics_of_the_records(at_finished):
     shown = text((at_finished / "report" / "small" / "report.pdf").read_bytes())
     study_results = results.load("small")
     for student in study_results.labels:
         ranked = study_results.cells_of(student)
-=======
-def test_the_report_holds_the_figures_of_the_records(at_finished, loaded):
-    shown = text((at_finished / "report" / "small" / "report.pdf").read_bytes())
-    found = loaded
-    for student in found.labels:
-        ranked = found.of(student)
->>>>>>> tests
         for cell in (ranked.iloc[0], ranked.iloc[-1]):
             assert f"{100 * cell['top1_best']:.2f} ± {50 * (cell['high'] - cell['low']):.2f}" in shown
             assert f"{cell['nll']:.3f}" in shown

@@ -21,20 +21,10 @@ def keep(root, *patterns):
             shutil.rmtree(path)
 
 
-<<<<<<< HEAD
-def test_each_cell_has_its_interval_and_its_test_against_the_baseline(at_finished):
-    study_results = results.load("small")
+def test_each_cell_has_its_interval_and_its_test_against_the_baseline(at_finished, study_results):
     for student in study_results.labels:
         cells, distilled = study_results.cells_of(student), study_results.distilled_of(student)
         base = study_results.records_of(Point.baseline(student))[0].predictions
-=======
-def test_each_cell_has_its_interval_and_its_test_against_the_baseline(at_finished, loaded):
-    found = loaded
-    for student in found.labels:
-        cells = found.of(student)
-        base = found.records_of(found.cell(student, None, 1.0))[0].predictions
-        distilled = cells.dropna(subset="T")
->>>>>>> tests
         assert len(distilled) == 4 and (cells["n"] == 1).all()
         p = {}
         for point, cell in distilled.iterrows():
@@ -49,9 +39,8 @@ def test_each_cell_has_its_interval_and_its_test_against_the_baseline(at_finishe
         assert cells.iloc[0]["tied"] and np.isnan(cells.loc[Point.baseline(student), "p"])
 
 
-def test_a_cell_has_one_identity(at_finished):
+def test_a_cell_has_one_identity(at_finished, study_results):
     """The point of a record, of a row of the cells and of the bootstrap are equal; the baseline's T is None."""
-    study_results = results.load("small")
     of_records = {Point.of(record.cell) for record in study_results.students}
     assert of_records == set(study_results.cells.index) == set(study_results.bootstrap.hits)
     assert study_results.cells.index.is_unique and len(of_records) == 10
@@ -63,8 +52,7 @@ def test_a_cell_has_one_identity(at_finished):
     assert Point("shuffle", 4.0, 0.5).words == "T = 4, alpha = 0.5" and Point.baseline("x").words == "the baseline"
 
 
-def test_tables_keep_numbers_and_show_them_formatted(at_finished):
-    study_results = results.load("small")
+def test_tables_keep_numbers_and_show_them_formatted(at_finished, study_results):
     table = tables.grid(study_results, "shuffle")
     pd.testing.assert_frame_equal(table.frame, study_results.cells_of("shuffle"))
     for (_, cell), formatted in zip(table.frame.iterrows(), table.formatted().to_dict("records"), strict=True):
@@ -80,17 +68,9 @@ def test_tables_keep_numbers_and_show_them_formatted(at_finished):
     )
 
 
-<<<<<<< HEAD
-def test_the_report_says_where_students_see_the_views_that_the_teacher_was_trained_on(at_finished):
-    study_results = results.load("small")
+def test_the_report_says_where_students_see_the_views_that_the_teacher_was_trained_on(at_finished, study_results):
     named = [r.provenance.soft_targets_top1 for r in study_results.students if r.T is not None]
     text = sentences.setting(study_results).markdown
-=======
-def test_the_report_says_where_students_see_the_views_that_the_teacher_was_trained_on(at_finished, loaded):
-    found = loaded
-    named = [r["provenance"]["soft_targets_top1"] for r in found.students if r["T"] is not None]
-    text = sentences.setting(found).markdown
->>>>>>> tests
     assert f"right class of {100 * named[0]:.2f} % of the images" in text and "was trained on" not in text
     teacher = study_results.study.teacher.model_copy(update={"seed": 0})
     same = dataclasses.replace(study_results, study=study_results.study.model_copy(update={"teacher": teacher}))
@@ -167,25 +147,14 @@ NONE = float("nan")
         ("3", [(4, 0.5, 55), (NONE, 1, 60)], "contradicted"),
     ],
 )
-<<<<<<< HEAD
-def test_verdicts_follow_the_accuracies(at_finished, monkeypatch, claim, rows, says):
-    study_results = results.load("small")
+def test_verdicts_follow_the_accuracies(at_finished, study_results, monkeypatch, claim, rows, says):
     assert answer(monkeypatch, study_results, claim, rows).answer == says
-=======
-def test_verdicts_follow_the_figures(at_finished, loaded, monkeypatch, claim, rows, says):
-    assert answer(monkeypatch, loaded, claim, rows).answer == says
->>>>>>> tests
 
 
 def test_the_published_rows_contradict_lower_alpha_for_shufflenet(at_finished, loaded):
     """STUDY: alpha 0 at T = 20 and 100 are its two worst cells, alpha 0.5 there its two best."""
-<<<<<<< HEAD
     verdicts = claims.verdicts(results.load("small"))
     there = {(v.claim, v.student): v for v in verdicts if v.source == "published"}
-=======
-    found = claims.verdicts(loaded)
-    there = {(v.claim, v.student): v for v in found if v.source == "published"}
->>>>>>> tests
     assert there["1b", "shufflenet_v2_x1_0"].answer == "contradicted"
     assert there["3", "resnet18"].answer == there["3", "shufflenet_v2_x1_0"].answer == "supported"
     assert there["3", "resnet18"].value == pytest.approx(0.0807)
