@@ -14,7 +14,7 @@ from torch import nn
 from .. import files, seeds
 from ..study import Train
 from .losses import HISTORY_COLUMNS
-from .models import unwrap
+from .models import Classifier, unwrap
 from .views import order
 from .weights import set_state
 
@@ -137,7 +137,7 @@ def _epoch(
     """One pass; returns the sums of the loss's parts over images, and the number of images."""
     model.train()
     cast = torch.autocast(labels.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-    total, seen, names = None, 0, ()
+    total, seen, names = torch.zeros((), device=labels.device), 0, ()
     for index in batches:
         with cast:
             logits = (forward if len(index) == full else model)(_batch(view, images, index))
@@ -147,7 +147,7 @@ def _epoch(
         optimizer.step()
         names = parts._fields
         summed = torch.stack([p.detach() for p in parts]) * len(index)
-        total = summed if total is None else total + summed
+        total = total + summed
         seen += len(index)
     return dict(zip(names, total.tolist(), strict=True)), seen
 
@@ -188,7 +188,7 @@ def _stalled(state: Fit, train: Train) -> bool:
     return len(state.history) - state.best_epoch >= train.patience * train.eval_every
 
 
-def _snapshot(net: nn.Module) -> dict:
+def _snapshot(net: Classifier) -> dict[str, torch.Tensor]:
     return {k: v.detach().cpu().clone() for k, v in net.backbone.state_dict().items()}
 
 

@@ -102,7 +102,8 @@ def _soft_targets(results: Results) -> str:
     """How right the teacher's soft targets are, and whether it was trained on the views that they are of."""
     study = results.study
     taught = [record for record in results.students if study.taught_by(record.cell) == "teacher"]
-    right = [record.provenance.soft_targets_top1 for record in taught]
+    shares = (record.provenance.soft_targets_top1 for record in taught)
+    right = [share for share in shares if share is not None]
     said = f"; in a seed's first view they name the right class of {_range(right)} % of the images" if right else ""
     if study.teacher.seed in {record.cell.seed for record in results.students}:
         seen = min(len(results.teacher.history), study.view_count())

@@ -4,12 +4,13 @@
 """
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from .. import paths
-from ..records import Record
+from ..records import Record, StudentRecord
 from . import claims, stats
 from .results import LEAST_P, Point, Results, published
 from .shown import Table, duration, half, number, p_value, percent, points, signed, temperature, words
@@ -305,13 +306,18 @@ def runs(results: Results) -> Table:
     return Table(pd.DataFrame(rows), caption, "records")
 
 
-def sources(results: Results) -> dict[str, list[Record]]:
+def sources(results: Results) -> Mapping[str, Sequence[Record]]:
     """The records that each figure and table of the report is made from, by its label, in the order of the report."""
     grid = [record for record in results.students if record.method == "kd"]
     grid_of = {student: [record for record in grid if record.student == student] for student in results.labels}
     telling = [record for runs in _runs_of_roles(results, ["best", "standard", "baseline"]) for record in runs]
     first_runs = [runs[0] for runs in _runs_of_roles(results, ["best", "standard", "worst", "baseline"])]
-    by_label = {"tbl-teachers": results.teachers, "fig-accuracy": grid, "fig-gain": grid, "fig-temperature": grid}
+    by_label: dict[str, Sequence[Record]] = {
+        "tbl-teachers": results.teachers,
+        "fig-accuracy": grid,
+        "fig-gain": grid,
+        "fig-temperature": grid,
+    }
     by_label |= {f"tbl-summary-{student}": runs for student, runs in grid_of.items()}
     if choice(results) is not None:
         by_label["tbl-choice"] = grid
@@ -325,7 +331,7 @@ def sources(results: Results) -> dict[str, list[Record]]:
     return by_label | {f"tbl-grid-{student}": runs for student, runs in grid_of.items()}
 
 
-def _runs_of_roles(results: Results, names: list[str]) -> list[list[Record]]:
+def _runs_of_roles(results: Results, names: list[str]) -> list[list[StudentRecord]]:
     """The runs of each student's cells in these roles, a list a cell."""
     roles = [results.roles(student) for student in results.labels]
     return [results.records_of(cells[name].point) for cells in roles for name in names if name in cells]
@@ -350,9 +356,9 @@ def provenance(results: Results) -> Table:
     return Table(pd.DataFrame(rows), caption, "provenance")
 
 
-def _numbered(results: Results) -> dict[str, Record]:
+def _numbered(results: Results) -> Mapping[str, Record]:
     """T1, T2, ... the teachers, best first; R1, R2, ... the runs, sorted as results.csv is."""
-    teachers = {f"T{k}": record for k, record in enumerate(results.teachers, 1)}
+    teachers: dict[str, Record] = {f"T{k}": record for k, record in enumerate(results.teachers, 1)}
     return teachers | {f"R{k}": record for k, record in enumerate(results.students, 1)}
 
 
