@@ -6,7 +6,7 @@ STUDY ?= studies/digits.yaml
 BIN := .venv/bin
 UV = $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
 
-.PHONY: demo test check emulate study lab bench
+.PHONY: demo test check emulate study lab bench docs
 demo: STUDY := studies/digits.yaml
 demo: study
 
@@ -34,6 +34,10 @@ emulate: .venv/dev
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/bench.py
+
+# the tables and numbers of README.md and docs/, from their sources
+docs: .venv/ready
+	$(BIN)/python docs/generate.py
 
 # what is installed to run, and beside it what is installed to develop (Ray, a browser's driver, linters)
 .venv/ready: pyproject.toml

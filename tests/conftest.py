@@ -17,7 +17,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def root(tmp_path, monkeypatch) -> Path:
-    """A root of its own, with studies/small.yaml in it."""
+    """A root of its copied, with studies/small.yaml in it."""
     monkeypatch.setenv("KD_ROOT", str(tmp_path))
     write_study(tmp_path, SMALL)
     return tmp_path
@@ -48,15 +48,20 @@ def at_finished(finished, monkeypatch) -> Path:
 
 @pytest.fixture(scope="session")
 def loaded(finished):
-    """What the report's parts know of the finished study, for reading only."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KD_ROOT", str(finished))
         return results.load("small")
 
 
 @pytest.fixture
-def own(finished, tmp_path, monkeypatch) -> Path:
-    """A root of its own, with a copy of the finished study, to be changed."""
+def study_results(at_finished, loaded):
+    """The results of the finished study, loaded once; for reading only."""
+    return loaded
+
+
+@pytest.fixture
+def copied(finished, tmp_path, monkeypatch) -> Path:
+    """A root of its copied, with a copy of the finished study, to be changed."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     monkeypatch.setenv("KD_ROOT", str(tmp_path))
     return tmp_path

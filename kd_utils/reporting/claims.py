@@ -8,12 +8,13 @@ import pandas as pd
 
 from ..study import STANDARD
 from . import stats
-from .results import Results, key, published
+from .results import Point, Results, published
 
 PUBLISHED_VAL_IMAGES = 10_000  # 50 a class; Le and Yang 2015, 'Tiny ImageNet visual recognition challenge'
 LOW_T, HIGH_ALPHA = 2.0, 0.5  # what claim 2 means by low T and high alpha: T at most, alpha at least
 
 Answer = Literal["supported", "contradicted", "undecided", "no data"]
+Source = Literal["here", "published"]
 CLAIMS = {
     "1a": "At the same alpha, a higher temperature does better.",
     "1b": "At the same temperature, a lower alpha does better.",
@@ -25,88 +26,145 @@ CLAIMS = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """What some figures say of a claim.
+    """What one source says of a claim about one student.
 
-    source: 'here' or 'published'. statistic: what `value`, `low` and `high` (its 95 % interval) are of; accuracies
-    as fractions. basis: how many cells or pairs it rests on.
+    source: 'here', our records, or 'published', the printed rows. statistic: what `value`, `low` and `high` (its 95 %
+    interval) are of; accuracies as fractions, NaN without data. count, counted: how many of what it rests on.
     """
 
     claim: str
     student: str
-    source: str
+    source: Source
     statistic: Literal["gamma", "gain", "gap"]
     value: float
     low: float
     high: float
-    basis: str
+    count: int
+    counted: str
     answer: Answer
+
+    @property
+    def basis(self) -> str:
+        """What it rests on, in words: '60 pairs'."""
+        return f"{self.count} {self.counted}"
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """The cells that one source has of one student, and what they would have been on other images and seeds.
+
+    temperature (NaN: the baseline), alpha, accuracy, gain (NaN without a baseline): (cells,). drawn_accuracy and
+    drawn_gain: (resamples, cells). Accuracies and gains are fractions.
+    """
+
+    source: Source
+    student: str
+    temperature: np.ndarray
+    alpha: np.ndarray
+    accuracy: np.ndarray
+    gain: np.ndarray
+    drawn_accuracy: np.ndarray
+    drawn_gain: np.ndarray
 
 
 def verdicts(results: Results) -> list[Verdict]:
-    """Every claim, for each student of ours and each published one."""
-    found = []
+    """Every claim, for each student of ours and each published one: claim by claim, ours first."""
+    every = []
     for student in results.labels:
-        found += _of("here", student, *_ours(results, student))
-        found.append(_chance_here(results, student))
+        every += _claims_1_to_3(_ours(results, student))
+        every.append(_chance_here(results, student))
     for student, rows in published().groupby("student", sort=False):
-        found += _of("published", str(student), *_theirs(rows))
-        found += _chance_there(str(student), rows)
-    return sorted(found, key=lambda v: (v.claim, v.source != "here"))
+        printed = _printed(str(student), rows)
+        every += _claims_1_to_3(printed)
+        every += _chance_printed(printed)
+    return sorted(every, key=lambda verdict: (verdict.claim, verdict.source != "here"))
 
 
-def _ours(results: Results, student: str) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """The cells (T, alpha, acc, gain), and their resampled accuracies and gains, (resamples, cells) each."""
-    cells, boot = results.of(student), results.bootstrap
-    keys = [key(cell) for cell in cells.to_dict("records")]
-    base = next((k for k in keys if k[2] is None), None)
-    unknown = np.full(boot.resamples, np.nan)
-    gains = [boot.difference(k, base) if base and boot.seeds(k, base) else unknown for k in keys]
-    shown = cells[["T", "alpha", "top1_best", "gain"]].rename(columns={"top1_best": "acc"})
-    return shown, np.stack([boot.mean(k) for k in keys], axis=1), np.stack(gains, axis=1)
+def _ours(results: Results, student: str) -> _Evidence:
+    """The cells of our grid, resampled by the bootstrap."""
+    cells, bootstrap = results.cells_of(student), results.bootstrap
+    baseline = Point.baseline(student)
+    unknown = np.full(bootstrap.resamples, np.nan)
+    drawn_gain = []
+    for point in cells.index:
+        comparable = baseline in bootstrap.hits and bootstrap.seeds(point, baseline)
+        drawn_gain.append(bootstrap.difference(point, baseline) if comparable else unknown)
+    return _Evidence(
+        source="here",
+        student=student,
+        temperature=cells["T"].to_numpy(float),
+        alpha=cells["alpha"].to_numpy(float),
+        accuracy=cells["top1_best"].to_numpy(float),
+        gain=cells["gain"].to_numpy(float),
+        drawn_accuracy=np.stack([bootstrap.mean(point) for point in cells.index], axis=1),
+        drawn_gain=np.stack(drawn_gain, axis=1),
+    )
 
 
-def _theirs(rows: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """The printed rows and draws of what other images would have given: one run a row, no predictions are public.
+def _printed(student: str, rows: pd.DataFrame) -> _Evidence:
+    """The printed rows, and draws of what other images would have given: one run a row, no predictions are public.
 
-    Rows are drawn independently, by the normal approximation to the binomial of 10,000 images. Shapes as in _ours.
+    Rows are drawn independently, by the normal approximation to the binomial of 10,000 images.
     """
-    cells = pd.DataFrame({"T": rows["T"], "alpha": rows["alpha"], "acc": rows["val_acc_pct"] / 100})
-    acc, base = cells["acc"].to_numpy(), cells["T"].isna().to_numpy()
-    cells["gain"] = acc - acc[base].mean()
-    error = np.sqrt(acc * (1 - acc) / PUBLISHED_VAL_IMAGES)
-    drawn = np.random.default_rng(0).normal(acc, error, (stats.RESAMPLES, len(acc)))
-    return cells, drawn, drawn - drawn[:, base]
+    T, accuracy = rows["T"].to_numpy(float), rows["val_acc_pct"].to_numpy(float) / 100
+    baseline = np.isnan(T)
+    error = np.sqrt(accuracy * (1 - accuracy) / PUBLISHED_VAL_IMAGES)
+    drawn = np.random.default_rng(0).normal(accuracy, error, (stats.RESAMPLES, len(accuracy)))
+    return _Evidence(
+        source="published",
+        student=student,
+        temperature=T,
+        alpha=rows["alpha"].to_numpy(float),
+        accuracy=accuracy,
+        gain=accuracy - accuracy[baseline].mean(),
+        drawn_accuracy=drawn,
+        drawn_gain=drawn - drawn[:, baseline],
+    )
 
 
-def _of(source: str, student: str, cells: pd.DataFrame, drawn: np.ndarray, drawn_gain: np.ndarray) -> list[Verdict]:
-    """Claims 1 to 3."""
-    T, alpha, acc, gain = (cells[c].to_numpy(float) for c in ("T", "alpha", "acc", "gain"))
-    distilled = ~np.isnan(T)
-    compared = distilled & ~np.isnan(gain)
-    mild = compared & (T <= LOW_T) & (alpha >= HIGH_ALPHA)
-    standard = compared & (STANDARD[0] == T) & (STANDARD[1] == alpha)
-    found = []
-    for claim, x, strata in (("1a", T[distilled], alpha[distilled]), ("1b", -alpha[distilled], T[distilled])):
-        count = len(stats.pairs(x, strata)[0])
-        value = stats.concordance(acc[distilled], x, strata)
-        samples = stats.concordance(drawn[:, distilled], x, strata)
-        found.append(_verdict(claim, student, source, "gamma", value, samples, f"{count} pairs", count))
-    for claim, which, sign in (("2", mild, -1), ("3", standard, 1)):
-        count = int(which.sum())
-        value, samples = (gain[which].mean(), drawn_gain[:, which].mean(axis=1)) if count else (np.nan, np.empty(0))
-        basis = f"{count} cell" + "s" * (count != 1)
-        found.append(_verdict(claim, student, source, "gain", value, samples, basis, count, sign))
-    return found
+def _claims_1_to_3(cells: _Evidence) -> list[Verdict]:
+    distilled = ~np.isnan(cells.temperature)
+    compared = distilled & ~np.isnan(cells.gain)
+    mild = compared & (cells.temperature <= LOW_T) & (cells.alpha >= HIGH_ALPHA)
+    standard = compared & (cells.temperature == STANDARD[0]) & (cells.alpha == STANDARD[1])
+    return [
+        _concordance("1a", cells, distilled, x=cells.temperature, strata=cells.alpha),
+        _concordance("1b", cells, distilled, x=-cells.alpha, strata=cells.temperature),
+        _mean_gain("2", cells, mild, sign=-1),
+        _mean_gain("3", cells, standard, sign=1),
+    ]
 
 
-def _verdict(claim, student, source, statistic, value, samples, basis, count, sign=1) -> Verdict:
-    """The claim says that sign * value is above 0."""
+def _concordance(claim: str, cells: _Evidence, which: np.ndarray, x: np.ndarray, strata: np.ndarray) -> Verdict:
+    """The claim says that accuracy rises with x among those cells of `which` that have the same stratum."""
+    x, strata = x[which], strata[which]
+    value = float(stats.concordance(cells.accuracy[which], x, strata))
+    drawn = stats.concordance(cells.drawn_accuracy[:, which], x, strata)
+    count = len(stats.pairs(x, strata)[0])
+    low, high, answer = _answer(drawn, count)
+    return Verdict(claim, cells.student, cells.source, "gamma", value, low, high, count, "pairs", answer)
+
+
+def _mean_gain(claim: str, cells: _Evidence, which: np.ndarray, sign: Literal[1, -1]) -> Verdict:
+    """The claim says that the mean gain of the cells of `which`, times sign, is above 0."""
+    count = int(which.sum())
+    counted = "cell" if count == 1 else "cells"
+    value = float(cells.gain[which].mean()) if count else float("nan")
+    drawn = cells.drawn_gain[:, which].mean(axis=1) if count else np.empty(0)
+    low, high, answer = _answer(drawn, count, sign)
+    return Verdict(claim, cells.student, cells.source, "gain", value, low, high, count, counted, answer)
+
+
+def _answer(drawn: np.ndarray, count: int, sign: Literal[1, -1] = 1) -> tuple[float, float, Answer]:
+    """The interval of a statistic, and what it says of the claim that sign * statistic is above 0."""
     if not count:
-        return Verdict(claim, student, source, statistic, np.nan, np.nan, np.nan, basis, "no data")
-    low, high = stats.interval(samples)
-    above, below = (low > 0, high < 0) if sign > 0 else (high < 0, low > 0)
-    answer = "supported" if above else "contradicted" if below else "undecided"
-    return Verdict(claim, student, source, statistic, float(value), low, high, basis, answer)
+        return float("nan"), float("nan"), "no data"
+    low, high = stats.interval(drawn)
+    if low > 0:
+        return low, high, "supported" if sign > 0 else "contradicted"
+    if high < 0:
+        return low, high, "contradicted" if sign > 0 else "supported"
+    return low, high, "undecided"
 
 
 def printed_gap() -> float:
@@ -117,22 +175,29 @@ def printed_gap() -> float:
 
 def _chance_here(results: Results, student: str) -> Verdict:
     """Below what gap 95 % of pairs of runs stay that differ by their seed alone: 1.96 sqrt(2) sd within cells."""
-    own = results.runs[(results.runs["student"] == student) & (results.runs["method"] == "kd")]
-    groups = [g["top1_best"].to_numpy() for _, g in own.groupby(["T", "alpha"], dropna=False)]
-    several = [g for g in groups if len(g) > 1]
-    sd, low, high = (1.96 * np.sqrt(2) * x for x in stats.spread(several))
-    gap = printed_gap()
-    answer = "no data" if not several else "supported" if low >= gap else "contradicted" if high < gap else "undecided"
-    return Verdict("4", student, "here", "gap", sd, low, high, f"{len(several)} cells with seeds", answer)
+    runs = results.runs[(results.runs["student"] == student) & (results.runs["method"] == "kd")]
+    cells = [cell["top1_best"].to_numpy() for _, cell in runs.groupby(["T", "alpha"], dropna=False)]
+    several = [accuracies for accuracies in cells if len(accuracies) > 1]
+    gap, low, high = (float(1.96 * np.sqrt(2) * sd) for sd in stats.spread(several))
+    answer: Answer = "undecided"
+    if not several:
+        answer = "no data"
+    elif low >= printed_gap():
+        answer = "supported"
+    elif high < printed_gap():
+        answer = "contradicted"
+    return Verdict("4", student, "here", "gap", gap, low, high, len(several), "cells with seeds", answer)
 
 
-def _chance_there(student: str, rows: pd.DataFrame) -> list[Verdict]:
+def _chance_printed(cells: _Evidence) -> list[Verdict]:
     """The cell that is printed twice: its gap, and the interval that other images would have given it."""
-    cells, drawn, _ = _theirs(rows)
-    twice = cells.dropna(subset="T").duplicated(["T", "alpha"], keep=False)
-    which = cells.index.get_indexer(twice.index[twice])
-    if len(which) != 2:
+    places = pd.DataFrame({"T": cells.temperature, "alpha": cells.alpha})
+    twice = np.flatnonzero(places["T"].notna() & places.duplicated(keep=False))
+    if len(twice) != 2:
         return []
-    gap = abs(np.diff(cells["acc"].to_numpy()[which])[0])
-    low, high = stats.interval(np.abs(drawn[:, which[1]] - drawn[:, which[0]]))
-    return [Verdict("4", student, "published", "gap", float(gap), low, high, "1 cell, printed twice", "undecided")]
+    first, second = twice
+    gap = float(abs(cells.accuracy[second] - cells.accuracy[first]))
+    low, high = stats.interval(np.abs(cells.drawn_accuracy[:, second] - cells.drawn_accuracy[:, first]))
+    return [
+        Verdict("4", cells.student, "published", "gap", gap, low, high, 1, "cell, printed twice", "undecided"),
+    ]

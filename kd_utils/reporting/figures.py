@@ -1,5 +1,7 @@
 """Results -> the figures of the report, each answering one question, with its caption. Loads no torch."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
@@ -7,8 +9,8 @@ from scipy.stats import spearmanr
 from .. import records
 from ..learning import metrics
 from . import plots
-from .results import LEAST_P, Results
-from .shown import Figure, percent, point, points, signed
+from .results import LEAST_P, CellRow, Point, Results
+from .shown import Figure, percent, points, seeds_a_cell, signed
 
 SOFT_TEMPERATURES = [1.0, 4.0, 20.0]
 IMAGES_SHOWN = 3
@@ -17,14 +19,15 @@ LEAST_IN_BIN = 10  # a bin's accuracy from fewer images is noise
 
 def accuracy(results: Results) -> Figure:
     """Which temperature and weight give the most accurate student?"""
-    grids = {s: 100 * results.pivot(s, "top1_best") for s in results.labels}
-    mixed = _counts(results)[1:]
+    uneven = _seeds_differ(results)
 
-    def note(c):
-        return _note(percent(c.top1_best, 1), "=" * c.tied, c.low, c.high, c.n if mixed else None)
+    def note(cell: CellRow) -> str:
+        mark = "=" if cell["tied"] else ""
+        return _note(percent(cell["top1_best"], 1) + mark, cell["low"], cell["high"], cell["n"] if uneven else None)
 
-    notes = {s: results.pivot(s, note).fillna("") for s in results.labels}
-    centres = {s: float(g[1.0].iloc[0]) if 1.0 in g else float(np.nanmean(g)) for s, g in grids.items()}
+    grids = {student: 100 * results.grid(student, "top1_best") for student in results.labels}
+    notes = {student: results.grid(student, note).fillna("") for student in results.labels}
+    centres = {student: _baseline_or_mean(grid) for student, grid in grids.items()}
     caption = (
         f"Top-1 accuracy on val in percent, ± half its 95 % interval, {_seeds(results, noted=True)}. White is the "
         "baseline, the column alpha = 1; = marks cells that cannot be told from the best (corrected p of at least "
@@ -35,17 +38,18 @@ def accuracy(results: Results) -> Figure:
 
 def gain(results: Results) -> Figure | None:
     """Where does distillation help, where does it harm? None before there is a baseline."""
-    labels = [s for s in results.labels if "baseline" in results.roles(s)]
-    if not labels:
+    students = [student for student in results.labels if results.row(Point.baseline(student)) is not None]
+    if not students:
         return None
-    grids = {s: 100 * results.pivot(s, "gain") for s in labels}
-    mixed = _counts(results)[1:]
+    uneven = _seeds_differ(results)
 
-    def note(c):
-        mark = "*" * (c.p_holm < LEAST_P)
-        return _note(points(c.gain, 1), mark, c.gain_low, c.gain_high, c.n if mixed else None)
+    def note(cell: CellRow) -> str:
+        mark = "*" if cell["p_holm"] < LEAST_P else ""
+        value = points(cell["gain"], 1) + mark
+        return _note(value, cell["gain_low"], cell["gain_high"], cell["n"] if uneven else None)
 
-    notes = {s: results.pivot(s, note).fillna("") for s in labels}
+    grids = {student: 100 * results.grid(student, "gain") for student in students}
+    notes = {student: results.grid(student, note).fillna("") for student in students}
     caption = (
         f"Gain over the baseline in percentage points, ± half its 95 % interval, {_seeds(results, noted=True)}. * "
         f"marks gains and losses with a corrected p under {LEAST_P:g}."
@@ -57,12 +61,13 @@ def temperature(results: Results) -> Figure:
     """How does accuracy follow T at each alpha?"""
     lines, baselines = {}, {}
     for student in results.labels:
-        cells = results.of(student)
-        shown = pd.DataFrame({"T": cells["T"], "alpha": cells["alpha"], "value": 100 * cells["top1_best"]})
-        shown[["low", "high"]] = 100 * cells[["low", "high"]]
-        lines[student] = shown.dropna(subset="T")
-        for base in shown[shown["T"].isna()].to_dict("records"):
-            baselines[student] = (base["value"], base["low"], base["high"])
+        cells = results.cells_of(student)
+        accuracies = pd.DataFrame({"T": cells["T"], "alpha": cells["alpha"], "value": 100 * cells["top1_best"]})
+        accuracies[["low", "high"]] = 100 * cells[["low", "high"]]
+        lines[student] = accuracies.dropna(subset="T")
+        baseline = results.row(Point.baseline(student))
+        if baseline is not None:
+            baselines[student] = (100 * baseline["top1_best"], 100 * baseline["low"], 100 * baseline["high"])
     caption = (
         f"Accuracy against temperature for each alpha, with 95 % bands, {_seeds(results)}; the black line is alpha = 1."
     )
@@ -71,10 +76,12 @@ def temperature(results: Results) -> Figure:
 
 def learning(results: Results) -> Figure:
     """How do the best, the standard and the worst cell and the baseline learn?"""
-    histories = {
-        s: {_named(role, c): records.history(results.records_of(c)[0]) for role, c in results.roles(s).items()}
-        for s in results.labels
-    }
+    histories = {}
+    for student in results.labels:
+        first_runs = {
+            _run_name(role, cell): results.records_of(cell.point)[0] for role, cell in results.roles(student).items()
+        }
+        histories[student] = {name: records.history(record) for name, record in first_runs.items()}
     split = "held-out training images" if results.score_column.startswith("holdout") else "val"
     caption = f"Accuracy on {split} against epoch: best, standard and worst cell and the baseline, first seed."
     return Figure(plots.learning_curves(histories, results.score_column), caption, "learning")
@@ -82,37 +89,29 @@ def learning(results: Results) -> Figure:
 
 def agreement(results: Results) -> Figure:
     """Is the student that agrees more with its teacher the more accurate one?"""
-    cells, found = {}, []
+    scattered, correlations = {}, []
     for student in results.labels:
-        own = results.of(student)
-        cells[student] = pd.DataFrame(
-            {
-                "T": own["T"],
-                "alpha": own["alpha"],
-                "agreement": 100 * own["agreement"],
-                "value": 100 * own["top1_best"],
-            }
-        )
-        if len(own) > 2:
-            found.append(f"{signed(spearmanr(own['agreement'], own['top1_best']).statistic)} for {student}")
-    rho = f" Spearman's rank correlation is {', '.join(found)}." if found else ""
+        cells = results.cells_of(student)
+        percentages = {"agreement": 100 * cells["agreement"], "value": 100 * cells["top1_best"]}
+        scattered[student] = pd.DataFrame({"T": cells["T"], "alpha": cells["alpha"], **percentages})
+        if len(cells) > 2:
+            correlation: Any = spearmanr(cells["agreement"], cells["top1_best"])
+            correlations.append(f"{signed(correlation.statistic)} for {student}")
+    rho = f" Spearman's rank correlation is {', '.join(correlations)}." if correlations else ""
     caption = f"Accuracy against agreement with the teacher, a point a cell; larger points are higher T.{rho}"
-    return Figure(plots.agreement(cells), caption, "agreement")
+    return Figure(plots.agreement(scattered), caption, "agreement")
 
 
 def calibration(results: Results) -> Figure:
     """Does distillation make the student's confidence truer?"""
     diagrams = {}
     for student in results.labels:
-        diagrams[student] = {}
-        for role, cell in results.roles(student).items():
-            if role == "worst":
-                continue
-            own = [r.predictions for r in results.records_of(cell)]
-            confidence = np.concatenate([p["confidence"] for p in own])
-            right = np.concatenate([p["predicted"] == p["label"] for p in own])
-            name = f"{_named(role, cell)}, ECE {cell['ece']:.3f}"
-            diagrams[student][name] = metrics.reliability(confidence, right)
+        roles = results.roles(student)
+        diagrams[student] = {
+            f"{_run_name(role, cell)}, ECE {cell['ece']:.3f}": _reliability(results, cell.point)
+            for role, cell in roles.items()
+            if role != "worst"
+        }
     caption = (
         f"Reliability diagrams: of {metrics.ECE_BINS} bins of confidence those with at least {LEAST_IN_BIN} images, "
         "all seeds together; ECE is of all bins, the mean over seeds. Below the dotted line a model is surer than it "
@@ -126,23 +125,26 @@ def softened(results: Results, pictures: np.ndarray | None = None) -> Figure:
 
     pictures: the data set's val images, (N, H, W, 3) uint8, where they are at hand and may be shown.
     """
-    student = results.labels[0]
-    cell = results.roles(student).get("best", results.of(student).iloc[0])
-    taught = results.records_of(cell)[0].predictions
-    says = results.teacher.predictions
-    places = np.linspace(0, len(says["example"]) - 1, min(IMAGES_SHOWN, len(says["example"]))).astype(int)
-    index = says["example"][places]
+    cell = results.example
+    student_says = results.records_of(cell.point)[0].predictions
+    teacher_says = results.teacher.predictions
+    kept = teacher_says["example"]  # indices of the images whose logits are kept with the predictions
+    places = np.linspace(0, len(kept) - 1, min(IMAGES_SHOWN, len(kept))).astype(int)
     examples = [
-        {"label": int(says["label"][i]), "teacher": says["example_logits"][k], "student": taught["example_logits"][k]}
-        for k, i in zip(places, index, strict=True)
+        plots.Example(
+            label=int(teacher_says["label"][kept[place]]),
+            teacher=teacher_says["example_logits"][place],
+            student=student_says["example_logits"][place],
+            picture=None if pictures is None else pictures[kept[place]],
+        )
+        for place in places
     ]
-    drawn = plots.softened_beside(
-        examples, SOFT_TEMPERATURES, results.dataset["classes"], None if pictures is None else pictures[index]
-    )
     caption = (
-        f"Probabilities of the teacher and of {student} at {point(cell)}, softened at three temperatures, for "
-        f"{len(examples)} validation images fixed by their places in the data set, and the teacher's first classes."
+        f"Probabilities of the teacher and of {cell.point.student} at {cell.point.words}, softened at three "
+        f"temperatures, for {len(examples)} validation images fixed by their places in the data set, and the teacher's "
+        "first classes."
     )
+    drawn = plots.softened_beside(examples, SOFT_TEMPERATURES, results.dataset["classes"])
     return Figure(drawn, caption, "softened")
 
 
@@ -153,11 +155,11 @@ def per_class(results: Results) -> Figure | None:
         roles = results.roles(student)
         if "baseline" not in roles or "best" not in roles:
             continue
-        base = _class_accuracy(results, roles["baseline"])
+        baseline = _class_accuracy(results, roles["baseline"].point)
         columns = {
-            _named(r, roles[r]): 100 * (_class_accuracy(results, roles[r]) - base)
-            for r in ("best", "standard")
-            if r in roles
+            _run_name(role, roles[role]): 100 * (_class_accuracy(results, roles[role].point) - baseline)
+            for role in ("best", "standard")
+            if role in roles
         }
         gains[student] = pd.DataFrame(columns, index=results.dataset["classes"])
     if not gains:
@@ -169,9 +171,13 @@ def per_class(results: Results) -> Figure | None:
 
 def mix(results: Results) -> Figure | None:
     """How much of the gradient is the teacher's? None before there is a distilled cell."""
-    grids = {s: 100 * results.pivot(s, "mix").drop(columns=1.0, errors="ignore") for s in results.labels}
-    grids = {s: g for s, g in grids.items() if g.size}
-    notes = {s: results.pivot(s, lambda c: percent(c.mix, 0)).fillna("")[g.columns] for s, g in grids.items()}
+    grids, notes = {}, {}
+    for student in results.labels:
+        if results.distilled_of(student).empty:
+            continue
+        grids[student] = 100 * results.grid(student, "mix").drop(columns=1.0, errors="ignore")
+        shares = results.grid(student, lambda cell: percent(cell["mix"], 0)).fillna("")
+        notes[student] = shares[grids[student].columns]
     if not grids:
         return None
     caption = (
@@ -183,31 +189,47 @@ def mix(results: Results) -> Figure | None:
     return Figure(drawn, caption, "mix")
 
 
-def _note(value: str, mark: str, low: float, high: float, seeds: int | None) -> str:
-    """What is written into a heatmap's cell: value and mark, ± half the interval, the seeds if cells differ in them."""
+def _note(value: str, low: float, high: float, seeds: int | None) -> str:
+    """What is written into a heatmap's cell: its value, ± half the interval, the seeds if cells differ in them."""
     interval = "" if low == high else f"\n±{50 * (high - low):.1f}"
-    return value + mark + interval + ("" if seeds is None else f" ({seeds})")
+    return value + interval + ("" if seeds is None else f" ({seeds})")
 
 
-def _counts(results: Results) -> list[int]:
-    """The numbers of seeds that cells of the grid have."""
-    return sorted(results.cells.loc[results.cells["method"] == "kd", "n"].unique().tolist())
+def _baseline_or_mean(grid: pd.DataFrame) -> float:
+    """What a heatmap's colours diverge around: its column alpha = 1, or the mean before there is a baseline."""
+    return float(grid[1.0].iloc[0]) if 1.0 in grid else float(np.nanmean(grid.to_numpy()))
+
+
+def _seed_counts(results: Results) -> pd.Series:
+    """How many seeds each cell of the grid has."""
+    return results.cells.loc[results.cells["method"] == "kd", "n"]
+
+
+def _seeds_differ(results: Results) -> bool:
+    return _seed_counts(results).nunique() > 1
 
 
 def _seeds(results: Results, noted: bool = False) -> str:
     """How many seeds a cell has; noted: where that differs, the figure notes it in its cells."""
-    least, *more = _counts(results)
-    if more:
-        return f"{least} to {more[-1]} seeds a cell{' (in brackets)' * noted}"
-    return f"{least} seeds a cell" if least > 1 else "one seed a cell"
+    brackets = " (in brackets)" if noted and _seeds_differ(results) else ""
+    return seeds_a_cell(_seed_counts(results)) + brackets
 
 
-def _named(role: str, cell: pd.Series) -> str:
+def _run_name(role: str, cell: CellRow) -> str:
     """'baseline', or 'best: T=20, alpha=0.1'."""
-    return role if role == "baseline" else f"{role}: T={cell['T']:g}, alpha={cell['alpha']:g}"
+    point = cell.point
+    return role if point.T is None else f"{role}: T={point.T:g}, alpha={point.alpha:g}"
 
 
-def _class_accuracy(results: Results, cell: pd.Series) -> np.ndarray:
+def _reliability(results: Results, point: Point) -> np.ndarray:
+    """metrics.reliability of all runs of a cell together: (bins, 3)."""
+    predictions = [record.predictions for record in results.records_of(point)]
+    confidence = np.concatenate([p["confidence"] for p in predictions])
+    right = np.concatenate([p["predicted"] == p["label"] for p in predictions])
+    return metrics.reliability(confidence, right)
+
+
+def _class_accuracy(results: Results, point: Point) -> np.ndarray:
     """Accuracy on val of each class, the mean over the cell's seeds: (classes,) fractions."""
     count = len(results.dataset["classes"])
-    return np.mean([r.class_accuracy(count) for r in results.records_of(cell)], axis=0)
+    return np.mean([record.class_accuracy(count) for record in results.records_of(point)], axis=0)

@@ -5,8 +5,9 @@ Code is left out, what it shows is kept. The HTML is one file that loads nothing
 
 import re
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.resources import files as resources
+from importlib.resources import files as package_files
 from pathlib import Path
 
 from nbconvert.exporters import Exporter
@@ -94,7 +95,7 @@ def make(study: Study) -> Path:
 
 
 @contextmanager
-def _paper(nb, title: str):
+def _paper(nb, title: str) -> Iterator["_Paper"]:
     with tempfile.TemporaryDirectory() as tmp:
         yield _Paper(nb, title, Path(tmp))
 
@@ -105,12 +106,12 @@ class _Paper:
     def __init__(self, nb, title: str, folder: Path):
         front, body = _markdown(nb, folder)
         self.folder = folder
-        metadata = {"title": front.get("title", title), **{k: v for k, v in front.items() if k != "title"}}
-        head = "---\n" + "".join(f"{k}: |\n{_indent(v)}\n" for k, v in metadata.items()) + "---\n\n"
-        self.text = head + body
+        metadata = {"title": title, **front}
+        head = "".join(f"{key}: |\n{_indent(text)}\n" for key, text in metadata.items())
+        self.text = f"---\n{head}---\n\n{body}"
         for name in ("paper.lua", "paper.typ", "paper.css"):
             (folder / name).write_text(
-                resources("kd_utils.reporting").joinpath(name).read_text(encoding="utf-8"), encoding="utf-8"
+                package_files("kd_utils.reporting").joinpath(name).read_text(encoding="utf-8"), encoding="utf-8"
             )
 
     def pdf(self) -> bytes:
@@ -157,28 +158,35 @@ def _markdown(nb, folder: Path) -> tuple[dict, str]:
             if output.output_type == "stream":
                 if output.name == "stdout":  # warnings stay in the notebook
                     parts.append(_verbatim(output.text))
-                continue
-            shown = output.data
-            if Front.MIME in shown:
-                front = shown[Front.MIME]
-            elif "image/svg+xml" in shown or "image/png" in shown:
-                parts.append(_picture(output, folder, f"cell{number:03d}-{k}"))
-            elif "text/markdown" in shown:
-                parts.append(shown["text/markdown"])
-            elif "text/html" in shown:
-                parts.append(shown["text/html"])
-            elif "text/plain" in shown:
-                parts.append(_verbatim(shown["text/plain"]))
-    return front, _resolved("\n\n".join(parts)) + "\n"
+            elif Front.MIME in output.data:
+                front = output.data[Front.MIME]
+            else:
+                parts.append(_rich(output, folder, f"cell{number:03d}-{k}"))
+    return front, _resolved("\n\n".join(part for part in parts if part is not None)) + "\n"
+
+
+def _rich(output, folder: Path, name: str) -> str | None:
+    """What an output shows, in the richest of its forms that pandoc's Markdown can hold; None where it has none."""
+    forms = output.data
+    if "image/svg+xml" in forms or "image/png" in forms:
+        return _picture(output, folder, name)
+    if "text/markdown" in forms:
+        return forms["text/markdown"]
+    if "text/html" in forms:
+        return forms["text/html"]
+    if "text/plain" in forms:
+        return _verbatim(forms["text/plain"])
+    return None
 
 
 def _resolved(body: str) -> str:
     """Cross-references to what an unfinished study has nothing to show for say so."""
-    there = set(re.findall(r"\{#((?:fig|tbl)-[\w.-]+)\}", body)) | set(re.findall(r"\\label\{(eq-[\w-]+)\}", body))
+    labels = {*re.findall(r"\{#((?:fig|tbl)-[\w.-]+)\}", body), *re.findall(r"\\label\{(eq-[\w-]+)\}", body)}
 
-    def known(match):
+    def known(match: re.Match) -> str:
         label = match[1].rstrip(".-")
-        return match[0] if label in there else f"(no {label} yet)" + match[1][len(label) :]
+        stop = match[1][len(label) :]  # of the sentence
+        return match[0] if label in labels else f"(no {label} yet){stop}"
 
     return re.sub(r"@((?:fig|tbl|eq)-[\w.-]+)", known, body)
 

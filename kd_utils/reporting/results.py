@@ -3,19 +3,21 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files as resources
+from importlib.resources import files as package_files
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from .. import records
-from ..records import Record
-from ..study import STANDARD, Study
+from ..records import Record, StudentRecord, TeacherRecord
+from ..shelf import Shelf
+from ..study import STANDARD, Cell, Study
 from ..study import load as load_study
 from . import stats
 
 LEAST_P = 0.05  # differences with a smaller corrected p are taken for real
-FIGURES = ["top1_best", "top1_last", "top5", "nll", "ece", "agreement", "top1_holdout"]
+METRICS = ["top1_best", "top1_last", "top5", "nll", "ece", "agreement", "top1_holdout"]
 COSTS = ["train_seconds", "images_per_second"]
 
 
@@ -24,16 +26,57 @@ class NoResults(ValueError):
 
 
 @dataclass(frozen=True)
+class Point:
+    """A cell without its seed: the one identity of what a row of `Results.cells` is of.
+
+    T: the temperature, None at alpha = 1, the baseline, where the loss does not depend on it. method: kd is the grid;
+    else the label of one of the study's further methods. Only columns of a DataFrame have NaN for T.
+    """
+
+    student: str
+    T: float | None
+    alpha: float
+    method: str = "kd"
+
+    @classmethod
+    def of(cls, cell: Cell) -> "Point":
+        """The point of a cell."""
+        return cls(cell.student, cell.T, cell.alpha, cell.method)
+
+    @classmethod
+    def baseline(cls, student: str) -> "Point":
+        """Training without distillation."""
+        return cls(student, None, 1.0)
+
+    @property
+    def words(self) -> str:
+        """'T = 4, alpha = 0.5', or 'the baseline'."""
+        return "the baseline" if self.T is None else f"T = {self.T:g}, alpha = {self.alpha:g}"
+
+
+@dataclass(frozen=True)
+class CellRow:
+    """One row of `Results.cells`: row["gain"] is the value in that column."""
+
+    point: Point
+    values: dict[str, Any]
+
+    def __getitem__(self, column: str) -> Any:
+        return self.values[column]
+
+
+@dataclass(frozen=True)
 class Results:
     """What a study has found so far: its trained candidates and its finished cells."""
 
     study: Study
     dataset: dict
-    teachers: list[Record]  # best first
-    students: list[Record]  # sorted as results.csv
+    teachers: list[TeacherRecord]  # best first
+    students: list[StudentRecord]  # sorted as results.csv
 
     @property
-    def teacher(self) -> Record:
+    def teacher(self) -> TeacherRecord:
+        """The best candidate, which taught the students."""
         return self.teachers[0]
 
     @cached_property
@@ -43,17 +86,20 @@ class Results:
 
     @cached_property
     def bootstrap(self) -> stats.Bootstrap:
-        """The bootstrap over validation images and seeds; its cells are (student, method, T or None, alpha)."""
-        hits: dict[tuple, dict[int, np.ndarray]] = {}
-        for r in self.students:
-            right = r.predictions["predicted"] == r.predictions["label"]
-            hits.setdefault(_key(r), {})[r["seed"]] = right
+        """The bootstrap over validation images and seeds; its cells are Points."""
+        hits: dict[Point, dict[int, np.ndarray]] = {}
+        for record in self.students:
+            predictions = record.predictions
+            right = predictions["predicted"] == predictions["label"]
+            hits.setdefault(Point.of(record.cell), {})[record.cell.seed] = right
         return stats.Bootstrap(hits)
 
     @cached_property
     def cells(self) -> pd.DataFrame:
-        """One row a cell: student, method, T, alpha, n (seeds), then means over its seeds (fractions, nats, seconds).
+        """One row a cell, indexed by its Point.
 
+        Columns: student, method, T (NaN: the baseline), alpha, n (seeds), then means over its seeds (fractions, nats,
+        seconds).
         low, high: the 95 % interval of top1_best, by the bootstrap. sd: its standard deviation over seeds.
         gain: top1_best less that of the baseline over the seeds that both have; gain_low, gain_high: its interval.
         p: of equality with the baseline, paired on the same images; p_holm: corrected for the number of cells of that
@@ -62,38 +108,47 @@ class Results:
         over all epochs of what losses.Loss has. Further methods are corrected, and compared to their best, among
         themselves.
         """
-        runs = self.runs.assign(mix=[_mix(r) for r in self.students])
-        groups = runs.groupby(["student", "method", "T", "alpha"], dropna=False, sort=True)
-        cells = groups[[*FIGURES, *COSTS, "mix"]].mean()
-        cells["n"] = groups.size()
-        cells["sd"] = groups["top1_best"].std()
-        cells = cells.reset_index()
-        parts = [self._tested(own) for _, own in cells.groupby(["student", cells["method"] == "kd"], sort=False)]
-        return pd.concat(parts).sort_index()
-
-    def _tested(self, cells: pd.DataFrame) -> pd.DataFrame:
-        """The cells of one family, with their intervals and tests."""
-        boot = self.bootstrap
-        baseline = (cells["student"].iloc[0], "kd", None, 1.0)
-        best = key(cells.loc[cells["top1_best"].idxmax()])
-        rows = []
-        for cell in map(key, cells.to_dict("records")):
-            low, high = stats.interval(boot.mean(cell))
-            row = {"low": low, "high": high, "p_best": boot.p_value(cell, best)}
-            seeds = boot.seeds(cell, baseline) if baseline in boot.hits else []
-            if seeds:
-                mean = [[boot.hits[c][s].mean() for s in seeds] for c in (cell, baseline)]
-                gain_low, gain_high = stats.interval(boot.difference(cell, baseline))
-                row |= {"gain": np.mean(mean[0]) - np.mean(mean[1]), "gain_low": gain_low, "gain_high": gain_high}
-                row["p"] = boot.p_value(cell, baseline) if cell != baseline else np.nan
-            rows.append(row)
-        columns = ["low", "high", "gain", "gain_low", "gain_high", "p", "p_best"]
-        tested = pd.DataFrame(rows, index=cells.index).reindex(columns=columns)
-        tested["p_holm"] = stats.holm(tested["p"].to_numpy())
-        itself = [cell == best for cell in map(key, cells.to_dict("records"))]
-        corrected = stats.holm(np.where(itself, np.nan, tested["p_best"].to_numpy()))
-        tested["tied"] = itself | (corrected >= LEAST_P)
+        runs = self.runs.assign(mix=[_teacher_share(record) for record in self.students])
+        by_cell = runs.groupby(["student", "method", "T", "alpha"], dropna=False, sort=True)
+        cells = by_cell[[*METRICS, *COSTS, "mix"]].mean()
+        cells["n"] = by_cell.size()
+        cells["sd"] = by_cell["top1_best"].std()
+        cells = _by_point(cells.reset_index())
+        families = cells.groupby(["student", cells["method"] == "kd"], sort=False)
+        tested = pd.concat([self._tested(family) for _, family in families])
         return cells.join(tested)
+
+    def _tested(self, family: pd.DataFrame) -> pd.DataFrame:
+        """Intervals and tests of cells that are corrected, and compared to their best, among themselves."""
+        points: list[Point] = list(family.index)
+        best = points[int(family["top1_best"].to_numpy().argmax())]
+        tested = pd.DataFrame([self._test(point, best) for point in points], index=family.index)
+        tested["p_holm"] = stats.holm(tested["p"].to_numpy())
+        is_best = np.array([point == best for point in points])
+        corrected = stats.holm(np.where(is_best, np.nan, tested["p_best"].to_numpy()))
+        tested["tied"] = is_best | (corrected >= LEAST_P)
+        return tested
+
+    def _test(self, point: Point, best: Point) -> dict[str, float]:
+        """The interval of a cell, and its tests against the baseline (NaN where there is none) and the best cell."""
+        bootstrap, baseline, nan = self.bootstrap, Point.baseline(point.student), float("nan")
+        low, high = stats.interval(bootstrap.mean(point))
+        gain = gain_low = gain_high = p = nan
+        seeds = bootstrap.seeds(point, baseline) if baseline in bootstrap.hits else []
+        if seeds:
+            accuracy, base = (np.mean([bootstrap.hits[x][s].mean() for s in seeds]) for x in (point, baseline))
+            gain = float(accuracy - base)
+            gain_low, gain_high = stats.interval(bootstrap.difference(point, baseline))
+            p = nan if point == baseline else bootstrap.p_value(point, baseline)
+        return {
+            "low": low,
+            "high": high,
+            "gain": gain,
+            "gain_low": gain_low,
+            "gain_high": gain_high,
+            "p": p,
+            "p_best": bootstrap.p_value(point, best),
+        }
 
     @property
     def labels(self) -> list[str]:
@@ -101,55 +156,80 @@ class Results:
         have = set(self.runs["student"])
         return [s.label for s in self.study.students if s.label in have]
 
-    def of(self, student: str) -> pd.DataFrame:
-        """The cells of one student's grid, best first."""
-        own = self.cells[(self.cells["student"] == student) & (self.cells["method"] == "kd")]
-        return own.sort_values(["top1_best", "alpha", "T"], ascending=[False, True, True], kind="stable")
+    def cells_of(self, student: str) -> pd.DataFrame:
+        """The rows of `cells` of one student's grid, best first."""
+        cells = self.cells.loc[(self.cells["student"] == student) & (self.cells["method"] == "kd")]
+        return cells.sort_values(["top1_best", "alpha", "T"], ascending=[False, True, True], kind="stable")
 
-    def further(self, student: str) -> pd.DataFrame:
-        """The cells of one student's further methods, best first."""
-        own = self.cells[(self.cells["student"] == student) & (self.cells["method"] != "kd")]
-        return own.sort_values("top1_best", ascending=False, kind="stable")
+    def distilled_of(self, student: str) -> pd.DataFrame:
+        """`cells_of` without the baseline."""
+        return self.cells_of(student).dropna(subset="T")
 
-    def cell(self, student: str, T: float | None, alpha: float) -> pd.Series | None:
+    def further_of(self, student: str) -> pd.DataFrame:
+        """The rows of `cells` of one student's further methods, best first."""
+        cells = self.cells.loc[(self.cells["student"] == student) & (self.cells["method"] != "kd")]
+        return cells.sort_values("top1_best", ascending=False, kind="stable")
+
+    def row(self, point: Point) -> CellRow | None:
+        """The row of one cell; None if it is not finished."""
+        if point not in self.cells.index:
+            return None
+        return CellRow(point, {str(column): value for column, value in self.cells.loc[point].items()})
+
+    def rows(self, cells: pd.DataFrame) -> list[CellRow]:
+        """The rows of `cells`, or of a part of it, one by one."""
+        return [row for point in cells.index if (row := self.row(point)) is not None]
+
+    def cell(self, student: str, T: float | None, alpha: float) -> CellRow | None:
         """One cell of the grid; T None is the baseline. None if it is not finished."""
-        own = self.of(student)
-        found = own[(own["alpha"] == alpha) & (own["T"].isna() if T is None else own["T"] == T)]
-        return found.iloc[0] if len(found) else None
+        return self.row(Point(student, T, alpha))
 
-    def pivot(self, student: str, figure: str | Callable[[pd.Series], object]) -> pd.DataFrame:
-        """A figure over the grid: T down, alpha across; the column alpha = 1 repeats the one run without T.
+    def best(self, student: str) -> CellRow:
+        """The most accurate cell of the grid on val, be it the baseline."""
+        return self.rows(self.cells_of(student).head(1))[0]
 
-        figure: a column of `cells`, or a function of a row of it.
+    def chosen(self, student: str) -> CellRow | None:
+        """The cell that is best on holdout, which val has no part in; None where the study holds nothing out."""
+        cells = self.cells_of(student)
+        if cells["top1_holdout"].isna().all():
+            return None
+        return self.rows(cells.sort_values("top1_holdout", ascending=False, kind="stable").head(1))[0]
+
+    def roles(self, student: str) -> dict[str, CellRow]:
+        """The telling cells of a student's grid: best, standard, worst, baseline; those that are finished."""
+        distilled = self.rows(self.distilled_of(student))
+        roles = {
+            "best": distilled[0] if distilled else None,
+            "standard": self.cell(student, *STANDARD),
+            "worst": distilled[-1] if distilled else None,
+            "baseline": self.row(Point.baseline(student)),
+        }
+        return {role: cell for role, cell in roles.items() if cell is not None}
+
+    @property
+    def example(self) -> CellRow:
+        """The cell whose answers to single images are shown: the first student's best one, distilled if one is."""
+        student = self.labels[0]
+        return self.roles(student).get("best", self.best(student))
+
+    def grid(self, student: str, metric: str | Callable[[CellRow], object]) -> pd.DataFrame:
+        """A metric over the grid: T down, alpha across; the column alpha = 1 repeats the one run without T.
+
+        metric: a column of `cells`, or a function of a row of it. Cells that are not finished are NaN.
         """
-        own = self.of(student)
-        if callable(figure):
-            own, figure = own.assign(figure=own.apply(figure, axis=1)), "figure"
-        grid = own.dropna(subset="T").pivot(index="T", columns="alpha", values=figure)
+        cells = self.cells_of(student)
+        values = [metric(row) if callable(metric) else row[metric] for row in self.rows(cells)]
+        cells = cells[["T", "alpha"]].assign(value=values)
+        grid = cells.dropna(subset="T").pivot(index="T", columns="alpha", values="value")
         grid = grid.reindex(index=sorted(self.study.grid.T))
-        baseline = own[own["T"].isna()]
+        baseline = cells.loc[cells["T"].isna(), "value"]
         if len(baseline):
-            grid[1.0] = baseline[figure].iloc[0]
+            grid[1.0] = baseline.iloc[0]
         return grid[sorted(grid.columns)]
 
-    def chosen(self, student: str) -> pd.Series | None:
-        """The cell that is best on holdout, which val has no part in; None where the study holds nothing out."""
-        own = self.of(student)
-        if own["top1_holdout"].isna().all():
-            return None
-        return own.loc[own["top1_holdout"].idxmax()]
-
-    def roles(self, student: str) -> dict[str, pd.Series]:
-        """The telling cells of a student's grid: best, standard, worst, baseline; those that are finished."""
-        distilled = self.of(student).dropna(subset="T")
-        found = {"baseline": self.cell(student, None, 1.0), "standard": self.cell(student, *STANDARD)}
-        if len(distilled):
-            found |= {"best": distilled.iloc[0], "worst": distilled.iloc[-1]}
-        return {role: found[role] for role in ("best", "standard", "worst", "baseline") if found.get(role) is not None}
-
-    def records_of(self, cell: pd.Series) -> list[Record]:
+    def records_of(self, point: Point) -> list[StudentRecord]:
         """The runs of a cell, a seed after the other."""
-        return [r for r in self.students if _key(r) == key(cell)]
+        return [record for record in self.students if Point.of(record.cell) == point]
 
     @property
     def score_column(self) -> str:
@@ -157,38 +237,38 @@ class Results:
         return "holdout_top1" if self.dataset["counts"]["holdout"] else "val_top1"
 
 
-def key(cell) -> tuple:
-    """(student, method, T or None, alpha) of a row of `cells`: what the bootstrap calls a cell."""
-    return cell["student"], cell["method"], None if pd.isna(cell["T"]) else float(cell["T"]), float(cell["alpha"])
-
-
-def _key(record: Record) -> tuple:
-    cell = record.cell
-    return cell.student, cell.method, cell.T, cell.alpha
-
-
 def load(study: str | Study) -> Results:
     """The results of a study, from records alone. Raises NoResults, naming the command, if there are none."""
     study = study if isinstance(study, Study) else load_study(study)
-    noted = records.noted_data(study)
-    trained = records.teachers(study, noted["fingerprint"]) if noted else []
-    best = records.best_teacher(study, noted["fingerprint"]) if noted else None
-    if best is None:
+    shelf = Shelf(study)
+    if shelf.dataset is None or shelf.teacher is None:
         raise NoResults(f"study '{study.name}' has no teacher yet; run: kd run {study.name}")
     planned = set(study.cells())
-    found = [r for r in records.students(study, noted["fingerprint"], best) if r.cell in planned]
-    if not found:
+    students = [r for r in shelf.students if r.cell in planned]
+    if not students:
         raise NoResults(f"study '{study.name}' has no finished cell yet; run: kd run {study.name}")
-    return Results(study, noted, trained, found)
+    return Results(study, shelf.dataset, shelf.teachers, students)
 
 
 def published() -> pd.DataFrame:
-    """The published study's rows: student, T (NaN for the baseline), alpha, val_acc_pct, role, note."""
-    with resources("kd_utils.reporting").joinpath("published.csv").open(encoding="utf-8") as f:
-        return pd.read_csv(f)
+    """The published study's rows: student, T (NaN for the baseline), alpha, val_acc_pct, role, note.
+
+    They are indexed by their Points; a cell that is printed twice is there twice.
+    """
+    with package_files("kd_utils.reporting").joinpath("published.csv").open(encoding="utf-8") as f:
+        rows = pd.read_csv(f)
+    return _by_point(rows.assign(method="kd")).drop(columns="method")
 
 
-def _mix(record: Record) -> float:
-    ce, kl = (np.mean([row[c] for row in record["history"]]) for c in ("ce_grad", "kl_grad"))
-    alpha = record["alpha"]
+def _by_point(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the columns student, T, alpha and method, indexed by their Points: here NaN for T becomes None."""
+    places = zip(rows["student"], rows["T"], rows["alpha"], rows["method"], strict=True)
+    points = [Point(student, None if pd.isna(T) else T, alpha, method) for student, T, alpha, method in places]
+    return rows.set_axis(pd.Index(points, dtype=object), axis="index")
+
+
+def _teacher_share(record: Record) -> float:
+    """The teacher's share of the gradient, over all epochs of a run: 0 to 1."""
+    ce, kl = (float(np.mean([epoch[part] for epoch in record.history])) for part in ("ce_grad", "kl_grad"))
+    alpha = record.alpha
     return float((1 - alpha) * kl / (alpha * ce + (1 - alpha) * kl))

@@ -1,122 +1,138 @@
-"""Results -> the sentences of the report. No figure in them is typed: each is computed from records."""
+"""Results -> the sentences of the report. No number in them is typed: each is computed from records."""
 
-from ..study import STANDARD
+from .. import methods
+from ..study import STANDARD, Augment, Model, Study
 from . import claims, tables
-from .results import LEAST_P, Results
-from .shown import Front, Text, half, percent, point, points
+from .results import LEAST_P, CellRow, Results
+from .shown import Front, Text, half, percent, points, seeds_a_cell
 
 DATA_REFERENCE = {
     "tiny-imagenet": "Le and Yang, 2015",
     "cifar100": "Krizhevsky, 2009",
     "digits": "Alpaydin and Kaynak, 1998",
 }
-METHOD_REFERENCE = {
-    "dkd": "Zhao",
-    "standardised": "Sun",
-    "dist": "Huang",
-    "label_smoothing": "Szegedy",
-    "self": "Furlanello",
-}
-REFERENCES = [
+REFERENCES = [  # beside those of methods.py
     "Alpaydin, E. and Kaynak, C. (1998). Optical recognition of handwritten digits. UCI Machine Learning Repository.",
-    "Furlanello, T. et al. (2018). Born again neural networks. ICML. arXiv:1805.04770.",
     "Guo, C. et al. (2017). On calibration of modern neural networks. ICML. arXiv:1706.04599.",
-    "Hinton, G., Vinyals, O. and Dean, J. (2015). Distilling the knowledge in a neural network. arXiv:1503.02531.",
     "Holm, S. (1979). A simple sequentially rejective multiple test procedure. Scandinavian J. of Statistics 6, 65–70.",
-    "Huang, T. et al. (2022). Knowledge distillation from a stronger teacher. NeurIPS. arXiv:2205.10536.",
     "Krizhevsky, A. (2009). Learning multiple layers of features from tiny images. University of Toronto.",
     "Le, Y. and Yang, X. (2015). Tiny ImageNet visual recognition challenge. CS 231N report, Stanford University.",
     "McNemar, Q. (1947). Note on the sampling error of the difference between correlated proportions or percentages. "
     "Psychometrika 12, 153–157.",
     "Stanton, S. et al. (2021). Does knowledge distillation really work? NeurIPS. arXiv:2106.05945.",
-    "Sun, S. et al. (2024). Logit standardization in knowledge distillation. CVPR. arXiv:2403.01427.",
-    "Szegedy, C. et al. (2016). Rethinking the Inception architecture for computer vision. CVPR. arXiv:1512.00567.",
-    "Zhao, B. et al. (2022). Decoupled knowledge distillation. CVPR. arXiv:2203.08679.",
 ]
 
 
 def front(results: Results) -> Front:
     """Title, subtitle and abstract."""
-    study, noted = results.study, results.dataset
-    counts = noted["counts"]
+    study, dataset = results.study, results.dataset
+    counts = dataset["counts"]
     lines = [
-        f"We distil a {results.teacher['teacher']} teacher ({percent(results.teacher.metrics['top1_best'])} % top-1, "
+        f"We distil a {results.teacher.teacher} teacher ({percent(results.teacher.metrics.top1_best)} % top-1, "
         f"the best of {len(results.teachers)} candidates) into {_join(results.labels)} at {len(study.grid.T)} "
         f"temperatures and {len(study.grid.alpha)} weights of the cross-entropy, on {study.data.name} with "
-        f"{len(noted['classes'])} classes, {counts['train']:,} training and {counts['val']:,} validation images."
+        f"{len(dataset['classes'])} classes, {counts['train']:,} training and {counts['val']:,} validation images."
     ]
-    for student in results.labels:
-        roles = results.roles(student)
-        if "baseline" not in roles or "best" not in roles:
-            continue
-        best, standard = roles["best"], roles.get("standard")
-        line = (
-            f"{student} reaches {percent(best['top1_best'])} % at {point(best)}, {_gain(best)} points over its "
-            f"baseline{_flattered(results, best)}"
-        )
-        if standard is not None and not (standard["T"] == best["T"] and standard["alpha"] == best["alpha"]):
-            line += f"; at the customary T = {STANDARD[0]:g}, alpha = {STANDARD[1]:g} it gains {_gain(standard)}"
-        lines.append(line + ".")
-    lines.append(_of_claims(results))
+    lines += [_reached(results, student) for student in results.labels]
+    lines.append(_claims_together(results))
     planned, done = len(study.cells()), len(results.students)
     if done < planned:
         lines.append(f"This report is of an unfinished study: {done} of {planned} runs are done.")
-    return Front(study.title, f"Study {study.name}", " ".join(lines))
+    return Front(study.title, f"Study {study.name}", " ".join(line for line in lines if line))
+
+
+def _reached(results: Results, student: str) -> str:
+    """One sentence on a student's best and standard cell; '' before it has a baseline and a distilled cell."""
+    roles = results.roles(student)
+    if "baseline" not in roles or "best" not in roles:
+        return ""
+    best, standard = roles["best"], roles.get("standard")
+    line = (
+        f"{student} reaches {percent(best['top1_best'])} % at {best.point.words}, {_gain(best)} points over its "
+        f"baseline{_flattered(results, best)}"
+    )
+    if standard is not None and standard.point != best.point:
+        line += f"; at the customary T = {STANDARD[0]:g}, alpha = {STANDARD[1]:g} it gains {_gain(standard)}"
+    return line + "."
 
 
 def setting(results: Results) -> Text:
     """What was done, in words."""
-    study, noted = results.study, results.dataset
-    counts = noted["counts"]
-    chosen = "held-out training images" if counts["holdout"] else "the validation images themselves"
-    how = []
-    for student in study.students:
-        t = study.training(student, teacher=False)
-        weights = "pretrained" if student.pretrained else "from scratch"
-        precision = student.precision or study.precision
-        extras = [f"in {precision}"] if precision != "auto" else []
-        extras += ["compiled"] if student.compile else []
-        how.append(
-            f"{student.label} {weights} for {t.epochs} epochs ({t.optimizer.capitalize()}, learning rate {t.lr:g}, "
-            f"batch size {t.batch_size}, {t.schedule} schedule{''.join(', ' + e for e in extras)})"
-        )
-    named = [r["provenance"]["soft_targets_top1"] for r in results.students if study.taught_by(r.cell) == "teacher"]
-    n = results.cells["n"]
-    seeds = "one seed a cell" if n.max() == 1 else f"{n.max()} seeds a cell"
-    seeds = f"{n.min()} to {n.max()} seeds a cell" if n.min() < n.max() else seeds
-    mcnemar = "McNemar's exact test (McNemar, 1947)"
-    varies, test = "; with one seed a cell they say nothing of other seeds", mcnemar
-    if n.max() > 1:
-        varies = (
-            ", and over seeds where a cell has several; two or three seeds say little of their own spread, and such an "
-            "interval is rather one of 90 %"
-        )
-        test = f"a paired bootstrap, or with {mcnemar} where they share one seed"
-    augment = study.augment
+    study, dataset = results.study, results.dataset
+    counts = dataset["counts"]
+    held_out = f", {counts['holdout']:,} held out of the training images" if counts["holdout"] else ""
+    chosen_on = "held-out training images" if counts["holdout"] else "the validation images themselves"
+    devices = sorted({record.provenance.device_name for record in results.students})
+    reference = DATA_REFERENCE.get(study.data.name)
+    cited = f" ({reference})" if reference else ""
+    return Text(
+        f"The data are {study.data.name}{cited}, {len(dataset['classes'])} classes at "
+        f"{dataset['image_size']} px: {counts['train']:,} images for training, {counts['val']:,} for validation"
+        f"{held_out}. We train {_join([_trained(study, student) for student in study.students])}, with "
+        f"{seeds_a_cell(results.cells['n'])}, on {_join(devices)}. The view of an image is {_view(study.augment)}, a "
+        f"pure function of the seed, the epoch and the image's index; the teacher's logits for {study.view_count()} "
+        f"views a seed were computed once and serve every cell exactly{_soft_targets(results)}. The best epoch is "
+        f"chosen on {chosen_on}; the accuracy at the last epoch, which involves no choice, stands beside it.\n\n"
+        f"{_statistics(results)}\n"
+    )
+
+
+def _trained(study: Study, student: Model) -> str:
+    """How a student was trained: 'resnet18 from scratch for 20 epochs (...)'."""
+    train = study.training(student, teacher=False)
+    weights = "pretrained" if student.pretrained else "from scratch"
+    precision = student.precision or study.precision
+    how = [
+        train.optimizer.capitalize(),
+        f"learning rate {train.lr:g}",
+        f"batch size {train.batch_size}",
+        f"{train.schedule} schedule",
+    ]
+    if precision != "auto":
+        how.append(f"in {precision}")
+    if student.compile:
+        how.append("compiled")
+    return f"{student.label} {weights} for {train.epochs} epochs ({', '.join(how)})"
+
+
+def _view(augment: Augment) -> str:
+    """What the training view of an image is."""
     crop = {
         "none": "no crop",
         "shift": f"a shift of up to {augment.shift} pixels",
         "resized": f"a resized crop of at least {augment.scale:.0%} of the area",
     }[augment.crop]
-    flip = "a left-right flip with probability one half and " if augment.flip else ""
-    devices = sorted({r["provenance"]["device_name"] for r in results.students})
-    right = f"; in a seed's first view they name the right class of {_range(named)} % of the images" if named else ""
-    if study.teacher.seed in {r["seed"] for r in results.students}:
-        seen = min(len(results.teacher["history"]), study.view_count())
+    return f"a left-right flip with probability one half and {crop}" if augment.flip else crop
+
+
+def _soft_targets(results: Results) -> str:
+    """How right the teacher's soft targets are, and whether it was trained on the views that they are of."""
+    study = results.study
+    taught = [record for record in results.students if study.taught_by(record.cell) == "teacher"]
+    right = [record.provenance.soft_targets_top1 for record in taught]
+    said = f"; in a seed's first view they name the right class of {_range(right)} % of the images" if right else ""
+    if study.teacher.seed in {record.cell.seed for record in results.students}:
+        seen = min(len(results.teacher.history), study.view_count())
         views = f"the first {seen} views of seed {study.teacher.seed}"
-        right += f" (the teacher was trained on {views}, and may know these better)"
-    reference = DATA_REFERENCE.get(study.data.name)
-    return Text(
-        f"The data are {study.data.name}{f' ({reference})' if reference else ''}, {len(noted['classes'])} classes at "
-        f"{noted['image_size']} px: {counts['train']:,} images for training, {counts['val']:,} for validation"
-        + (f", {counts['holdout']:,} held out of the training images" if counts["holdout"] else "")
-        + f". We train {_join(how)}, with {seeds}, on {_join(devices)}. The view of an image is {flip}{crop}, a pure "
-        f"function of the seed, the epoch and the image's index; the teacher's logits for {study.view_count()} views a "
-        f"seed were computed once and serve every cell exactly{right}. The best epoch is chosen on {chosen}; the "
-        "accuracy at the last epoch, which involves no choice, stands beside it.\n\n"
+        said += f" (the teacher was trained on {views}, and may know these better)"
+    return said
+
+
+def _statistics(results: Results) -> str:
+    """How intervals and tests are made."""
+    mcnemar = "McNemar's exact test (McNemar, 1947)"
+    if results.cells["n"].max() > 1:
+        varies = (
+            ", and over seeds where a cell has several; two or three seeds say little of their own spread, and such an "
+            "interval is rather one of 90 %"
+        )
+        test = f"a paired bootstrap, or with {mcnemar} where they share one seed"
+    else:
+        varies, test = "; with one seed a cell they say nothing of other seeds", mcnemar
+    return (
         f"Intervals are of 95 %, by a bootstrap over validation images{varies}. Cells are compared on the same "
         f"images, with {test}, and p-values are corrected for the number of cells by Holm's method (Holm, 1979); a "
-        f"difference counts below {LEAST_P:g}.\n"
+        f"difference counts below {LEAST_P:g}."
     )
 
 
@@ -124,18 +140,18 @@ def grid(results: Results) -> Text:
     """What the grid shows, student by student."""
     lines = ["@fig-accuracy shows the accuracy of each cell, @fig-gain its gain, @fig-temperature how it follows T."]
     for student in results.labels:
-        distilled = results.of(student).dropna(subset="T")
+        distilled = results.distilled_of(student)
         roles = results.roles(student)
-        if not len(distilled) or "baseline" not in roles:
+        if distilled.empty or "baseline" not in roles:
             continue
-        real = distilled[distilled["p_holm"] < LEAST_P]
-        up, down = (real["gain"] > 0).sum(), (real["gain"] < 0).sum()
-        tied, worst = results.of(student)["tied"].sum() - 1, roles["worst"]  # the best is no tie of its own
+        real = distilled.loc[distilled["p_holm"] < LEAST_P, "gain"]
+        tied = results.cells_of(student)["tied"].sum() - 1  # the best is no tie of its own
+        best, worst = roles["best"], roles["worst"]
         lines.append(
-            f"**{student}**: of {len(distilled)} distilled cells {up} are better than the baseline "
-            f"({percent(roles['baseline']['top1_best'])} %) and {down} worse. The best is {point(roles['best'])}"
-            f"{_flattered(results, roles['best'])}; of the others {tied} cannot be told from it. The worst, "
-            f"{point(worst)}, differs from the baseline by "
+            f"**{student}**: of {len(distilled)} distilled cells {(real > 0).sum()} are better than the baseline "
+            f"({percent(roles['baseline']['top1_best'])} %) and {(real < 0).sum()} worse. The best is "
+            f"{best.point.words}{_flattered(results, best)}; of the others {tied} cannot be told from it. The worst, "
+            f"{worst.point.words}, differs from the baseline by "
             f"{_gain(worst)} points (@tbl-summary-{student})."
         )
     return Text(" ".join(lines) + "\n")
@@ -143,18 +159,17 @@ def grid(results: Results) -> Text:
 
 def choice(results: Results) -> Text:
     """What choosing T and alpha honestly costs; nothing where the study holds no images out."""
-    lines = []
-    for student in results.labels:
-        chosen, best = results.chosen(student), results.of(student).iloc[0]
-        if chosen is not None:
-            price = points(chosen["top1_best"] - best["top1_best"])
-            same = "which is also the best on val" if price == points(0) else f"{price} points from the best on val"
-            lines.append(f"for {student} they choose {point(chosen)}, {same}")
-    if not lines:
+    table = tables.choice(results)
+    if table is None:
         return Text(
             "The study holds no training images out, so the best cell is the best of many on the very images that it "
             "is reported on: its accuracy is flattered by the choice.\n"
         )
+    lines = []
+    for row in table.frame.to_dict("records"):
+        price = row["price"]
+        same = "which is also the best on val" if price == 0 else f"{points(price)} points from the best on val"
+        lines.append(f"for {row['student']} they choose {row['chosen'].words}, {same}")
     return Text(
         "The best of many cells on val is flattered by being chosen there. Held-out training images can choose T and "
         f"alpha instead (@tbl-choice): {'; '.join(lines)}.\n"
@@ -163,18 +178,18 @@ def choice(results: Results) -> Text:
 
 def claimed(results: Results) -> Text:
     """The claims, one by one, with their verdicts."""
-    found = claims.verdicts(results)
+    verdicts = claims.verdicts(results)
     lines = []
     for name, claim in claims.CLAIMS.items():
-        own = [v for v in found if v.claim == name]
-        said = {
-            source: _join([f"{v.answer} for {v.student}" for v in own if v.source == source])
-            for source in ("here", "published")
-        }
-        said = {source: words for source, words in said.items() if words}
-        told = "; ".join(f"{'our records' if s == 'here' else 'the published rows'}: {w}" for s, w in said.items())
-        lines.append(f"- **{name}.** {claim} *{told[:1].upper()}{told[1:]}.*")
-    against = sorted({(v.claim, v.student) for v in found if v.source == "published" and v.answer == "contradicted"})
+        told = []
+        for source, who in (("here", "our records"), ("published", "the published rows")):
+            of_source = [verdict for verdict in verdicts if (verdict.claim, verdict.source) == (name, source)]
+            if of_source:
+                told.append(f"{who}: {_join([f'{verdict.answer} for {verdict.student}' for verdict in of_source])}")
+        answers = "; ".join(told)
+        lines.append(f"- **{name}.** {claim} *{answers[:1].upper()}{answers[1:]}.*")
+    printed = [verdict for verdict in verdicts if verdict.source == "published"]
+    against = sorted({(verdict.claim, verdict.student) for verdict in printed if verdict.answer == "contradicted"})
     tail = ""
     if against:
         where = _join([f"{claim} for {student}" for claim, student in against])
@@ -193,8 +208,8 @@ def softening(results: Results) -> Text:
     lines = ["@fig-softened shows what teacher and student say of single images as they are softened."]
     shares = []
     for student in results.labels:
-        own = results.of(student)
-        mix = own[own["alpha"] == STANDARD[1]]["mix"]
+        cells = results.cells_of(student)
+        mix = cells.loc[cells["alpha"] == STANDARD[1], "mix"]
         if len(mix):
             shares.append(f"{percent(mix.min(), 0)} to {percent(mix.max(), 0)} % for {student}")
     if shares:
@@ -228,11 +243,12 @@ def changes(results: Results) -> Text:
 def references(results: Results) -> Text:
     """The works that the report speaks of."""
     study = results.study
-    cited = {"Guo", "Hinton", "Holm", "McNemar", "Stanton"}
+    cited = {"Guo", "Holm", "McNemar", "Stanton"}
     cited |= {DATA_REFERENCE.get(study.data.name, "").split(" ")[0].rstrip(",")}
+    lines = {line for line in REFERENCES if line.split(",")[0] in cited} | {methods.KD.reference}
     if results.cells["method"].ne("kd").any():
-        cited |= {METHOD_REFERENCE[m.method] for m in study.methods}
-    return Text("\n".join(f"- {line}" for line in REFERENCES if line.split(",")[0] in cited) + "\n")
+        lines |= {m.teaching.reference for m in study.methods}
+    return Text("\n".join(f"- {line}" for line in sorted(lines)) + "\n")
 
 
 def further(results: Results) -> Text:
@@ -241,35 +257,34 @@ def further(results: Results) -> Text:
         return Text("")
     lines = []
     for student in results.labels:
-        cells = results.further(student)
-        for c in cells.to_dict("records"):
-            lines.append(f"{c['method']} at {point(c)} gains {student} {_gain(c)} points")
+        for cell in results.rows(results.further_of(student)):
+            lines.append(f"{cell.point.method} at {cell.point.words} gains {student} {_gain(cell)} points")
     return Text(
         f"Is it the teacher? @tbl-further sets further methods beside plain distillation: {'; '.join(lines)}.\n"
     )
 
 
-def _of_claims(results: Results) -> str:
-    """One sentence on the claims."""
-    answers: dict[str, list[str]] = {"supported": [], "contradicted": [], "undecided": []}
-    found = [v for v in claims.verdicts(results) if v.source == "here"]
+def _claims_together(results: Results) -> str:
+    """One sentence on the claims; students that answer a claim differently leave it undecided."""
+    by_answer: dict[str, list[str]] = {"supported": [], "contradicted": [], "undecided": []}
+    verdicts = [verdict for verdict in claims.verdicts(results) if verdict.source == "here"]
     for name in claims.CLAIMS:
-        own = {v.answer for v in found if v.claim == name} - {"no data"}
-        if own:
-            answers[own.pop() if len(own) == 1 else "undecided"].append(name)
+        answers = {verdict.answer for verdict in verdicts if verdict.claim == name} - {"no data"}
+        if answers:
+            by_answer[answers.pop() if len(answers) == 1 else "undecided"].append(name)
     verbs = {"supported": "support {}", "contradicted": "contradict {}", "undecided": "leave {} undecided"}
-    words = [verbs[answer].format(_join(names)) for answer, names in answers.items() if names]
-    return f"Of the published study's claims (@tbl-claims) our records together {_join(words)}." if words else ""
+    said = [verbs[answer].format(_join(names)) for answer, names in by_answer.items() if names]
+    return f"Of the published study's claims (@tbl-claims) our records together {_join(said)}." if said else ""
 
 
-def _gain(cell) -> str:
+def _gain(cell: CellRow) -> str:
     """+2.10 ± 0.90"""
     return points(cell["gain"]) + half(cell["gain_low"], cell["gain_high"])
 
 
-def _flattered(results: Results, best) -> str:
+def _flattered(results: Results, best: CellRow) -> str:
     """A best cell with fewer seeds than others owes more to chance, which more seeds would take back."""
-    most = results.of(best["student"])["n"].max()
+    most = results.cells_of(best.point.student)["n"].max()
     return f" ({best['n']} of up to {most} seeds, which flatters it)" if best["n"] < most else ""
 
 

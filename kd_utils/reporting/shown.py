@@ -7,30 +7,72 @@ A label makes a cross-reference: text may say @tbl-x or @fig-x.
 
 import html
 import io
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pandas as pd
 
 
+@dataclass(frozen=True)
+class Column:
+    """How one column of a table is shown.
+
+    write: the text of a cell, made of the values that its row has in the columns `of` of the table's frame.
+    right: numbers stand to the right, words to the left.
+    """
+
+    write: Callable[..., str]
+    of: tuple[str, ...]
+    right: bool
+
+
+def number(write: Callable[..., str], *of: str) -> Column:
+    """A column of numbers; the first of `of` is the number itself, the others stand beside it."""
+    return Column(write, of, right=True)
+
+
+def words(of: str, write: Callable[..., str] = str) -> Column:
+    """A column of names and other words."""
+    return Column(write, (of,), right=False)
+
+
 class Table:
-    """A DataFrame with a caption and a label; cells are shown as they are (format them first)."""
+    """A DataFrame of numbers and names, with a caption, a label and how each shown column is written.
 
-    def __init__(self, frame: pd.DataFrame, caption: str, label: str):
+    frame: the numbers, unrounded; it may have more columns than are shown. columns: head -> Column, in the order in
+    which they are shown; by default the frame's own columns as they are.
+    """
+
+    def __init__(self, frame: pd.DataFrame, caption: str, label: str, columns: dict[str, Column] | None = None):
         self.frame, self.caption, self.label = frame, caption, label
+        self.columns = _as_they_are(frame) if columns is None else columns
 
-    def _markdown(self) -> str:
-        columns = [str(c) for c in self.frame.columns]
-        right = [pd.api.types.is_numeric_dtype(self.frame[c]) or _numbers(self.frame[c]) for c in self.frame.columns]
-        lines = ["| " + " | ".join(columns) + " |", "|" + "|".join("---:" if r else ":---" for r in right) + "|"]
-        for row in self.frame.itertuples(index=False):
-            lines.append("| " + " | ".join(str(v).replace("|", "\\|") for v in row) + " |")
+    def formatted(self) -> pd.DataFrame:
+        """The table as it is shown: one row a row of the frame, one column of strings a shown column."""
+        return pd.DataFrame({head: self._texts(column) for head, column in self.columns.items()})
+
+    def markdown(self) -> str:
+        """A Markdown table, its caption with the label below."""
+        rows = self.formatted().itertuples(index=False)
+        rules = ("---:" if self._is_right(column) else ":---" for column in self.columns.values())
+        lines = [_markdown_row(self.columns), "|" + "|".join(rules) + "|", *map(_markdown_row, rows)]
         return "\n".join(lines) + f"\n\n: {self.caption} {{#tbl-{self.label}}}\n"
 
+    def _texts(self, column: Column) -> list[str]:
+        values = (self.frame[name] for name in column.of)
+        return [column.write(*row) for row in zip(*values, strict=True)]
+
+    def _is_right(self, column: Column) -> bool:
+        """A column of numbers that has no number is one of dashes, which stand where words do."""
+        return column.right and bool(self.frame[column.of[0]].notna().any())
+
     def _repr_mimebundle_(self, include=None, exclude=None):
-        shown = self.frame.to_html(index=False, border=0, escape=True)
+        formatted = self.formatted()
+        table = formatted.to_html(index=False, border=0, escape=True)
         return {
-            "text/html": f"<div>{shown}<p>{_shown(f'tbl-{self.label}', self.caption)}</p></div>",
-            "text/markdown": self._markdown(),
-            "text/plain": self.frame.to_string(index=False),
+            "text/html": f"<div>{table}<p>{_html_caption(f'tbl-{self.label}', self.caption)}</p></div>",
+            "text/markdown": self.markdown(),
+            "text/plain": formatted.to_string(index=False),
         }
 
 
@@ -48,7 +90,7 @@ class Figure:
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         svg = self.svg[self.svg.index("<svg") :]
-        caption = _shown(f"fig-{self.label}", self.caption)
+        caption = _html_caption(f"fig-{self.label}", self.caption)
         return (
             {
                 "text/html": f"<figure>{svg}<figcaption>{caption}</figcaption></figure>",
@@ -85,17 +127,6 @@ class Text:
         return {"text/markdown": self.markdown, "text/plain": self.markdown}
 
 
-def _shown(label: str, caption: str) -> str:
-    """A caption in JupyterLab, with the name by which the text refers to it."""
-    return f"<b>@{label}</b> <em>{html.escape(caption)}</em>"
-
-
-def _numbers(column: pd.Series) -> bool:
-    """Whether a column of strings reads as numbers, dashes aside."""
-    stripped = [str(v).split(" ")[0].replace(",", "").lstrip("+−-<") for v in column if str(v) not in ("", "–")]
-    return bool(stripped) and all(v.replace(".", "", 1).isdigit() for v in stripped)
-
-
 def percent(value: float, digits: int = 2) -> str:
     """A fraction as percent, '–' where there is none."""
     return "–" if pd.isna(value) else f"{100 * value:.{digits}f}"
@@ -111,14 +142,16 @@ def points(value: float, digits: int = 2) -> str:
     return signed(100 * value, digits)
 
 
-def half(low: float, high: float, digits: int = 2) -> str:
-    """Half the width of an interval of fractions, in points, as '± x'; '' where there is none."""
-    return "" if pd.isna(low) else f" ± {50 * (high - low):.{digits}f}"
+def half(low: float, high: float) -> str:
+    """Half the width of an interval of fractions, in points, as ' ± x'; '' where there is none."""
+    return "" if pd.isna(low) else f" ± {50 * (high - low):.2f}"
 
 
 def p_value(value: float) -> str:
     """A p-value to three decimals, '–' where there is none."""
-    return "–" if pd.isna(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
+    if pd.isna(value):
+        return "–"
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def temperature(value: float) -> str:
@@ -134,6 +167,26 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def point(cell) -> str:
-    """A cell's T and alpha in words, or 'the baseline'."""
-    return "the baseline" if pd.isna(cell["T"]) else f"T = {cell['T']:g}, alpha = {cell['alpha']:g}"
+def seeds_a_cell(counts: pd.Series) -> str:
+    """How many seeds a cell has, in words. counts: the numbers of seeds of the cells in question."""
+    least, most = counts.min(), counts.max()
+    if least < most:
+        return f"{least} to {most} seeds a cell"
+    return f"{most} seeds a cell" if most > 1 else "one seed a cell"
+
+
+def _as_they_are(frame: pd.DataFrame) -> dict[str, Column]:
+    """The columns of a frame, each shown under its own name."""
+    return {
+        str(name): Column(str, (name,), right=pd.api.types.is_numeric_dtype(dtype))
+        for name, dtype in frame.dtypes.items()
+    }
+
+
+def _markdown_row(texts) -> str:
+    return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
+
+
+def _html_caption(label: str, caption: str) -> str:
+    """A caption in JupyterLab, with the name by which the text refers to it."""
+    return f"<b>@{label}</b> <em>{html.escape(caption)}</em>"

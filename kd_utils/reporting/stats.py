@@ -4,12 +4,14 @@ What varies: the validation images, of which there might have been others, and t
 images vary, and an interval says how far these very models would differ on other images, not what another seed does.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 RESAMPLES = 5000
-LEVEL = 0.95
+TAIL = (1 - 0.95) / 2  # the share of samples on either side of an interval of 95 %
 AT_ONCE = 4_000_000  # images drawn at a time
 
 
@@ -23,7 +25,7 @@ class Bootstrap:
     interval of 95 % is one of about 90 % (tests/unit/test_stats.py). Deterministic.
     """
 
-    def __init__(self, hits: dict[Hashable, dict[int, np.ndarray]], resamples: int = RESAMPLES):
+    def __init__(self, hits: Mapping[Any, Mapping[int, np.ndarray]], resamples: int = RESAMPLES):
         self.hits = hits
         self.resamples = resamples
         columns = [(cell, seed) for cell, seeds in hits.items() for seed in seeds]
@@ -93,10 +95,9 @@ def _resampled_means(answers: np.ndarray, resamples: int) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def interval(samples: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """The percentile interval of resampled figures."""
-    tail = (1 - level) / 2
-    low, high = np.quantile(samples, [tail, 1 - tail])
+def interval(samples: np.ndarray) -> tuple[float, float]:
+    """The 95 % percentile interval of resampled values, (resamples,)."""
+    low, high = np.quantile(samples, [TAIL, 1 - TAIL])
     return float(low), float(high)
 
 
@@ -121,7 +122,7 @@ def holm(p: np.ndarray) -> np.ndarray:
     return corrected
 
 
-def pairs(x: np.ndarray, strata: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def pairs(x: ArrayLike, strata: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """The pairs of places in one stratum that differ in x: their first and their second places, (pairs,) int each."""
     x, strata = np.asarray(x, np.float64), np.asarray(strata)
     first, second = np.triu_indices(len(x), 1)
@@ -129,7 +130,7 @@ def pairs(x: np.ndarray, strata: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return first[paired], second[paired]
 
 
-def concordance(values: np.ndarray, x: np.ndarray, strata: np.ndarray) -> np.ndarray:
+def concordance(values: ArrayLike, x: ArrayLike, strata: ArrayLike) -> np.ndarray:
     """Does `values` rise with x among cells of the same stratum? Goodman and Kruskal's gamma over all such pairs.
 
     values: (..., K); x, strata: (K,). Returns (...): (rising - falling) / (rising + falling) pairs, from -1 to 1, 0
@@ -144,8 +145,8 @@ def concordance(values: np.ndarray, x: np.ndarray, strata: np.ndarray) -> np.nda
     return sign.sum(axis=-1) / np.maximum(np.abs(sign).sum(axis=-1), 1)
 
 
-def spread(groups: list[np.ndarray], level: float = LEVEL) -> tuple[float, float, float]:
-    """The standard deviation within groups (runs of a cell, a seed each), pooled, and its chi-squared interval.
+def spread(groups: list[np.ndarray]) -> tuple[float, float, float]:
+    """The standard deviation within groups (runs of a cell, a seed each), pooled, and its 95 % chi-squared interval.
 
     NaN without a group of two.
     """
@@ -153,8 +154,8 @@ def spread(groups: list[np.ndarray], level: float = LEVEL) -> tuple[float, float
 
     freedom = sum(len(g) - 1 for g in groups)
     if freedom <= 0:
-        return (float("nan"),) * 3
+        nan = float("nan")
+        return nan, nan, nan
     squares = sum(float(np.sum((np.asarray(g) - np.mean(g)) ** 2)) for g in groups)
-    tail = (1 - level) / 2
-    low, high = (np.sqrt(squares / chi2.ppf(q, freedom)) for q in (1 - tail, tail))
+    low, high = (np.sqrt(squares / chi2.ppf(q, freedom)) for q in (1 - TAIL, TAIL))
     return float(np.sqrt(squares / freedom)), float(low), float(high)

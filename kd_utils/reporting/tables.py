@@ -1,6 +1,6 @@
 """Results -> the tables of the report. Accuracies are shown in percent, gains in percentage points. Loads no torch.
 
-± is half the width of a 95 % interval.
+± is half the width of a 95 % interval. The tables' frames hold fractions, nats and seconds, unrounded.
 """
 
 import hashlib
@@ -11,102 +11,112 @@ import pandas as pd
 from .. import paths
 from ..records import Record
 from . import claims, stats
-from .results import LEAST_P, Results, key, published
-from .shown import Table, duration, half, p_value, percent, point, points, signed, temperature
+from .results import LEAST_P, Point, Results, published
+from .shown import Table, duration, half, number, p_value, percent, points, signed, temperature, words
 
 
 def leaderboard(results: Results) -> Table:
     """The teacher candidates, best first."""
     rows = [
         {
-            "": str(rank),
-            "Candidate": r["teacher"],
-            "Weights from": r["provenance"]["weights_from"],
-            "Parameters, M": f"{r['provenance']['parameters'] / 1e6:.2f}",
-            "Input, px": str(r["settings"]["model"]["input_size"] or results.dataset["image_size"]),
-            "Top-1, %": percent(r.metrics["top1_best"]),
-            "NLL": f"{r.metrics['nll']:.3f}",
-            "Epochs": str(r.metrics["epochs"]),
-            "Training, s": f"{r['cost']['train_seconds']:.0f}",
+            "rank": rank,
+            "candidate": record.teacher,
+            "weights_from": record.provenance.weights_from,
+            "parameters": record.provenance.parameters,
+            "input_size": record.settings["model"]["input_size"] or results.dataset["image_size"],
+            "top1_best": record.metrics.top1_best,
+            "nll": record.metrics.nll,
+            "epochs": record.metrics.epochs,
+            "train_seconds": record.cost.train_seconds,
         }
-        for rank, r in enumerate(results.teachers, 1)
+        for rank, record in enumerate(results.teachers, 1)
     ]
-    chosen = "held-out training images" if results.dataset["counts"]["holdout"] else "the validation images"
-    caption = f"The teacher candidates, ranked by their accuracy on {chosen}. The first is the teacher."
-    return Table(pd.DataFrame(rows), caption, "teachers")
+    columns = {
+        "": number(str, "rank"),
+        "Candidate": words("candidate"),
+        "Weights from": words("weights_from"),
+        "Parameters, M": number(lambda count: f"{count / 1e6:.2f}", "parameters"),
+        "Input, px": number(str, "input_size"),
+        "Top-1, %": number(percent, "top1_best"),
+        "NLL": number("{:.3f}".format, "nll"),
+        "Epochs": number(str, "epochs"),
+        "Training, s": number("{:.0f}".format, "train_seconds"),
+    }
+    ranked_on = "held-out training images" if results.dataset["counts"]["holdout"] else "the validation images"
+    caption = f"The teacher candidates, ranked by their accuracy on {ranked_on}. The first is the teacher."
+    return Table(pd.DataFrame(rows), caption, "teachers", columns)
 
 
-def summary(results: Results, student: str, most: int = 3) -> Table:
-    """The best and the worst cells of a student, the standard cell and the baseline."""
-    ranked = results.of(student)
-    distilled = ranked.dropna(subset="T")
+def _accuracy(top1: float, low: float, high: float, tied: bool = False) -> str:
+    """37.67 ± 1.24 =, in percent; = marks a tie with the best."""
+    return percent(top1) + half(low, high) + (" =" if tied else "")
+
+
+def _gain(gain: float, low: float, high: float, T: float) -> str:
+    """+2.92 ± 1.39, in points; the baseline's gain over itself has no interval."""
+    return points(gain) + ("" if pd.isna(T) else half(low, high))
+
+
+# of rows of Results.cells
+PLACE = {"T": number(temperature, "T"), "alpha": number("{:g}".format, "alpha")}
+MEASURED = {
+    "Top-1, %": number(_accuracy, "top1_best", "low", "high", "tied"),
+    "Gain": number(_gain, "gain", "gain_low", "gain_high", "T"),
+    "p": number(p_value, "p_holm"),
+    "Last, %": number(percent, "top1_last"),
+    "NLL": number("{:.3f}".format, "nll"),
+    "ECE": number("{:.3f}".format, "ece"),
+    "Agree, %": number(lambda share: percent(share, 1), "agreement"),
+    "n": number(str, "n"),
+}
+MORE = {
+    "Top-5, %": number(lambda share: percent(share, 1), "top5"),
+    "Held-out, %": number(lambda share: percent(share, 1), "top1_holdout"),
+    "s": number("{:.0f}".format, "train_seconds"),
+    "Images/s": number("{:.0f}".format, "images_per_second"),
+}
+
+
+def summary(results: Results, student: str) -> Table:
+    """The three best and the three worst cells of a student, the standard cell and the baseline."""
+    distilled = list(results.distilled_of(student).index)
+    told = [("best", point) for point in distilled[:3]]
+    told += [("worst", point) for point in distilled[3:][-3:]]
     roles = results.roles(student)
-    parts = [
-        ("best", distilled.head(most).to_dict("records")),
-        ("worst", distilled.iloc[most:].tail(most).to_dict("records")),
-        *((role, [roles[role].to_dict()]) for role in ("standard", "baseline") if role in roles),
-    ]
-    rows = [{"Role": role, **_row(cell)} for role, cells in parts for cell in cells]
+    told += [(role, roles[role].point) for role in ("standard", "baseline") if role in roles]
+    frame = results.cells.loc[[point for _, point in told]].assign(role=[role for role, _ in told])
     caption = f"{student}: the best and the worst cells, the standard cell and the baseline. {_reading(results)}"
-    return Table(pd.DataFrame(rows), caption, f"summary-{student}")
+    return Table(frame, caption, f"summary-{student}", {"Role": words("role"), **PLACE, **MEASURED})
 
 
 def grid(results: Results, student: str) -> Table:
     """Every cell of a student, best first."""
-    rows = [_row(cell) | _more(cell) for cell in results.of(student).to_dict("records")]
-    frame = pd.DataFrame(rows)
+    columns = {**PLACE, **MEASURED, **MORE}
     if not results.dataset["counts"]["holdout"]:
-        frame = frame.drop(columns="Held-out, %")
-    return Table(
-        frame,
-        f"{student}: every cell, best first; s: seconds of training, a run. {_reading(results)}",
-        f"grid-{student}",
-    )
+        del columns["Held-out, %"]
+    caption = f"{student}: every cell, best first; s: seconds of training, a run. {_reading(results)}"
+    return Table(results.cells_of(student), caption, f"grid-{student}", columns)
 
 
 def further(results: Results) -> Table | None:
     """The cells of further methods beside plain distillation at the same T and alpha; None where there are none."""
-    rows = []
+    told: list[Point] = []
     for student in results.labels:
-        cells = results.further(student).to_dict("records")
-        plain = [results.cell(student, c["T"], c["alpha"]) for c in cells]
-        beside = {key(c): c.to_dict() for c in plain if c is not None}
-        baseline = results.roles(student).get("baseline") if cells else None
-        extra = [*beside.values(), *([] if baseline is None else [baseline.to_dict()])]
-        for cell in [*cells, *extra]:
-            name = "baseline" if pd.isna(cell["T"]) else cell["method"]
-            rows.append({"Student": student, "Method": name, **_row(cell)})
-    if not rows:
+        methods = list(results.further_of(student).index)
+        beside = [Point(student, point.T, point.alpha) for point in methods]
+        if methods:
+            beside.append(Point.baseline(student))
+        finished = [point for point in dict.fromkeys(beside) if point in results.cells.index]
+        told += [*methods, *finished]
+    if not told:
         return None
+    names = ["baseline" if point.T is None else point.method for point in told]
+    columns = {"Student": words("student"), "Method": words("name"), **PLACE, **MEASURED}
     caption = (
         "Further methods, plain distillation (kd) at the same points, and the baseline. `self` learns from the "
         "student's own baseline and `label_smoothing` from nobody: what they gain is not the teacher's doing."
     )
-    return Table(pd.DataFrame(rows), caption, "further")
-
-
-def _row(cell: dict) -> dict:
-    return {
-        "T": temperature(cell["T"]),
-        "alpha": f"{cell['alpha']:g}",
-        "Top-1, %": percent(cell["top1_best"]) + half(cell["low"], cell["high"]) + (" =" if cell["tied"] else ""),
-        "Gain": points(cell["gain"]) + ("" if pd.isna(cell["T"]) else half(cell["gain_low"], cell["gain_high"])),
-        "p": p_value(cell["p_holm"]),
-        "Last, %": percent(cell["top1_last"]),
-        "NLL": f"{cell['nll']:.3f}",
-        "ECE": f"{cell['ece']:.3f}",
-        "Agree, %": percent(cell["agreement"], 1),
-        "n": str(cell["n"]),
-    }
-
-
-def _more(cell: dict) -> dict:
-    return {
-        "Top-5, %": percent(cell["top5"], 1),
-        "Held-out, %": percent(cell["top1_holdout"], 1),
-        "s": f"{cell['train_seconds']:.0f}",
-        "Images/s": f"{cell['images_per_second']:.0f}",
-    }
+    return Table(results.cells.loc[told].assign(name=names), caption, "further", columns)
 
 
 def _reading(results: Results) -> str:
@@ -123,52 +133,64 @@ def _reading(results: Results) -> str:
 
 
 def choice(results: Results) -> Table | None:
-    """T and alpha chosen on held-out images, and what that costs on val; None where the study holds nothing out."""
+    """T and alpha chosen on held-out images, and what that costs on val; None where the study holds nothing out.
+
+    price: top1_best of the chosen cell less that of the best one; price_low, price_high: its 95 % interval, NaN where
+    they are one cell.
+    """
     rows = []
     for student in results.labels:
-        chosen, best = results.chosen(student), results.of(student).iloc[0]
+        chosen, best = results.chosen(student), results.best(student)
         if chosen is None:
             continue
-        price = points(chosen["top1_best"] - best["top1_best"])
-        if key(chosen) != key(best):
-            price += half(*stats.interval(results.bootstrap.difference(key(chosen), key(best))))
+        low = high = float("nan")
+        if chosen.point != best.point:
+            low, high = stats.interval(results.bootstrap.difference(chosen.point, best.point))
         rows.append(
             {
-                "Student": student,
-                "Chosen on held-out": point(chosen),
-                "Held-out, %": percent(chosen["top1_holdout"]),
-                "Val, %": percent(chosen["top1_best"]) + half(chosen["low"], chosen["high"]),
-                "Best on val": point(best),
-                "Its val, %": percent(best["top1_best"]),
-                "Price": price,
+                "student": student,
+                "chosen": chosen.point,
+                "top1_holdout": chosen["top1_holdout"],
+                "top1_best": chosen["top1_best"],
+                "low": chosen["low"],
+                "high": chosen["high"],
+                "best": best.point,
+                "top1_best_of_best": best["top1_best"],
+                "price": chosen["top1_best"] - best["top1_best"],
+                "price_low": low,
+                "price_high": high,
             }
         )
     if not rows:
         return None
+    columns = {
+        "Student": words("student"),
+        "Chosen on held-out": words("chosen", lambda point: point.words),
+        "Held-out, %": number(percent, "top1_holdout"),
+        "Val, %": number(_accuracy, "top1_best", "low", "high"),
+        "Best on val": words("best", lambda point: point.words),
+        "Its val, %": number(percent, "top1_best_of_best"),
+        "Price": number(lambda price, low, high: points(price) + half(low, high), "price", "price_low", "price_high"),
+    }
     caption = (
         "The cell that would be chosen on held-out training images, which val has no part in, and its price: how far "
         "it stays behind the cell that happens to be best on val."
     )
-    return Table(pd.DataFrame(rows), caption, "choice")
+    return Table(pd.DataFrame(rows), caption, "choice", columns)
 
 
 def verdicts(results: Results) -> Table:
-    """The published study's claims, put to our records and to its own rows."""
-    rows = []
-    for v in claims.verdicts(results):
-        shown = {"gamma": signed, "gain": points, "gap": percent}[v.statistic]
-        figure = "–" if v.answer == "no data" else f"{shown(v.value)} [{shown(v.low)}, {shown(v.high)}]"
-        rows.append(
-            {
-                "Claim": v.claim,
-                "Student": v.student,
-                "Figures": v.source,
-                "Statistic": v.statistic,
-                "Value [95 %]": figure,
-                "Basis": v.basis,
-                "Verdict": v.answer,
-            }
-        )
+    """The published study's claims, put to our records and to its own rows; columns as claims.Verdict has them."""
+    frame = pd.DataFrame([vars(verdict) for verdict in claims.verdicts(results)])
+    columns = {
+        "Claim": words("claim"),
+        "Student": words("student"),
+        "Figures": words("source"),
+        "Statistic": words("statistic"),
+        "Value [95 %]": number(_statistic, "value", "low", "high", "statistic"),
+        "Basis": number("{} {}".format, "count", "counted"),
+        "Verdict": words("answer"),
+    }
     alone = "" if results.cells["n"].max() > 1 else " Here each cell has one seed, and intervals are over images alone."
     caption = (
         "The claims, put to our records (here) and to the published rows. gamma: Goodman and Kruskal's, of all pairs "
@@ -176,118 +198,139 @@ def verdicts(results: Results) -> Table:
         f"the baseline's, in points; gap: points between two runs of a cell.{alone} For the published rows, single "
         "runs without predictions, the interval is what other images alone would have done."
     )
-    return Table(pd.DataFrame(rows), caption, "claims")
+    return Table(frame, caption, "claims", columns)
+
+
+def _statistic(value: float, low: float, high: float, statistic: str) -> str:
+    """+2.92 [+1.48, +4.27]; gains and gaps in points, '–' where there are no data."""
+    if pd.isna(value):
+        return "–"
+    write = {"gamma": signed, "gain": points, "gap": percent}[statistic]
+    return f"{write(value)} [{write(low)}, {write(high)}]"
 
 
 def cost(results: Results) -> Table:
-    """What the cells took, and what storing the soft targets saved."""
-    teacher = results.teacher["cost"]["inference_images_per_second"]
-    count, study = results.dataset["counts"]["train"], results.study
-    seeds = len({r["seed"] for r in results.students})
+    """What the cells took, and what storing the soft targets saved; times in seconds."""
+    study, images = results.study, results.dataset["counts"]["train"]
+    teacher_rate = results.teacher.cost.inference_images_per_second
     rows = []
     for student in results.labels:
-        runs = results.runs[results.runs["student"] == student]
-        taught = [r for r in results.students if r["student"] == student and study.taught_by(r.cell) == "teacher"]
-        live = sum(r.metrics["epochs"] for r in taught) * count  # images that a live teacher would have classified
+        runs = [record for record in results.students if record.student == student]
+        taught = [record for record in runs if study.taught_by(record.cell) == "teacher"]
+        shown_images = sum(record.metrics.epochs for record in taught) * images  # a live teacher would classify them
+        seconds = pd.Series([record.cost.train_seconds for record in runs])
+        rates = pd.Series([record.cost.images_per_second for record in runs])
         rows.append(
             {
-                "Student": student,
-                "Runs": str(len(runs)),
-                "Seconds a run": f"{runs['train_seconds'].median():.0f}",
-                "Images/s": f"{runs['images_per_second'].median():,.0f}",
-                "All runs": duration(runs["train_seconds"].sum()),
-                "Teacher live": duration(live / teacher),
+                "student": student,
+                "runs": len(runs),
+                "train_seconds": seconds.median(),
+                "images_per_second": rates.median(),
+                "all_seconds": seconds.sum(),
+                "teacher_seconds": shown_images / teacher_rate,
             }
         )
-    views = study.view_count() * seeds
+    columns = {
+        "Student": words("student"),
+        "Runs": number(str, "runs"),
+        "Seconds a run": number("{:.0f}".format, "train_seconds"),
+        "Images/s": number("{:,.0f}".format, "images_per_second"),
+        "All runs": number(duration, "all_seconds"),
+        "Teacher live": number(duration, "teacher_seconds"),
+    }
+    seeds = {record.cell.seed for record in results.students}
+    views = study.view_count() * len(seeds)
     caption = (
         "Cost: medians and sums of training alone, each run beside others on the machine. Teacher live: what its "
         f"forward passes would have taken in these runs, at its own measured pace; the stored soft targets took "
-        f"{duration(views * count / teacher)} for {views} views, once for all."
+        f"{duration(views * images / teacher_rate)} for {views} views, once for all."
     )
-    return Table(pd.DataFrame(rows), caption, "cost")
+    return Table(pd.DataFrame(rows), caption, "cost", columns)
 
 
 def beside_published(results: Results) -> Table:
-    """The published rows beside ours, where our grid has the same student, T and alpha."""
-    rows = []
-    for student, own in published().groupby("student", sort=False):
-        base = own.loc[own["role"] == "baseline", "val_acc_pct"].iloc[0] / 100
-        for row in own.to_dict("records"):
-            ours = results.cell(student, None if pd.isna(row["T"]) else row["T"], row["alpha"])
-            rows.append(
-                {
-                    "Student": student,
-                    "Role there": row["role"],
-                    "T": temperature(row["T"]),
-                    "alpha": f"{row['alpha']:g}",
-                    "Published, %": percent(row["val_acc_pct"] / 100),
-                    "Gain there": points(row["val_acc_pct"] / 100 - base),
-                    "Here, %": "–" if ours is None else percent(ours["top1_best"]),
-                    "Gain here": "–" if ours is None else points(ours["gain"]),
-                }
-            )
+    """The published rows beside ours, where our grid has the same student, T and alpha; accuracies as fractions."""
+    rows = published()
+    there = rows["val_acc_pct"] / 100
+    baselines = there[rows["role"] == "baseline"].set_axis(rows.loc[rows["role"] == "baseline", "student"])
+    ours = results.cells.reindex(rows.index)
+    frame = rows[["student", "role", "T", "alpha"]].assign(
+        there=there,
+        gain_there=there - rows["student"].map(baselines),
+        here=ours["top1_best"],
+        gain_here=ours["gain"],
+    )
+    columns = {
+        "Student": words("student"),
+        "Role there": words("role"),
+        **PLACE,
+        "Published, %": number(percent, "there"),
+        "Gain there": number(points, "gain_there"),
+        "Here, %": number(percent, "here"),
+        "Gain here": number(points, "gain_here"),
+    }
     caption = (
         "The published figures (TinyImageNet-200, pretrained students) beside those of this study "
         f"({results.study.data.name}, {len(results.dataset['classes'])} classes). A dash: not in this grid."
     )
-    return Table(pd.DataFrame(rows), caption, "published")
+    return Table(frame, caption, "published", columns)
 
 
 def runs(results: Results) -> Table:
     """Every record that the report rests on, numbered."""
-    rows = [
-        {
-            "No.": number,
-            "Record": r.id,
-            "Commit": r["provenance"]["git"] or "–",
-            "Finished": r["provenance"]["finished"][:16].replace("T", " "),
-            "Device": f"{r['provenance']['device']}, {r['provenance']['precision']}",
-        }
-        for number, r in _numbered(results).items()
-    ]
+    rows = []
+    for name, record in _numbered(results).items():
+        made = record.provenance
+        rows.append(
+            {
+                "No.": name,
+                "Record": record.id,
+                "Commit": made.git or "–",
+                "Finished": made.finished[:16].replace("T", " "),
+                "Device": f"{made.device}, {made.precision}",
+            }
+        )
     caption = "The records, by their folders' names. A + after a commit: files of the project differed from it."
     return Table(pd.DataFrame(rows), caption, "records")
 
 
 def sources(results: Results) -> dict[str, list[Record]]:
-    """The records that each figure and table of the report is made from, by its label."""
-    grid = [r for r in results.students if r.method == "kd"]
-    roles = {s: results.roles(s) for s in results.labels}
-
-    def of(*names: str, first: bool = False) -> list[Record]:
-        found = [results.records_of(own[n]) for own in roles.values() for n in names if n in own]
-        return [r for runs in found for r in (runs[:1] if first else runs)]
-
-    shown = {"tbl-teachers": results.teachers}
-    shown |= dict.fromkeys(["fig-accuracy", "fig-gain", "fig-temperature"], grid)
-    for s in results.labels:
-        shown[f"tbl-summary-{s}"] = [r for r in grid if r["student"] == s]
+    """The records that each figure and table of the report is made from, by its label, in the order of the report."""
+    grid = [record for record in results.students if record.method == "kd"]
+    grid_of = {student: [record for record in grid if record.student == student] for student in results.labels}
+    telling = [record for runs in _runs_of_roles(results, ["best", "standard", "baseline"]) for record in runs]
+    first_runs = [runs[0] for runs in _runs_of_roles(results, ["best", "standard", "worst", "baseline"])]
+    by_label = {"tbl-teachers": results.teachers, "fig-accuracy": grid, "fig-gain": grid, "fig-temperature": grid}
+    by_label |= {f"tbl-summary-{student}": runs for student, runs in grid_of.items()}
     if choice(results) is not None:
-        shown["tbl-choice"] = grid
-    shown |= {"tbl-claims": grid, "tbl-published": grid}
-    shown["fig-softened"] = [results.teacher, *of("best", first=True)[:1]]
-    shown |= {"fig-mix": grid, "fig-learning": of("best", "standard", "worst", "baseline", first=True)}
-    shown |= {"fig-agreement": grid, "fig-calibration": of("best", "standard", "baseline")}
-    shown["fig-classes"] = of("best", "standard", "baseline")
+        by_label["tbl-choice"] = grid
+    by_label |= {"tbl-claims": grid, "tbl-published": grid}
+    by_label["fig-softened"] = [results.teacher, results.records_of(results.example.point)[0]]
+    by_label |= {"fig-mix": grid, "fig-learning": first_runs}
+    by_label |= {"fig-agreement": grid, "fig-calibration": telling, "fig-classes": telling}
     if further(results) is not None:
-        shown["tbl-further"] = results.students
-    shown["tbl-cost"] = [results.teacher, *results.students]
-    for s in results.labels:
-        shown[f"tbl-grid-{s}"] = [r for r in grid if r["student"] == s]
-    return shown
+        by_label["tbl-further"] = results.students
+    by_label["tbl-cost"] = [results.teacher, *results.students]
+    return by_label | {f"tbl-grid-{student}": runs for student, runs in grid_of.items()}
+
+
+def _runs_of_roles(results: Results, names: list[str]) -> list[list[Record]]:
+    """The runs of each student's cells in these roles, a list a cell."""
+    roles = [results.roles(student) for student in results.labels]
+    return [results.records_of(cells[name].point) for cells in roles for name in names if name in cells]
 
 
 def provenance(results: Results) -> Table:
     """What each figure and table is made from: records, study file, data, versions."""
-    numbers = {r.id: number for number, r in _numbered(results).items()}
+    names = {record.id: name for name, record in _numbered(results).items()}
     rows = [
-        {"Shown": f"@{label}", "Records": _runs_of([numbers[r.id] for r in own])}
-        for label, own in sources(results).items()
+        {"Shown": f"@{label}", "Records": _ranges([names[record.id] for record in used])}
+        for label, used in sources(results).items()
     ]
     study = Path(results.study.file)
     digest = hashlib.sha256(study.read_bytes()).hexdigest()[:12]
-    versions = sorted({f"{k} {v}" for r in results.students for k, v in r["provenance"]["versions"].items()})
+    installed = [record.provenance.versions for record in results.students]
+    versions = sorted({f"{package} {version}" for packages in installed for package, version in packages.items()})
     caption = (
         f"What each figure and table is made from: records by their numbers in @tbl-records. Study file: "
         f"{paths.shown(study)}, SHA-256 {digest}. Data: fingerprint {results.dataset['fingerprint'][:12]}. "
@@ -298,17 +341,21 @@ def provenance(results: Results) -> Table:
 
 def _numbered(results: Results) -> dict[str, Record]:
     """T1, T2, ... the teachers, best first; R1, R2, ... the runs, sorted as results.csv is."""
-    teachers = {f"T{k}": r for k, r in enumerate(results.teachers, 1)}
-    return teachers | {f"R{k}": r for k, r in enumerate(results.students, 1)}
+    teachers = {f"T{k}": record for k, record in enumerate(results.teachers, 1)}
+    return teachers | {f"R{k}": record for k, record in enumerate(results.students, 1)}
 
 
-def _runs_of(numbers: list[str]) -> str:
+def _ranges(names: list[str]) -> str:
     """R1, R2, R3, R7 as 'R1–R3, R7'."""
-    parts: list[list[str]] = []
-    for number in sorted(set(numbers), key=lambda x: (x[0] != "T", int(x[1:]))):
-        last = parts[-1][-1] if parts else None
-        if last and last[0] == number[0] and int(number[1:]) == int(last[1:]) + 1:
-            parts[-1].append(number)
+    runs: list[list[str]] = []
+    for name in sorted(set(names), key=lambda name: (name[0] != "T", int(name[1:]))):
+        if runs and name == _next(runs[-1][-1]):
+            runs[-1].append(name)
         else:
-            parts.append([number])
-    return ", ".join(p[0] if len(p) == 1 else f"{p[0]}–{p[-1]}" for p in parts)
+            runs.append([name])
+    return ", ".join(run[0] if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
+
+
+def _next(name: str) -> str:
+    """The name of the record after R7 is R8."""
+    return f"{name[0]}{int(name[1:]) + 1}"

@@ -2,13 +2,16 @@
 
 import html
 import io
+from collections.abc import Callable
 from functools import cache
+from typing import Any, NamedTuple
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from .. import records
 from ..learning import data
@@ -16,89 +19,67 @@ from ..learning.metrics import entropy
 from ..records import Record
 from ..study import Cell
 from . import plots
-from .results import Results
-from .shown import percent, point, points
+from .results import CellRow, Point, Results
+from .shown import percent, points
 
 TEMPERATURES = [0.5, 1, 1.5, 2, 3, 4, 6, 8, 10, 15, 20, 30, 50, 100]
 WORST_CLASSES = 8
 
 
-def temperature(found: Results) -> widgets.VBox:
+def temperature(results: Results) -> widgets.VBox:
     """An image, and what teacher and student say of it at the temperature of a slider.
 
     The image is one of val, or a training image in one of the views that the soft targets are of: then the teacher's
     logits are the stored ones, and the student's are computed from its weights.
     """
-    cell = widgets.Dropdown(options=_cells(found), description="student", layout=_WIDE)
-    views = [(f"training view {k}", k) for k in range(found.study.view_count())]
+    views = [(f"training view {view}", view) for view in range(results.study.view_count())]
+    counts, classes = results.dataset["counts"], results.dataset["classes"]
+    student = widgets.Dropdown(options=_runs(results), description="student", layout=_WIDE)
     source = widgets.Dropdown(options=[("val", None), *views], description="image of", layout=_WIDE)
-    image = widgets.IntSlider(max=found.dataset["counts"]["val"] - 1, description="image", **_SMOOTH)
+    number = widgets.IntSlider(max=counts["val"] - 1, description="image", **_SMOOTH)
     T = widgets.SelectionSlider(options=TEMPERATURES, value=4, description="T", **_SMOOTH)
     picture, words = widgets.Image(format="png", layout=_PICTURE), widgets.HTML()
 
-    def draw(_=None):
-        image.max = found.dataset["counts"]["val" if source.value is None else "train"] - 1
-        shown = _of_val(found, cell.value) if source.value is None else _of_view(found, cell.value, source.value)
-        pixels, label, says = shown(image.value)
-        picture.value = _png(plots.softened_at(pixels, label, says, T.value, found.dataset["classes"]))
+    def draw() -> None:
+        record, view, at = _set(student), _set(source), _set(T)
+        number.max = counts["val" if view is None else "train"] - 1
+        index = _set(number)
+        image = _val_image(results, record, index) if view is None else _view_image(results, record, view, index)
+        picture.value = _png(plots.softened_at(image.pixels, image.label, image.says, at, classes))
         words.value = "<br>".join(
-            f"entropy of the {who} at T = {T.value:g}: {entropy(logits[None], T.value)[0]:.3f} nats"
-            for who, logits in says.items()
+            f"entropy of the {who} at T = {at:g}: {entropy(logits[None], at)[0]:.3f} nats"
+            for who, logits in image.says.items()
         )
 
-    return _panel([cell, source, image, T], [picture, words], draw)
+    return _panel([student, source, number, T], [picture, words], draw)
 
 
-def grid(found: Results) -> widgets.VBox:
+def grid(results: Results) -> widgets.VBox:
     """The grid as buttons that show their accuracy; the one clicked shows how it learned and its worst classes."""
-    student = widgets.Dropdown(options=found.labels, description="student", layout=_WIDE)
+    student = widgets.Dropdown(options=results.labels, description="student", layout=_WIDE)
     board, picture, words = widgets.VBox(), widgets.Image(format="png", layout=_PICTURE), widgets.HTML()
 
-    def pick(cell):
-        own, base = found.records_of(cell)[0], found.cell(student.value, None, 1.0)
-        histories = {"baseline": found.records_of(base)[0]} if base is not None else {}
-        histories = {name: records.history(r) for name, r in {**histories, own.cell.name: own}.items()}
-        accuracy = own.class_accuracy(len(found.dataset["classes"]))
-        worst = np.argsort(accuracy, kind="stable")[:WORST_CLASSES]
-        named = {found.dataset["classes"][k]: accuracy[k] for k in worst}
-        picture.value = _png(plots.cell(histories, found.score_column, named))
+    def pick(cell: CellRow) -> None:
+        picture.value = _png(_learned(results, cell.point))
         words.value = (
-            f"<b>{html.escape(own.cell.name)}</b>: top-1 {percent(cell['top1_best'])} % "
+            f"<b>{html.escape(results.records_of(cell.point)[0].cell.name)}</b>: top-1 {percent(cell['top1_best'])} % "
             f"({points(cell['gain'])} points), last epoch {percent(cell['top1_last'])} %, NLL {cell['nll']:.3f}, "
             f"ECE {cell['ece']:.3f}, agreement with the teacher {percent(cell['agreement'])} %"
         )
 
-    def button(cell, reach: float) -> widgets.Button:
-        if cell is None:
-            return widgets.Button(description="–", disabled=True, layout=_CELL)
-        made = widgets.Button(description=percent(cell["top1_best"]), layout=_CELL)
-        made.tooltip = f"{point(cell)}: {points(cell['gain'])} points"
-        shade = 0.5 if np.isnan(cell["gain"]) else 0.5 + 0.3 * cell["gain"] / reach
-        made.style.button_color = to_hex(colormaps["PuOr_r"](shade))
-        made.on_click(lambda _: pick(cell))
-        return made
-
-    def draw(_=None):
-        own = found.of(student.value)
-        reach = own["gain"].abs().max() or 1.0
-        alphas = [a for a in sorted(found.study.grid.alpha) if a < 1]
-        rows = [[widgets.Label("baseline", layout=_CELL), button(found.cell(student.value, None, 1.0), reach)]]
-        rows.append([widgets.Label(text, layout=_CELL) for text in ("", *(f"alpha = {a:g}" for a in alphas))])
-        for T in sorted(found.study.grid.T):
-            cells = [button(found.cell(student.value, T, a), reach) for a in alphas]
-            rows.append([widgets.Label(f"T = {T:g}", layout=_CELL), *cells])
-        board.children = [widgets.HBox(row) for row in rows]
-        pick(own.iloc[0])
+    def draw() -> None:
+        board.children = _board(results, _set(student), pick)
+        pick(results.best(_set(student)))
 
     return _panel([student, board], [words, picture], draw)
 
 
-def compare(found: Results) -> widgets.VBox:
+def compare(results: Results) -> widgets.VBox:
     """Two cells, image by image: those that only one of them gets right, or both wrong."""
-    cells = _cells(found)
-    first = widgets.Dropdown(options=cells, description="first", layout=_WIDE)
-    second = widgets.Dropdown(options=cells, value=cells[-1][1], description="second", layout=_WIDE)
-    kinds = {
+    runs = _runs(results)
+    first = widgets.Dropdown(options=runs, description="first", layout=_WIDE)
+    second = widgets.Dropdown(options=runs, value=runs[-1][1], description="second", layout=_WIDE)
+    kinds: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
         "only the first is right": lambda a, b: a & ~b,
         "only the second is right": lambda a, b: ~a & b,
         "both are wrong": lambda a, b: ~a & ~b,
@@ -108,20 +89,20 @@ def compare(found: Results) -> widgets.VBox:
     number = widgets.IntSlider(max=0, description="number", **_SMOOTH)
     picture, words = widgets.Image(format="png", layout=_PICTURE), widgets.HTML()
 
-    def draw(_=None):
-        a, b = first.value, second.value
-        right = [r.predictions["predicted"] == r.predictions["label"] for r in (a, b)]
-        counts = {name: int(test(*right).sum()) for name, test in kinds.items()}
-        words.value = "; ".join(f"{name}: {count:,}" for name, count in counts.items())
-        index = np.flatnonzero(kinds[kind.value](*right))
-        number.max = max(len(index) - 1, 0)
-        if not len(index):
+    def draw() -> None:
+        pair: list[Record] = [_set(first), _set(second)]
+        right = [record.predictions["predicted"] == record.predictions["label"] for record in pair]
+        of_kind = {name: np.flatnonzero(test(*right)) for name, test in kinds.items()}
+        words.value = "; ".join(f"{name}: {len(places):,}" for name, places in of_kind.items())
+        places = of_kind[_set(kind)]
+        number.max = max(len(places) - 1, 0)
+        if not len(places):
             picture.value = b""
             return
-        pixels, label, says = _of_val(found, a)(index[min(number.value, number.max)])
-        other = _of_val(found, b)(index[min(number.value, number.max)])[2]
-        says = {"teacher": says["teacher"], "first": says["student"], "second": other["student"]}
-        picture.value = _png(plots.softened_at(pixels, label, says, 1.0, found.dataset["classes"]))
+        index = int(places[min(_set(number), len(places) - 1)])
+        image, other = (_val_image(results, record, index) for record in pair)
+        says = {"teacher": image.says["teacher"], "first": image.says["student"], "second": other.says["student"]}
+        picture.value = _png(plots.softened_at(image.pixels, image.label, says, 1.0, results.dataset["classes"]))
 
     return _panel([first, second, kind, number], [words, picture], draw)
 
@@ -129,22 +110,35 @@ def compare(found: Results) -> widgets.VBox:
 _WIDE = {"width": "420px"}
 _CELL = {"width": "84px"}
 _PICTURE = {"width": "760px", "height": "auto"}
-_SMOOTH = {"continuous_update": False, "layout": {"width": "420px"}}
+_SMOOTH: dict[str, Any] = {"continuous_update": False, "layout": {"width": "420px"}}
 
 
-def _cells(found: Results) -> list[tuple[str, Record]]:
+class _Image(NamedTuple):
+    """An image, (H, W, 3) uint8, the number of its class, and who -> logits, (C,) float64."""
+
+    pixels: np.ndarray
+    label: int
+    says: dict[str, np.ndarray]
+
+
+def _set(control) -> Any:
+    """What a control is set to; what type that is follows from its options, which traitlets do not tell."""
+    return control.value
+
+
+def _runs(results: Results) -> list[tuple[str, Record]]:
     """Every run by name, best first."""
-    ranked = sorted(found.students, key=lambda r: -r.metrics["top1_best"])
-    return [(f"{r.cell.name} ({percent(r.metrics['top1_best'])} %)", r) for r in ranked]
+    ranked = sorted(results.students, key=lambda record: -record.metrics.top1_best)
+    return [(f"{record.cell.name} ({percent(record.metrics.top1_best)} %)", record) for record in ranked]
 
 
-def _panel(controls: list, shown: list, draw) -> widgets.VBox:
+def _panel(controls: list, outputs: list, draw: Callable[[], None]) -> widgets.VBox:
     """The controls above what they show; a failure is said in place of the picture."""
     trouble = widgets.HTML()
 
-    def safely(change=None):
+    def safely(change=None) -> None:
         try:
-            draw(change)
+            draw()
             trouble.value = ""
         except (data.DataError, records.RecordError, RuntimeError) as e:
             trouble.value = f"<b>{html.escape(str(e))}</b>"
@@ -153,36 +147,78 @@ def _panel(controls: list, shown: list, draw) -> widgets.VBox:
         if hasattr(control, "value"):
             control.observe(safely, names="value")
     safely()
-    return widgets.VBox([*controls, trouble, *shown])
+    return widgets.VBox([*controls, trouble, *outputs])
 
 
-def _of_val(found: Results, record: Record):
-    """index -> (pixels, label, {teacher, student: logits}) of val."""
-    dataset = data.load(found.study)
-    logits = {"teacher": found.teacher.val_logits, "student": record.val_logits}
+def _board(results: Results, student: str, pick: Callable[[CellRow], None]) -> list[widgets.HBox]:
+    """The grid of a student as rows of buttons, the baseline above; a click on one picks its cell."""
+    reach = float(results.cells_of(student)["gain"].abs().max()) or 1.0  # NaN before there is a baseline
 
-    def one(index: int):
-        says = {who: np.asarray(own[index], np.float64) for who, own in logits.items()}
-        return dataset.images("val")[index], int(dataset.labels("val")[index]), says
+    def button(T: float | None, alpha: float) -> widgets.Button:
+        cell = results.cell(student, T, alpha)
+        return _empty_place() if cell is None else _button(cell, reach, pick)
 
-    return one
+    def label(text: str) -> widgets.Label:
+        return widgets.Label(text, layout=_CELL)
+
+    alphas = [alpha for alpha in sorted(results.study.grid.alpha) if alpha < 1]
+    rows: list[list[widgets.Widget]] = [
+        [label("baseline"), button(None, 1.0)],
+        [label(""), *(label(f"alpha = {alpha:g}") for alpha in alphas)],
+    ]
+    for T in sorted(results.study.grid.T):
+        rows.append([label(f"T = {T:g}"), *(button(T, alpha) for alpha in alphas)])
+    return [widgets.HBox(row) for row in rows]
 
 
-def _of_view(found: Results, record: Record, view: int):
-    """index -> (pixels, label, {teacher, student: logits}) of a training image in a view."""
+def _empty_place() -> widgets.Button:
+    """The place of a cell that is not finished."""
+    return widgets.Button(description="–", disabled=True, layout=_CELL)
+
+
+def _button(cell: CellRow, reach: float, pick: Callable[[CellRow], None]) -> widgets.Button:
+    """A cell with its accuracy; its colour is its gain as a share of reach, white where that is not known."""
+    button = widgets.Button(description=percent(cell["top1_best"]), layout=_CELL)
+    button.tooltip = f"{cell.point.words}: {points(cell['gain'])} points"
+    shade = 0.5 if np.isnan(cell["gain"]) else 0.5 + 0.3 * cell["gain"] / reach
+    button.style.button_color = to_hex(colormaps["PuOr_r"](shade))
+    button.on_click(lambda _: pick(cell))
+    return button
+
+
+def _learned(results: Results, point: Point) -> Figure:
+    """How a cell's first run learned, beside the baseline's, and its worst classes."""
+    record, baseline = results.records_of(point)[0], results.records_of(Point.baseline(point.student))
+    compared = {"baseline": baseline[0]} if baseline else {}
+    compared[record.cell.name] = record
+    histories = {name: records.history(run) for name, run in compared.items()}
+    classes = results.dataset["classes"]
+    accuracy = record.class_accuracy(len(classes))
+    worst = np.argsort(accuracy, kind="stable")[:WORST_CLASSES]
+    return plots.cell(histories, results.score_column, {classes[k]: float(accuracy[k]) for k in worst})
+
+
+def _val_image(results: Results, record: Record, index: int) -> _Image:
+    """An image of val, and what the teacher and a student say of it."""
+    dataset = data.load(results.study)
+    says = {"teacher": results.teacher.val_logits[index], "student": record.val_logits[index]}
+    return _Image(dataset.images("val")[index], int(dataset.labels("val")[index]), _in_float64(says))
+
+
+def _view_image(results: Results, record: Record, view: int, index: int) -> _Image:
+    """A training image in a view, the teacher's stored soft target of it, and what a student says of it."""
     import torch
 
     from ..learning.training import predict_logits
 
-    run = _run(found.study.file, record.cell)
+    run = _run(results.study.file, record.cell)
+    pixels = run.view(view)(run.images, torch.tensor([index], device=run.images.device))
+    says = {"teacher": run.soft_targets[view][index], "student": predict_logits(run.model, pixels)[0]}
+    return _Image(pixels[0].cpu().numpy(), int(run.dataset.labels("train")[index]), _in_float64(says))
 
-    def one(index: int):
-        pixels = run.view(view)(run.images, torch.tensor([index], device=run.images.device))
-        says = {"teacher": run.soft_targets[view][index], "student": predict_logits(run.model, pixels)[0]}
-        says = {who: np.asarray(own, np.float64) for who, own in says.items()}
-        return pixels[0].cpu().numpy(), int(run.dataset.labels("train")[index]), says
 
-    return one
+def _in_float64(says: dict[str, Any]) -> dict[str, np.ndarray]:
+    return {who: np.asarray(logits, np.float64) for who, logits in says.items()}
 
 
 @cache
@@ -194,7 +230,7 @@ def _run(file: str, cell: Cell):
     return runs.student(file, student=cell.student, T=T, alpha=cell.alpha, method=cell.method, seed=cell.seed)
 
 
-def _png(figure) -> bytes:
+def _png(figure: Figure) -> bytes:
     with io.BytesIO() as f:
         figure.savefig(f, format="png", dpi=100)
         plt.close(figure)

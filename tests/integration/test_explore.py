@@ -16,11 +16,6 @@ def forgotten():
     widgets._run.cache_clear()
 
 
-@pytest.fixture
-def found(at_finished, loaded):
-    return loaded
-
-
 def parts(panel, kind):
     return [w for w in panel.children if type(w).__name__ == kind]
 
@@ -29,29 +24,29 @@ def entropies(panel):
     return [float(x) for x in re.findall(r": ([\d.]+) nats", parts(panel, "HTML")[-1].value)]
 
 
-def test_temperature_shows_val_images_and_stored_soft_targets(found):
-    panel = widgets.temperature(found)
+def test_temperature_shows_val_images_and_stored_soft_targets(study_results):
+    panel = widgets.temperature(study_results)
     student, source = parts(panel, "Dropdown")
     (image,), (T,) = parts(panel, "IntSlider"), parts(panel, "SelectionSlider")
     (picture,) = parts(panel, "Image")
     record = student.value
     image.value, T.value = 7, 10
-    want = [metrics.entropy(r.val_logits[7:8], 10)[0] for r in (found.teacher, record)]
+    want = [metrics.entropy(r.val_logits[7:8], 10)[0] for r in (study_results.teacher, record)]
     assert entropies(panel) == pytest.approx(want, abs=1e-3)
     before = picture.value
     source.value = 2
-    run = runs.student("small", student=record["student"], T=record["T"] or 1, alpha=record["alpha"])
+    run = runs.student("small", student=record.student, T=record.T or 1, alpha=record.alpha)
     assert entropies(panel)[0] == pytest.approx(metrics.entropy(run.soft_targets[2][7:8], 10)[0], abs=1e-3)
     assert picture.value != before and image.max == 79
 
 
-def test_the_grid_opens_a_cell_on_a_click(found):
-    panel = widgets.grid(found)
+def test_the_grid_opens_a_cell_on_a_click(study_results):
+    panel = widgets.grid(study_results)
     (student,), (board,), (picture,) = parts(panel, "Dropdown"), parts(panel, "VBox"), parts(panel, "Image")
     student.value = "shuffle"
     buttons = [w for row in board.children for w in row.children if type(w).__name__ == "Button"]
     assert sorted(float(b.description) for b in buttons) == sorted(
-        round(100 * r.metrics["top1_best"], 2) for r in found.students if r["student"] == "shuffle"
+        round(100 * r.metrics.top1_best, 2) for r in study_results.students if r.student == "shuffle"
     )
     seen = set()
     for button in buttons:
@@ -60,10 +55,10 @@ def test_the_grid_opens_a_cell_on_a_click(found):
     assert len(seen) == 5
 
 
-def test_a_cell_that_is_not_finished_leaves_its_place_empty(own):
+def test_a_cell_that_is_not_finished_leaves_its_place_empty(copied):
     """The others stay under their alpha."""
     for gone in ("T4-a0-", "baseline-"):
-        shutil.rmtree(next((own / "results" / "small" / "students").glob(f"shuffle-{gone}*")))
+        shutil.rmtree(next((copied / "results" / "small" / "students").glob(f"shuffle-{gone}*")))
     left = results.load("small")
     panel = widgets.grid(left)
     parts(panel, "Dropdown")[0].value = "shuffle"
@@ -73,8 +68,8 @@ def test_a_cell_that_is_not_finished_leaves_its_place_empty(own):
     assert shown[2] == ["T = 4", "–", top1[4]] and shown[3][2] == top1[20]
 
 
-def test_two_cells_are_compared_image_by_image(found):
-    panel = widgets.compare(found)
+def test_two_cells_are_compared_image_by_image(study_results):
+    panel = widgets.compare(study_results)
     first, second, kind = parts(panel, "Dropdown")
     a, b = (w.value.predictions for w in (first, second))
     only = np.flatnonzero((a["predicted"] == a["label"]) & (b["predicted"] != b["label"]))
@@ -87,8 +82,8 @@ def test_two_cells_are_compared_image_by_image(found):
     assert picture.value != before
 
 
-def test_what_is_missing_is_said_in_the_panel(own):
-    for path in (own / "results").rglob("val_logits.npy"):
+def test_what_is_missing_is_said_in_the_panel(copied):
+    for path in (copied / "results").rglob("val_logits.npy"):
         path.unlink()
     panel = widgets.temperature(results.load("small"))
     assert "logits are not kept in git" in parts(panel, "HTML")[0].value

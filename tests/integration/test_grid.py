@@ -8,50 +8,52 @@ import pandas as pd
 import pytest
 from helpers import SMALL, kd, write_study
 
+from kd_utils import console
 from kd_utils.running import pipeline, pool
+from kd_utils.shelf import Progress, Shelf
 from kd_utils.study import load
 
 
-def test_what_is_done_is_not_done_again(finished, own):
+def test_what_is_done_is_not_done_again(finished, copied):
     """The report is made anew from the records, and is the same to the byte; so is the table."""
-    before = {p: p.stat().st_mtime_ns for p in (own / "results").rglob("record.json")}
-    (own / "results" / "small" / "results.csv").unlink()
-    shutil.rmtree(own / "report")
-    done = kd(own, "run", "small")
+    before = {p: p.stat().st_mtime_ns for p in (copied / "results").rglob("record.json")}
+    (copied / "results" / "small" / "results.csv").unlink()
+    shutil.rmtree(copied / "report")
+    done = kd(copied, "run", "small")
     assert done.returncode == 0 and "done:" not in done.stdout and len(before) == 12
-    assert {p: p.stat().st_mtime_ns for p in (own / "results").rglob("record.json")} == before
-    assert done.stdout.strip().splitlines()[-1] == f"report: {own}/report/small/report.pdf"
+    assert {p: p.stat().st_mtime_ns for p in (copied / "results").rglob("record.json")} == before
+    assert done.stdout.strip().splitlines()[-1] == f"report: {copied}/report/small/report.pdf"
     for path in ("report/small/report.pdf", "report/small/report.html", "results/small/results.csv"):
-        assert (own / path).read_bytes() == (finished / path).read_bytes(), path
+        assert (copied / path).read_bytes() == (finished / path).read_bytes(), path
 
 
-def test_further_methods_are_added_to_a_finished_study(own):
+def test_further_methods_are_added_to_a_finished_study(copied):
     """Only they are run, self-distillation learns from the student's own baseline, the others from the teacher.
 
     The baseline is missing, and self-distillation waits for it.
     """
     rows = [{"method": m} for m in ("self", "dkd", "standardised", "dist", "label_smoothing")]
-    write_study(own, {**SMALL, "students": ["lcnet_050"], "methods": rows})
-    shutil.rmtree(next((own / "results" / "small" / "students").glob("lcnet_050-baseline-*")))
-    stores = {p.name for p in (own / "cache" / "soft_targets").iterdir()}
-    done = kd(own, "grid", "small")
+    write_study(copied, {**SMALL, "students": ["lcnet_050"], "methods": rows})
+    shutil.rmtree(next((copied / "results" / "small" / "students").glob("lcnet_050-baseline-*")))
+    stores = {p.name for p in (copied / "cache" / "soft_targets").iterdir()}
+    done = kd(copied, "grid", "small")
     assert done.returncode == 0 and "cells: 10 of 10 done" in done.stdout, done.stdout + done.stderr
     assert done.stdout.count("done: ") == 6
     assert done.stdout.index("done: lcnet_050-baseline-s0") < done.stdout.index("done: lcnet_050-self-T4-a0.5-s0")
-    table = pd.read_csv(own / "results" / "small" / "results.csv")
-    assert list(table["method"].iloc[-5:]) == [r["method"] for r in rows] and set(table["method"].iloc[:-5]) == {"kd"}
+    table = pd.read_csv(copied / "results" / "small" / "results.csv")
+    assert list(table["method"].iloc[-5:]) == [r.method for r in rows] and set(table["method"].iloc[:-5]) == {"kd"}
     assert table["train_loss"].iloc[-5:].nunique() == 5
-    (store,) = (p for p in (own / "cache" / "soft_targets").iterdir() if p.name not in stores)
-    baseline = next((own / "results" / "small" / "students").glob("lcnet_050-baseline-*"))
+    (store,) = (p for p in (copied / "cache" / "soft_targets").iterdir() if p.name not in stores)
+    baseline = next((copied / "results" / "small" / "students").glob("lcnet_050-baseline-*"))
     record = json.loads((baseline / "record.json").read_text())
     assert json.loads((store / "binding.json").read_text())["teacher_sha256"] == record["weights_sha256"]
-    shown = kd(own, "status", "small").stdout
+    shown = kd(copied, "status", "small").stdout
     assert "10 done, 0 failed, 0 running, 0 waiting" in shown
     best = 100 * table.loc[table["method"] == "dist", "top1_best"].iloc[0]
     assert re.search(rf"dist, T 4, alpha 0.5: {best:.2f}", shown)
-    report = kd(own, "report", "small")
+    report = kd(copied, "report", "small")
     assert report.returncode == 0, report.stderr
-    notebook = (own / "results" / "small" / "analysis.ipynb").read_text()
+    notebook = (copied / "results" / "small" / "analysis.ipynb").read_text()
     assert "Is it the teacher?" in notebook and "Szegedy" in notebook
     assert "tbl-further" in notebook
 
@@ -64,24 +66,24 @@ def test_every_run_keeps_its_notebook_beside_its_record(finished):
         assert not nb["metadata"]["papermill"]["exception"]
 
 
-def test_a_failed_cell_is_reported_and_stops_no_other(own):
+def test_a_failed_cell_is_reported_and_stops_no_other(copied):
     """A student that cannot be made and one whose loss is not finite: their cells fail, each with the reason.
 
     They come first; the other's cells are done nevertheless, there is a report, and the exit code is 1.
     """
     broken = {"model": "shufflenet_v2_x0_5", "name": "broken", "train": {"lr": 1e30}}
-    write_study(own, {**SMALL, "students": ["lcnet_51", broken, "lcnet_050"], "grid": {"T": [4], "alpha": [0.5]}})
-    students = own / "results" / "small" / "students"
+    write_study(copied, {**SMALL, "students": ["lcnet_51", broken, "lcnet_050"], "grid": {"T": [4], "alpha": [0.5]}})
+    students = copied / "results" / "small" / "students"
     for folder in [*students.glob("lcnet_050-T4-a0.5-*"), *students.glob("lcnet_050-baseline-*")]:
         shutil.rmtree(folder)
-    shutil.rmtree(own / "report")
-    done = kd(own, "run", "small")
+    shutil.rmtree(copied / "report")
+    done = kd(copied, "run", "small")
     shown = " ".join(done.stdout.split())  # the terminal wraps
     assert done.returncode == 1 and "cells: 2 of 6 done" in shown and "tried again" not in shown
     assert shown.count("failed: lcnet_51") == 2 and "did you mean lcnet_" in shown
     assert shown.count("failed: broken") == 2 and "lower train.lr" in shown
-    assert (own / "report" / "small" / "report.pdf").is_file()
-    status = kd(own, "status", "small").stdout
+    assert (copied / "report" / "small" / "report.pdf").is_file()
+    status = kd(copied, "status", "small").stdout
     assert "2 done, 4 failed, 0 running, 0 waiting" in status and "no model 'lcnet_51'" in status
     folder = next(students.glob("lcnet_51-T4*"))
     assert {"failure.json", "distill.ipynb"} <= {p.name for p in folder.iterdir()}
@@ -92,39 +94,40 @@ def test_status_shows_how_far_it_is(finished, root):
     assert "data: not prepared; run: kd data small" in kd(root, "status", "small").stdout
 
 
-def test_a_teacher_whose_weights_are_elsewhere_is_asked_for_once(own):
+def test_a_teacher_whose_weights_are_elsewhere_is_asked_for_once(copied):
     """As after a clone: records, but no weights and no soft targets."""
-    shutil.rmtree(own / "cache" / "soft_targets")
-    for path in (own / "results").rglob("weights.safetensors"):
+    shutil.rmtree(copied / "cache" / "soft_targets")
+    for path in (copied / "results").rglob("*.safetensors"):
         path.unlink()
-    assert kd(own, "grid", "small").returncode == 0  # nothing is asked of them
-    shutil.rmtree(next((own / "results" / "small" / "students").glob("shuffle-T4-a0.5*")))
-    done = kd(own, "grid", "small")
+    assert kd(copied, "grid", "small").returncode == 0  # nothing is asked of them
+    shutil.rmtree(next((copied / "results" / "small" / "students").glob("shuffle-T4-a0.5*")))
+    done = kd(copied, "grid", "small")
     assert done.returncode == 2 and "the teacher's weights are not here" in done.stderr
 
 
-def test_what_a_killed_command_left_is_not_running(own):
+def test_what_a_killed_command_left_is_not_running(copied):
     study = load("small")
-    folder = next((own / "results" / "small" / "students").glob("shuffle-T4-a0.5-*"))
+    folder = next((copied / "results" / "small" / "students").glob("shuffle-T4-a0.5-*"))
     (folder / "record.json").unlink()
     progress = folder / "progress.json"
     progress.write_text('{"epoch": 2, "epochs": 3, "epoch_seconds": 1.5}')
-    assert pipeline.state(study).running == {}
+    assert Shelf(study).running() == {}
     with pipeline.held(study):
         later = time.time() + 5
         os.utime(progress, (later - 60, later - 60))
-        assert pipeline.state(study).running == {}
+        assert Shelf(study).running() == {}
         os.utime(progress, (later, later))
-        assert pipeline.state(study).running == {"shuffle-T4-a0.5-s0": (2, 3, 1.5)}
-        assert pipeline.state(study).seconds_left()[0] > 0
+        running = Shelf(study).running()
+        assert running == {"shuffle-T4-a0.5-s0": Progress(2, 3, 1.5)}
+        assert console.seconds_left(Shelf(study), running)[0] > 0
 
 
-def test_seeds_are_run_one_after_the_other(own):
+def test_seeds_are_run_one_after_the_other(copied):
     """The first seed's figures are there before the second one's soft targets are computed."""
     content = {**SMALL, "students": ["lcnet_050"], "grid": {"T": [4], "alpha": [0.5]}, "seeds": [0, 1]}
-    write_study(own, content)
-    shutil.rmtree(next((own / "results" / "small" / "students").glob("lcnet_050-T4-a0.5-*")))
-    done = kd(own, "grid", "small", "--jobs", "1")
+    write_study(copied, content)
+    shutil.rmtree(next((copied / "results" / "small" / "students").glob("lcnet_050-T4-a0.5-*")))
+    done = kd(copied, "grid", "small", "--jobs", "1")
     assert done.returncode == 0, done.stderr
     said = ["done: lcnet_050-T4-a0.5-s0", "soft targets, seed 1: 3 done", "done: lcnet_050-baseline-s1"]
     assert sorted(said, key=done.stdout.index) == said
@@ -192,7 +195,7 @@ def test_an_interrupt_kills_what_runs(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pool.run_tasks([task], [{}], on_tick=stop)
+        pool.run_tasks([task], [{}], pool.Callbacks(tick=stop))
     import time
 
     time.sleep(3.5)

@@ -50,19 +50,19 @@ def test_help_lists_every_parameter_with_type_and_help(path):
         assert re.search(rf"^  {name}: {kind} \(default", shown, re.M) and help in shown
 
 
-def test_the_line_of_the_readme_works_from_anywhere(own, tmp_path_factory):
+def test_the_line_of_the_readme_works_from_anywhere(copied, tmp_path_factory):
     """In notebooks/ as typed there, and from another folder: the same run, found done the second time."""
     words = ("-p", "study", "small", "-p", "student", "shuffle", "-p", "T", "20", "-p", "alpha", "0.1")
-    elsewhere, students = tmp_path_factory.mktemp("elsewhere"), own / "results" / "small" / "students"
+    elsewhere, students = tmp_path_factory.mktemp("elsewhere"), copied / "results" / "small" / "students"
     before = set(students.iterdir())
-    first = papermill("distill.ipynb", elsewhere / "a.ipynb", *words, cwd=paths.CHECKOUT / "notebooks", root=own)
+    first = papermill("distill.ipynb", elsewhere / "a.ipynb", *words, cwd=paths.CHECKOUT / "notebooks", root=copied)
     assert first.returncode == 0, first.stderr
     (made,) = set(students.iterdir()) - before
     assert made.name.rsplit("-", 1)[0] == "shuffle-T20-a0.1-s0"
     record = json.loads((made / "record.json").read_text())
-    assert (record["T"], record["alpha"]) == (20, 0.1)
+    assert (record.T, record.alpha) == (20, 0.1)
     notebook = paths.CHECKOUT / "notebooks" / "distill.ipynb"
-    again = papermill(notebook, "b.ipynb", *words, cwd=elsewhere, root=own)
+    again = papermill(notebook, "b.ipynb", *words, cwd=elsewhere, root=copied)
     assert again.returncode == 0 and "done before" in (elsewhere / "b.ipynb").read_text()
 
 

@@ -18,17 +18,16 @@ def text(pdf: bytes) -> str:
     return " ".join(" ".join(page.extract_text() for page in PdfReader(io.BytesIO(pdf)).pages).split())
 
 
-def test_the_report_holds_the_figures_of_the_records(at_finished, loaded):
+def test_the_report_holds_the_metrics_of_the_records(at_finished, study_results):
     shown = text((at_finished / "report" / "small" / "report.pdf").read_bytes())
-    found = loaded
-    for student in found.labels:
-        ranked = found.of(student)
+    for student in study_results.labels:
+        ranked = study_results.cells_of(student)
         for cell in (ranked.iloc[0], ranked.iloc[-1]):
             assert f"{100 * cell['top1_best']:.2f} ± {50 * (cell['high'] - cell['low']):.2f}" in shown
             assert f"{cell['nll']:.3f}" in shown
-    for record in found.teachers:
-        assert f"{100 * record.metrics['top1_best']:.2f}" in shown
-    for record in [*found.teachers, *found.students]:
+    for record in study_results.teachers:
+        assert f"{100 * record.metrics.top1_best:.2f}" in shown
+    for record in [*study_results.teachers, *study_results.students]:
         assert record.id in shown
     for row in results.published().to_dict("records"):
         assert f"{row['val_acc_pct']:.2f}" in shown
@@ -64,9 +63,9 @@ def test_the_html_says_the_same_and_loads_nothing(at_finished):
         assert " ".join(words[:5]) in pdf, "the PDF numbers it otherwise"
 
 
-def test_figures_lie_beside_it_as_svg(at_finished, loaded):
+def test_figures_lie_beside_it_as_svg(at_finished, study_results):
     names = {p.stem for p in (at_finished / "report" / "small" / "figures").iterdir()}
-    assert names == {label for label in tables.sources(loaded) if label.startswith("fig-")}
+    assert names == {label for label in tables.sources(study_results) if label.startswith("fig-")}
 
 
 def test_nbconvert_exports_the_same(at_finished, tmp_path):
@@ -157,4 +156,4 @@ def test_a_table_s_special_characters_survive():
         nbformat.v4.new_output("display_data", data=shown.Table(frame, "What # it & is", "t")._repr_mimebundle_())
     ])])  # fmt: skip
     pdf, _ = paper.PaperExporter().from_notebook_node(nb)
-    assert "x_1 * $5 | 50%" in text(pdf) and "What # it & is" in text(pdf)
+    assert "x_1 * $5 | 50%" in text(pdf) and "What # it & is" in text(pdf) and "a|b" in text(pdf)

@@ -91,75 +91,75 @@ def test_killed_at_any_instant_it_goes_on_to_the_same_results(request, root):
     assert tidy(root) and gone(root)
 
 
-def test_a_killed_kernel_is_tried_again(finished, own):
+def test_a_killed_kernel_is_tried_again(finished, copied):
     """A kernel is killed in the middle of a cell: the cell is run again, and the results are the same."""
-    students = own / "results" / "small" / "students"
+    students = copied / "results" / "small" / "students"
     for folder in students.glob("shuffle-T4-*"):
         shutil.rmtree(folder)
-    command = start(own, "grid", "small", "--jobs", "1")
+    command = start(copied, "grid", "small", "--jobs", "1")
     killed = None
     while killed is None and command.poll() is None:
         time.sleep(0.02)
         with contextlib.suppress(psutil.Error):
-            kernels = [p for p in processes(own) if command.pid in [parent.pid for parent in p.parents()[2:]]]
+            kernels = [p for p in processes(copied) if command.pid in [parent.pid for parent in p.parents()[2:]]]
             if kernels and any(students.glob("*/progress.json")):
                 killed = kernels[0]
                 killed.kill()
     output, _ = command.communicate(timeout=200)
     assert killed is not None and command.returncode == 0 and "tried again" in output, output
-    same(finished, own)
+    same(finished, copied)
 
 
-def test_damaged_soft_targets_are_computed_again_and_a_damaged_checkpoint_is_named(finished, own):
+def test_damaged_soft_targets_are_computed_again_and_a_damaged_checkpoint_is_named(finished, copied):
     """The one costs nothing but time; the other fails its cell, says which file it is, and can be deleted."""
-    for path in (own / "cache" / "soft_targets").glob("*/view_0001.npy"):
+    for path in (copied / "cache" / "soft_targets").glob("*/view_0001.npy"):
         path.write_bytes(path.read_bytes()[:-7])
-    students = own / "results" / "small" / "students"
+    students = copied / "results" / "small" / "students"
     anew, broken = (next(students.glob(f"{student}-T4-a0.5*")) for student in ("lcnet_050", "shuffle"))
     shutil.rmtree(anew)
     (broken / "record.json").unlink()
     (broken / "checkpoint.pt").write_bytes(b"half a checkpoint")
-    done = kd(own, "grid", "small", "--jobs", "1")
+    done = kd(copied, "grid", "small", "--jobs", "1")
     assert done.returncode == 1 and done.stdout.count("failed: ") == 1
     assert "checkpoint.pt:thecheckpointcannotberead" in "".join(done.stdout.split())
     assert "view_0001.npy: damaged" in (anew / "distill.ipynb").read_text()
     (broken / "checkpoint.pt").unlink()
-    assert kd(own, "grid", "small").returncode == 0
-    same(finished, own)
+    assert kd(copied, "grid", "small").returncode == 0
+    same(finished, copied)
 
 
-def test_a_record_that_was_edited_stops_the_command(own):
-    path = next((own / "results" / "small" / "students").glob("shuffle-T4-a0.5*/record.json"))
+def test_a_record_that_was_edited_stops_the_command(copied):
+    path = next((copied / "results" / "small" / "students").glob("shuffle-T4-a0.5*/record.json"))
     path.write_text(path.read_text().replace('"alpha": 0.5', '"alpha": 0.6'))
-    done = kd(own, "run", "small")
+    done = kd(copied, "run", "small")
     assert done.returncode == 2 and "changed after it was written" in done.stderr and str(path) in done.stderr
     assert path.exists()
 
 
-def test_a_changed_study_keeps_the_old_results_and_says_so(finished, own):
-    path = own / "studies" / "small.yaml"
+def test_a_changed_study_keeps_the_old_results_and_says_so(finished, copied):
+    path = copied / "studies" / "small.yaml"
     path.write_text(path.read_text().replace("epochs: 3", "epochs: 2"))
-    shown = kd(own, "status", "small").stdout
+    shown = kd(copied, "status", "small").stdout
     assert "0 done" in shown and "10 finished runs of other settings are kept" in shown
 
 
-def test_two_commands_at_once_share_nothing_and_lose_nothing(finished, own):
+def test_two_commands_at_once_share_nothing_and_lose_nothing(finished, copied):
     """Both are started at the same moment: one works, the other says who does. Only what is missing is done."""
-    students = sorted((own / "results" / "small" / "students").iterdir())
+    students = sorted((copied / "results" / "small" / "students").iterdir())
     (students[3] / "record.json").unlink()
     shutil.rmtree(students[6])
-    commands = [start(own, "grid", "small") for _ in range(2)]
+    commands = [start(copied, "grid", "small") for _ in range(2)]
     outputs = [c.communicate(timeout=200)[0] for c in commands]
     codes = sorted(c.returncode for c in commands)
     assert codes in ([0, 0], [0, 2]) and "".join(outputs).count("done: ") == 2
     if codes == [0, 2]:
         refused = outputs[[c.returncode for c in commands].index(2)]
         assert "another kd command is working on study 'small'" in refused
-    same(finished, own)
+    same(finished, copied)
 
 
-def test_schema_of_another_version(own):
-    path = next((own / "results" / "small" / "teachers").glob("*/record.json"))
+def test_schema_of_another_version(copied):
+    path = next((copied / "results" / "small" / "teachers").glob("*/record.json"))
     path.write_text(path.read_text().replace(f'"schema": {records.SCHEMA}', '"schema": 0'))
-    done = kd(own, "status", "small")
+    done = kd(copied, "status", "small")
     assert done.returncode == 2 and "another version" in done.stderr

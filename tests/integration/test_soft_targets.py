@@ -7,6 +7,7 @@ from kd_utils import records
 from kd_utils.learning import data, losses, models, training
 from kd_utils.learning import run as runs
 from kd_utils.learning.soft_targets import SoftTargets
+from kd_utils.shelf import Shelf
 from kd_utils.study import Model, load
 
 # a network without batch normalisation under plain gradient descent: with batch normalisation or Adam, over few images
@@ -36,7 +37,7 @@ def test_stored_targets_train_as_the_live_teacher_does(root):
     teacher = runs.teacher(study)
     teacher.go()
     run = runs.student(study, T=4, alpha=0.5)
-    stored = run.fit()
+    stored = run.fit().curve
     teacher = runs.teacher(study).model.eval()
     images = torch.as_tensor(run.dataset.images("train"))
     view = {}
@@ -54,7 +55,7 @@ def test_stored_targets_train_as_the_live_teacher_does(root):
         runs.student(study, T=20, alpha=0.5).model,
         images,
         torch.as_tensor(run.dataset.labels("train")),
-        train=run.train,
+        train=run.plan.train,
         loss=live_loss,
         view=live_view,
         seed=0,
@@ -69,7 +70,7 @@ def test_stored_targets_train_as_the_live_teacher_does(root):
 
 
 @pytest.fixture
-def taught(own):
+def taught(copied):
     """The study, its teacher trained."""
     return load("small")
 
@@ -86,20 +87,20 @@ def test_one_store_serves_every_cell_and_student(taught, monkeypatch):
 
 def test_another_augmentation_teacher_or_data_is_another_store(taught):
     study, dataset = taught, data.load(taught)
-    teacher = records.best_teacher(study, dataset.fingerprint)
+    teacher = Shelf(study).teacher
     folder = SoftTargets.of(study, 0, teacher, dataset).folder
     other = study.model_copy(update={"augment": study.augment.model_copy(update={"shift": 1})})
     assert SoftTargets.of(other, 0, teacher, dataset).folder != folder
-    changed = records.Record(teacher.folder, {**teacher.values, "weights_sha256": "0"})
+    changed = teacher.model_copy(update={"weights_sha256": "0"})
     assert SoftTargets.of(study, 0, changed, dataset).folder != folder
 
 
 def test_weights_of_a_teacher_are_those_of_its_record(taught):
-    record = records.best_teacher(taught, data.load(taught).fingerprint)
-    other = models.create(taught.candidate(record["teacher"]), 10, 16)
+    record = Shelf(taught).teacher
+    other = models.create(taught.candidate(record.teacher), 10, 16)
     models.save(other, record.folder / "weights.safetensors")
     with pytest.raises(runs.RunError, match="not the file that the record"):
-        runs.teacher(taught, candidate=record["teacher"]).model  # noqa: B018
+        runs.teacher(taught, candidate=record.teacher).model  # noqa: B018
 
 
 @pytest.mark.numeric
@@ -124,14 +125,14 @@ def test_a_teacher_with_a_normalisation_of_its_own_teaches_with_it(root, monkeyp
     run = runs.student(study, T=4, alpha=0.5)
     cell = run.go()
     right = (run.soft_targets[0].argmax(axis=1) == run.dataset.labels("train")).mean()
-    assert cell["provenance"]["soft_targets_top1"] == pytest.approx(right)
+    assert cell.provenance.soft_targets_top1 == pytest.approx(right)
 
 
 def test_weights_that_do_not_say_what_the_record_says_are_refused(taught):
     """The last guard, against whatever no hash sees: the record's example logits."""
-    record = records.best_teacher(taught, data.load(taught).fingerprint)
-    told = dict(np.load(record.folder / "predictions.npz"))
-    told["example_logits"] = -told["example_logits"]
-    np.savez(record.folder / "predictions.npz", **told)
+    record = Shelf(taught).teacher
+    told = {**record.predictions, "example_logits": -record.predictions["example_logits"]}
+    values = record.model_dump(exclude={"version", "predictions_sha256"}, exclude_none=True)
+    records.write(record.folder, values, told)
     with pytest.raises(runs.RunError, match="off those of its record"):
-        runs.teacher(taught, candidate=record["teacher"]).model  # noqa: B018
+        runs.teacher(taught, candidate=record.teacher).model  # noqa: B018

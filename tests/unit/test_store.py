@@ -31,10 +31,11 @@ def test_what_is_stored_is_not_computed_again(root):
         asked.append(view)
         return logits(view)
 
-    assert store.ensure(range(3), compute) == 3
-    assert SoftTargets(BINDING, 5, 3).ensure(range(4), compute) == 1
+    assert store.ensure(range(3), compute, "a CPU") == 3
+    assert SoftTargets(BINDING, 5, 3).ensure(range(4), compute, "a GPU") == 1
     assert asked == [0, 1, 2, 3]
     assert store[2].dtype == np.float16 and (store[2] == 2).all()
+    assert store.computed_on(range(3)) == ["a CPU"] and store.computed_on(range(4)) == ["a CPU", "a GPU"]
 
 
 def test_two_at_once_compute_a_view_once(root):
@@ -43,7 +44,7 @@ def test_two_at_once_compute_a_view_once(root):
     def work():
         store = SoftTargets(BINDING, 5, 3)
         gate.wait()
-        store.ensure(range(5), lambda v: asked.append(v) or logits(v))
+        store.ensure(range(5), lambda v: asked.append(v) or logits(v), "here")
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     [t.start() for t in threads]
@@ -55,7 +56,7 @@ def test_a_missing_or_truncated_view_is_named(root):
     store = SoftTargets(BINDING, 5, 3)
     with pytest.raises(SoftTargetsError, match="no soft targets yet"):
         store[0]
-    store.ensure([0], logits)
+    store.ensure([0], logits, "here")
     path = store.folder / "view_0000.npy"
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(SoftTargetsError, match="view_0000.npy: damaged.*delete it"):
@@ -69,14 +70,14 @@ def test_a_missing_or_truncated_view_is_named(root):
 def test_logits_that_float16_cannot_hold_are_refused(root, value):
     store = SoftTargets(BINDING, 5, 3)
     with pytest.raises(SoftTargetsError, match="not finite in float16"):
-        store.ensure([0], lambda v: logits(value))
+        store.ensure([0], lambda v: logits(value), "here")
     assert not store.has(0)
 
 
 def test_an_interrupted_view_leaves_nothing(root):
     store = SoftTargets(BINDING, 5, 3)
     with pytest.raises(KeyboardInterrupt):
-        store.ensure([0], lambda v: (_ for _ in ()).throw(KeyboardInterrupt))
+        store.ensure([0], lambda v: (_ for _ in ()).throw(KeyboardInterrupt), "here")
     assert [p.name for p in store.folder.iterdir() if p.suffix != ".lock"] == ["binding.json"]
 
 
