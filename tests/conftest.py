@@ -48,10 +48,15 @@ def at_finished(finished, monkeypatch) -> Path:
 
 @pytest.fixture(scope="session")
 def loaded(finished):
-    """What the report's parts know of the finished study, for reading only."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KD_ROOT", str(finished))
         return results.load("small")
+
+
+@pytest.fixture
+def study_results(at_finished, loaded):
+    """The results of the finished study, loaded once; for reading only."""
+    return loaded
 
 
 @pytest.fixture
