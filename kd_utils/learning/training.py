@@ -74,7 +74,7 @@ def fit(
     forward, if given, stands for model(images) on batches of full size: the model, compiled for that one shape.
     extra(epoch) gives an (N, ...) tensor whose rows go to the loss with their images (soft targets, say).
     loss(logits, labels, rows of extra or None) returns a named tuple of scalars; its `loss` is minimised.
-    score(model, epoch) returns the figures of an evaluation after that epoch (from 1); its `score`, higher is better,
+    score(model, epoch) returns the metrics of an evaluation after that epoch (from 1); its `score`, higher is better,
     picks the best epoch.
     precision: 'fp32' or 'bf16' (autocast of the forward pass).
     All randomness of an epoch follows from (seed, epoch), so a resumed training equals an uninterrupted one.
@@ -118,11 +118,11 @@ def fit(
         schedule.step()
         state.history.append(row)
         if (epoch + 1) % train.eval_every == 0 or epoch + 1 == train.epochs:
-            found = score(model, epoch + 1)
-            if found["score"] > state.best_score:
-                state.best_score, state.best_epoch = found["score"], epoch + 1
+            evaluation = score(model, epoch + 1)
+            if evaluation["score"] > state.best_score:
+                state.best_score, state.best_epoch = evaluation["score"], epoch + 1
                 state.best = _snapshot(net)
-            row |= {k: v for k, v in found.items() if k != "score"}
+            row |= {k: v for k, v in evaluation.items() if k != "score"}
         if checkpoint:
             _save(checkpoint, state, net, optimizer, schedule)
         if on_epoch:
