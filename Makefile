@@ -23,7 +23,7 @@ check: .venv/dev
 	$(MAKE) --no-print-directory -j2 types unit
 
 types: .venv/dev
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 unit: .venv/dev
 	$(BIN)/python -m pytest tests/unit
