@@ -36,7 +36,7 @@ class Dataset:
     @cached_property
     def meta(self) -> dict:
         """fingerprint, classes (names), counts (images a split), image_size in pixels."""
-        return json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
+        return json.loads((self.folder / paths.META).read_text(encoding="utf-8"))
 
     @property
     def fingerprint(self) -> str:
@@ -55,7 +55,7 @@ class Dataset:
         return self._array(split, "labels")
 
     def _array(self, split: str, what: str) -> np.ndarray:
-        path = self.folder / f"{split}_{what}.npy"
+        path = paths.array(self.folder, split, what)
         try:
             return np.load(path, mmap_mode="c")  # copy-on-write: shared, and torch takes it
         except (OSError, ValueError) as e:
@@ -81,10 +81,10 @@ def prepare(study: Study, source: str | Path | None = None, progress: Progress |
     """
     progress = progress or (lambda what, done, total: None)
     dataset = Dataset(_folder(study.data))
-    if not (dataset.folder / "meta.json").is_file():
+    if not (dataset.folder / paths.META).is_file():
         dataset.folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{dataset.folder}.lock"):
-            if not (dataset.folder / "meta.json").is_file():
+            if not (dataset.folder / paths.META).is_file():
                 pools = _pools(study.data, source, progress)
                 with files.whole(dataset.folder) as tmp:
                     tmp.mkdir()
@@ -96,7 +96,7 @@ def prepare(study: Study, source: str | Path | None = None, progress: Progress |
 def load(study: Study) -> Dataset:
     """The study's data set from disk. Raises DataError, naming the command, if it is not decoded yet."""
     dataset = Dataset(_folder(study.data))
-    if not (dataset.folder / "meta.json").is_file():
+    if not (dataset.folder / paths.META).is_file():
         raise DataError(f"the data of study '{study.name}' are not prepared; run: kd data {study.name}")
     return dataset
 
@@ -194,7 +194,7 @@ def _decode(data: Data, pools: Pools, folder: Path, progress: Progress) -> None:
     jobs = []  # the arguments of _decode_some
     for split, parts in splits.items():
         n = sum(len(i) for _, i in parts)
-        path = folder / f"{split}_images.npy"
+        path = paths.array(folder, split, "images")
         images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(n, size, size, 3))
         row = 0
         labels = []
@@ -210,7 +210,7 @@ def _decode(data: Data, pools: Pools, folder: Path, progress: Progress) -> None:
             row += len(index)
         images.flush()
         del images
-        np.save(folder / f"{split}_labels.npy", np.concatenate(labels))
+        np.save(paths.array(folder, split, "labels"), np.concatenate(labels))
     _decode_files(jobs, progress)
     classes = [pools.classes[c] for c in chosen]
     meta = {
@@ -220,7 +220,7 @@ def _decode(data: Data, pools: Pools, folder: Path, progress: Progress) -> None:
         "counts": {s: int(sum(len(i) for _, i in parts)) for s, parts in splits.items()},
         "image_size": size,
     }
-    files.write_json(folder / "meta.json", meta)
+    files.write_json(folder / paths.META, meta)
 
 
 def _fingerprint(folder: Path, classes: list[str]) -> str:
@@ -228,7 +228,7 @@ def _fingerprint(folder: Path, classes: list[str]) -> str:
     hashed = hashlib.sha256(json.dumps(classes).encode())
     for split in SPLITS:
         for what in ("images", "labels"):
-            array = np.load(folder / f"{split}_{what}.npy", mmap_mode="r")
+            array = np.load(paths.array(folder, split, what), mmap_mode="r")
             hashed.update(f"{split} {what} {array.shape}".encode())
             hashed.update(memoryview(array).cast("B") if array.size else b"")
     return hashed.hexdigest()
