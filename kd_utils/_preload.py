@@ -11,6 +11,10 @@ from .running.pool import die_with_parent
 
 die_with_parent()  # while the rest is being imported, too
 
+from . import cli
+
+cli.without_uri_grammar()
+
 import ipykernel.kernelapp  # noqa: F401
 import matplotlib
 
@@ -22,7 +26,6 @@ import seaborn  # noqa: F401
 import timm  # noqa: F401
 import torchvision  # noqa: F401
 
-from . import cli  # noqa: F401
 from .learning import run as runs  # noqa: F401
 from .reporting import plots  # noqa: F401
 from .running import strict  # noqa: F401

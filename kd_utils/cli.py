@@ -134,6 +134,7 @@ def logs(
 def main() -> None:
     """The entry point: the package's own errors end in one line and exit code 2, an interrupt in 130."""
     signal.signal(signal.SIGTERM, _interrupt)
+    without_uri_grammar()
     try:
         app()
     except KeyboardInterrupt:
@@ -143,6 +144,14 @@ def main() -> None:
             raise
         print(f"kd: {e}", file=sys.stderr)
         sys.exit(2)
+
+
+def without_uri_grammar() -> None:
+    """Let jsonschema, which nbformat loads, do without an optional grammar of URIs.
+
+    It compiles it when it is imported, two seconds in every process, for a check that no notebook asks for.
+    """
+    sys.modules.setdefault("rfc3987_syntax", None)  # pyright: ignore[reportArgumentType]
 
 
 def _where(jobs: int | None, device: str, engine: str, address: str | None, gpus: float | None) -> "Resources":
