@@ -6,7 +6,7 @@ STUDY ?= studies/digits.yaml
 BIN := .venv/bin
 UV = $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
 
-.PHONY: demo test check emulate study lab bench
+.PHONY: demo test check emulate study lab bench docs
 demo: STUDY := studies/digits.yaml
 demo: study
 
@@ -22,11 +22,22 @@ check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest tests/unit
 
+# two at a time: whoever is free takes the next
 test: check
-	$(BIN)/python -m pytest tests/integration
+	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/integration
+
+# the tests that rest on arithmetic, as on CPUs without AVX2, with AVX2, and as on this one
+emulate: .venv/dev
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest -m numeric tests
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -m numeric tests
+	$(BIN)/python -m pytest -m numeric tests
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/bench.py
+
+# the tables and numbers of README.md and docs/, from their sources
+docs: .venv/ready
+	$(BIN)/python docs/generate.py
 
 # what is installed to run, and beside it what is installed to develop (Ray, a browser's driver, linters)
 .venv/ready: pyproject.toml

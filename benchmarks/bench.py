@@ -8,7 +8,8 @@ In one run, interleaved and repeated, for each student, in images per second (me
   plain   ImageFolder, DataLoader workers, torchvision's transforms and a live teacher
   grid    as many cells side by side as there are cores, one thread each: their steps together
 floor, step and plain have one process with all cores. `private` is the largest memory that a cell of the grid has to
-itself, in MiB. The last line is JSON.
+itself, in MiB. All rates are written to benchmarks/results/DATE-PROCESSOR.json, together with the machine and the
+versions; `make docs` makes the tables of docs/speed.md from these files.
 """
 
 import os
@@ -19,17 +20,23 @@ import argparse
 import json
 import multiprocessing
 import platform
+import re
 import statistics
 import tempfile
 import threading
 import time
 from collections import defaultdict
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 BATCH = 128
 T, ALPHA = 4.0, 0.5
+RESULTS = Path(__file__).resolve().parent / "results"
+# extensions of x86-64 and ARM that decide how fast fp32 and bf16 are
+FLAGS = ["avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16"]
 
 
 def main() -> None:
@@ -49,7 +56,12 @@ def main() -> None:
     asked = given.parse_args()
     with tempfile.TemporaryDirectory() as root:
         os.environ["KD_ROOT"] = root
-        print(json.dumps(measure(asked, Path(root))))
+        found = measure(asked, Path(root))
+    RESULTS.mkdir(exist_ok=True)
+    name = re.sub(r"[^a-z0-9]+", "-", (found["machine"]["gpu"] or found["machine"]["cpu"]).lower()).strip("-")
+    path = RESULTS / f"{found['date']}-{name}.json"
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(f"written: {path}")
 
 
 def measure(asked, root: Path) -> dict:
@@ -68,7 +80,8 @@ def measure(asked, root: Path) -> dict:
     teacher = models.create(study.teacher.candidates[0], asked.classes, asked.size).to(device).eval()
     store = soft_targets(study, dataset, teacher, device)
     found = {}
-    ceiling = {p: matmul(device, p) for p in ("fp32", "bf16")}
+    used = {models.precision(study.student(name).precision, device) for name in asked.students}
+    ceiling = {precision: matmul(device, precision) for precision in sorted(used)}
     for name in asked.students:
         spec = study.student(name)
         cells = Cells(cores() if device.type == "cpu" else 1, study.file, name, str(device), store.binding)
@@ -85,14 +98,42 @@ def measure(asked, root: Path) -> dict:
                 if number:  # the first round warms up
                     rates[what].append(rate)
         medians = {what: statistics.median(values) for what, values in rates.items()}
-        found[name] = {**{k: round(v, 1) for k, v in medians.items()}, "private": round(cells.private())}
+        rounded = {what: [round(rate, 1) for rate in values] for what, values in rates.items()}
+        found[name] = {"images_per_second": rounded, "private_mib": round(cells.private())}
         cells.close()
-        report(name, medians, rates, found[name]["private"])
+        report(name, medians, rates, found[name]["private_mib"])
         kind = models.precision(spec.precision, device)
         rate = medians["grid"] * 3 * forward_flops(spec, asked) / 1e12
         print(f"{name:<25} grid {rate:.3f} TFLOP/s; a {kind} matrix product here: {ceiling[kind]:.2f}", flush=True)
-    print(f"{platform.processor() or platform.machine()}, {cores()} cores, {device}, torch {torch.__version__}")
-    return found
+    about = machine(device)
+    print(f"{about['cpu']}, {about['cores']} cores, {device}, torch {torch.__version__}")
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": about,
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in ("torch", "torchvision", "timm")},
+        "asked": {k: v for k, v in vars(asked).items() if k != "students"} | {"batch_size": BATCH},
+        "matmul_tflops": {precision: round(rate, 3) for precision, rate in ceiling.items()},
+        "students": found,
+    }
+
+
+def machine(device) -> dict:
+    """What the rates were measured on: the processor, which of FLAGS it has, the cores that may be used, the GPU."""
+    import torch
+
+    from kd_utils.running.pipeline import cores
+
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text(encoding="utf-8").splitlines() if about.is_file() else []
+    told = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
+    flags = (told.get("flags") or told.get("Features") or "").split()
+    return {
+        "cpu": told.get("model name") or platform.processor() or platform.machine(),
+        "flags": [flag for flag in FLAGS if flag in flags],
+        "cores": cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+    }
 
 
 def report(name: str, medians: dict, rates: dict, private: int) -> None:

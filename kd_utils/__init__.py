@@ -1,7 +1,28 @@
-"""Knowledge distillation over a T x alpha grid: data, models, loss, training, grid, records and report.
+"""Knowledge distillation over a T x alpha grid: from images to the report.
 
-The way of the data: data set -> views -> teacher -> soft targets -> students over the grid -> records ->
-tables and figures -> report. Importing the package loads nothing; each module loads what it needs.
+    run_study("digits")                              # all of it, each step only as far as it is not done
+    run = student("digits", T=4, alpha=0.5)          # one cell, a step at a time
+    run.fit(), run.evaluate(), run.save()
+
+Importing the package loads nothing; each of these loads what it needs.
 """
 
 __version__ = "0.1.0"
+__all__ = ["run_study", "student", "teacher"]
+
+TYPE_CHECKING = False  # what typing.TYPE_CHECKING is, without loading typing
+if TYPE_CHECKING:
+    from .learning.run import student, teacher
+    from .running.pipeline import run_study
+
+
+def __getattr__(name: str):
+    if name == "run_study":
+        from .running.pipeline import run_study
+
+        return run_study
+    if name in ("student", "teacher"):
+        from .learning import run
+
+        return getattr(run, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,6 +5,24 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
+# the files in a run's folder
+RECORD = "record.json"  # written last: the run is done
+PREDICTIONS = "predictions.npz"  # on val, at the best epoch
+VAL_LOGITS = "val_logits.npy"  # the same in full
+WEIGHTS = "weights.safetensors"
+CHECKPOINT = "checkpoint.pt"  # of a run that is not done
+PROGRESS = "progress.json"  # its latest epoch
+FAILURE = "failure.json"  # why it failed
+LOG = "run.log"  # what its process printed outside its notebook
+
+# the files in a study's results
+RESULTS_CSV = "results.csv"
+DATA = "data.json"  # which data the records are of, and which files their models start from
+TEACHER_WEIGHTS = "teacher.safetensors"  # the chosen teacher's, so that a clone can go on
+ANALYSIS = "analysis.ipynb"  # as executed for the report
+LOCK = "study.lock"
+HOLDER = "study.holder"  # who has the lock
+
 
 def root() -> Path:
     """The folder that holds studies, results, report, data and cache: KD_ROOT, or else the checkout."""

@@ -1,18 +1,31 @@
-"""One run = one record, written last and at once; all records of a study -> one tidy table.
+"""One run = one record, written last and at once; records -> one tidy table.
 
 A record is a JSON file in the run's folder. It alone says that the run is done: an executed notebook does not.
 Loads no torch.
 """
 
+import hashlib
 import json
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+# pydantic looks through every installed package for plugins, of which there are none
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 
 from . import files, paths
-from .study import Cell, Data, Study, digest, student_settings, teacher_settings
+from .study import Cell, digest
 
-SCHEMA = 1
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+SCHEMA = 2  # 1 had no hash of the predictions, and 'auto' for the precision that was asked for
 
 # The columns of results.csv: one row a run, sorted by the method, then the first four. Shares are fractions, 0 to 1.
 COLUMNS = {
@@ -41,67 +54,105 @@ COLUMNS = {
 
 
 class RecordError(ValueError):
-    """A record that cannot be read; the message names the file and what to do."""
+    """A record that cannot be read; the message names the file, the key and what to do."""
 
 
-@dataclass(frozen=True)
-class Record:
-    """A finished run, as found on disk."""
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
 
-    folder: Path
-    values: dict
 
-    def __getitem__(self, key: str):
-        return self.values[key]
+class Metrics(_Strict):
+    """What a run came to on val, as COLUMNS describes it. Fractions, and nats for nll."""
 
-    @property
-    def id(self) -> str:
-        return self.folder.name
+    top1_best: float
+    top1_last: float
+    top5: float
+    nll: float
+    ece: float
+    best_epoch: int
+    epochs: int
+    val_images: int
+    top1_holdout: float | None = None
+    agreement: float | None = None  # of a student with its teacher
 
-    @property
-    def metrics(self) -> dict:
-        return self.values["metrics"]
 
-    @property
-    def method(self) -> str:
-        """Of a student: kd, or the label of a further method."""
-        return self.values.get("method", "kd")
+class Cost(_Strict):
+    """What a run took: seconds of training, and images per second in training and in evaluation."""
 
-    @property
-    def cell(self) -> Cell:
-        """Of a student: its cell."""
-        return Cell(self["student"], self["T"], self["alpha"], self["seed"], self.method)
+    train_seconds: float
+    images_per_second: float
+    inference_images_per_second: float | None = None
+
+
+class Provenance(_Strict):
+    """How a run was made. It changes its metrics by rounding at most, and is no part of its key."""
+
+    finished: str  # ISO 8601, UTC
+    git: str  # commit of the checkout, with '+' if files differed from it
+    device: str  # cpu, cuda or mps
+    device_name: str
+    threads: int
+    precision: str
+    weights_from: str
+    parameters: int
+    python: str
+    versions: dict[str, str]
+    soft_targets_top1: float | None = None  # share of training images whose class they name, in the first view
+    soft_targets_from: list[str] | None = None  # the kinds of device that computed them
+
+
+class Record(_Strict):
+    """A finished run, as it is on disk; settings are all that its metrics depend on, and key is their hash."""
+
+    folder: Path = Field(exclude=True)
+    version: int = Field(alias="schema")
+    id: str
+    key: str
+    study: str
+    teacher: str
+    seed: int
+    score: float  # what the best epoch, and the teacher, was chosen by: accuracy on holdout, or on val
+    weights_sha256: str
+    predictions_sha256: str | None = None  # of the file; None in schema 1
+    metrics: Metrics
+    cost: Cost
+    settings: dict[str, Any]
+    history: list[dict[str, int | float]]  # an epoch each
+    provenance: Provenance
 
     @cached_property
-    def predictions(self) -> dict:
+    def predictions(self) -> "dict[str, np.ndarray]":
         """On val at the best epoch: arrays label, predicted (uint16), confidence (float32), each (N,).
 
         And of a few of these images: example, their indices (K,), and example_logits, (K, classes) float16.
+        Raises RecordError if the file is damaged, or is not the one that the record speaks of.
         """
         import numpy as np
 
-        path = self.folder / "predictions.npz"
+        path = self.folder / paths.PREDICTIONS
         try:
-            with np.load(path, allow_pickle=False) as found:
-                return {k: found[k] for k in ("label", "predicted", "confidence", "example", "example_logits")}
+            if self.predictions_sha256 and files.sha256(path) != self.predictions_sha256:
+                raise ValueError("not the file that the record speaks of")
+            with np.load(path, allow_pickle=False) as stored:
+                return {k: stored[k] for k in ("label", "predicted", "confidence", "example", "example_logits")}
         except (OSError, EOFError, ValueError, KeyError) as e:
             raise RecordError(f"{path}: {e}; delete the folder {self.folder} to run it again") from e
 
     @property
-    def val_logits(self):
+    def val_logits(self) -> "np.ndarray":
         """On val at the best epoch: (N, classes) float16, mapped from disk. Raises RecordError where they are not."""
         import numpy as np
 
-        path = self.folder / "val_logits.npy"
+        path = self.folder / paths.VAL_LOGITS
         try:
             return np.load(path, mmap_mode="r")
         except (OSError, ValueError) as e:
             raise RecordError(
                 f"{path} cannot be read ({e}); logits are not kept in git: delete the folder {self.folder} and run "
-                f"`kd run {self['study']}` to make them again"
+                f"`kd run {self.study}` to make them again"
             ) from e
 
-    def class_accuracy(self, classes: int):
+    def class_accuracy(self, classes: int) -> "np.ndarray":
         """Accuracy on val of each class at the best epoch, (classes,) fractions."""
         import numpy as np
 
@@ -110,136 +161,98 @@ class Record:
         return right / np.bincount(label, minlength=classes)
 
 
-def write(folder: Path, values: dict, predictions: dict) -> Record:
-    """Write a run's predictions (name -> array), then its record: after that the run is done."""
+class TeacherRecord(Record):
+    """A trained candidate; `teacher` is its name in the study file."""
+
+
+class StudentRecord(Record):
+    """A finished cell; `teacher` is the teacher's name in the study file, teacher_id its run."""
+
+    student: str
+    T: float | None  # None at alpha = 1
+    alpha: float
+    method: str = "kd"
+    teacher_id: str
+
+    @property
+    def cell(self) -> Cell:
+        """The cell that was run."""
+        return Cell(self.student, self.T, self.alpha, self.seed, self.method)
+
+
+def write(folder: Path, values: dict[str, Any], predictions: "dict[str, np.ndarray]") -> Record:
+    """Write a run's predictions, then its record: after that the run is done.
+
+    values: what Record, or StudentRecord, names, but folder, schema and predictions_sha256.
+    """
     import numpy as np
 
-    with files.whole(folder / "predictions.npz") as tmp, open(tmp, "wb") as f:
-        np.savez_compressed(f, **predictions)
-    values = {"schema": SCHEMA, **values}
-    files.write_json(folder / "record.json", {**values, "checksum": digest(values)})
-    return read(folder)
+    with files.whole(folder / paths.PREDICTIONS) as tmp, open(tmp, "wb") as f:
+        np.savez_compressed(f, allow_pickle=False, **predictions)
+    values = {"schema": SCHEMA, **values, "predictions_sha256": files.sha256(folder / paths.PREDICTIONS)}
+    text = json.dumps(values, indent=1, allow_nan=False).removesuffix("\n}")
+    with files.whole(folder / paths.RECORD) as tmp:
+        tmp.write_text(f'{text}{_CHECKSUM}{_hash(text)}"\n}}\n', encoding="utf-8")
+    record = read(folder)
+    assert record is not None
+    return record
 
 
-def read(folder: Path) -> Record | None:
+def read(folder: Path) -> TeacherRecord | StudentRecord | None:
     """The record in a run's folder; None if the run is not done. Raises RecordError if it cannot be trusted."""
-    path = folder / "record.json"
+    path = folder / paths.RECORD
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        text = path.read_text(encoding="utf-8")
+        values = from_json(text)
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as e:
         raise RecordError(f"{path}: not a record ({e}); delete the folder {folder} to run it again") from e
-    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-        found = values.get("schema") if isinstance(values, dict) else None
+    schema = values.get("schema") if isinstance(values, dict) else None
+    if schema not in range(1, SCHEMA + 1):
         raise RecordError(
-            f"{path}: written by another version (schema {found}, this is {SCHEMA}); "
+            f"{path}: written by another version (schema {schema}, this reads 1 to {SCHEMA}); "
             f"move the folder {folder} away, and it is run again"
         )
     checksum = values.pop("checksum", None)
-    if digest(values) != checksum or not folder.name.endswith(values["key"]):
+    expected = digest(values) if schema == 1 else _hash(text.rpartition(_CHECKSUM)[0])
+    if checksum != expected or not folder.name.endswith(str(values.get("key"))):
         raise RecordError(
             f"{path}: changed after it was written; restore it, or delete the folder {folder} to run it again"
         )
-    return Record(folder, values)
+    if schema == 1:
+        values["settings"]["precision"] = values["provenance"]["precision"]
+    kind = StudentRecord if "student" in values else TeacherRecord
+    try:
+        return kind.model_validate({**values, "folder": folder})
+    except ValidationError as e:
+        wrong = "; ".join(f"{'.'.join(str(k) for k in error['loc'])}: {error['msg']}" for error in e.errors())
+        raise RecordError(f"{path}: {wrong}; move the folder {folder} away, and it is run again") from None
 
 
-def data_spec(data: Data) -> dict:
-    """What a study asks of its data, but for where they lie."""
-    return data.model_dump(exclude={"source"})
+_CHECKSUM = ',\n "checksum": "'  # what stands between a record's content and the hash of that text
 
 
-def note_data(study: Study, meta: dict) -> None:
-    """Note beside the results which data they are of; `meta` is a data set's.
-
-    By this, records can be told apart where the images themselves are not at hand.
-    """
-    noted = {k: meta[k] for k in ("fingerprint", "classes", "counts", "image_size")}
-    noted["spec"] = data_spec(study.data)
-    path = paths.results(study.name) / "data.json"
-    if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != noted:
-        files.write_json(path, noted)
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def noted_data(study: Study) -> dict | None:
-    """What `note_data` noted: fingerprint, classes, counts, image_size; None if the study asks for other data."""
-    path = paths.results(study.name) / "data.json"
-    if not path.is_file():
-        return None
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return found if found["spec"] == data_spec(study.data) else None
-
-
-def teacher_folder(study: Study, label: str, fingerprint: str) -> Path:
-    """Where the run of a candidate of this study lies, as the study stands."""
-    key = digest(teacher_settings(study, study.candidate(label), fingerprint))
-    return paths.run(study.name, "teacher", f"{label}-s{study.teacher.seed}-{key}")
-
-
-def student_folder(study: Study, cell: Cell, fingerprint: str, teacher: Record) -> Path:
-    """Where the run of a cell of this study lies, as the study stands, with this teacher."""
-    key = digest(student_settings(study, cell, fingerprint, teacher["weights_sha256"]))
-    return paths.run(study.name, "student", f"{cell.name}-{key}")
-
-
-def teachers(study: Study, fingerprint: str) -> list[Record]:
-    """The trained candidates of the study as it stands, best first (ties: the earlier in the study file)."""
-    found = [read(teacher_folder(study, c.label, fingerprint)) for c in study.teacher.candidates]
-    return sorted((r for r in found if r), key=lambda r: -r["score"])
-
-
-def best_teacher(study: Study, fingerprint: str) -> Record | None:
-    """The study's teacher: the best candidate, once every one of them is trained; None before that."""
-    found = teachers(study, fingerprint)
-    return found[0] if len(found) == len(study.teacher.candidates) else None
-
-
-def students(study: Study, fingerprint: str, teacher: Record) -> list[Record]:
-    """All finished runs that fit the study as it stands, off-grid points among them, sorted as results.csv is."""
-    found = []
-    labels = {s.label for s in study.students}
-    methods = {"kd", *(m.label for m in study.methods)}
-    for path in sorted((paths.results(study.name) / "students").glob("*/record.json")):
-        record = read(path.parent)
-        if record is None or record["student"] not in labels or record.method not in methods:
-            continue
-        if student_folder(study, record.cell, fingerprint, teacher) == path.parent:
-            found.append(record)
-    order = ["kd", *(m.label for m in study.methods)]
-    return sorted(
-        found,
-        key=lambda r: (order.index(r.method), r["student"], r["T"] is None, r["T"] or 0, r["alpha"], r["seed"]),
-    )
-
-
-def others(study: Study, fitting: list[Record]) -> int:
-    """How many finished cells lie in the study's results that do not fit the study as it stands."""
-    return sum(1 for _ in (paths.results(study.name) / "students").glob("*/record.json")) - len(fitting)
-
-
-def table(found: list[Record]):
-    """A DataFrame of student records, one row a run, with the columns of COLUMNS."""
+def table(students: Sequence[StudentRecord]) -> "pd.DataFrame":
+    """One row a run, with the columns of COLUMNS."""
     import pandas as pd
 
     rows = []
-    for r in found:
-        values = {**r.values, **r.metrics, **r["cost"], **r["provenance"], "id": r.id, "method": r.method}
-        values["train_loss"] = r["history"][-1]["loss"]
-        rows.append({column: values.get(column) for column in COLUMNS})
+    for r in students:
+        values = {**r.metrics.model_dump(), **r.cost.model_dump(), "device": r.provenance.device}
+        values |= {k: getattr(r, k) for k in ("student", "T", "alpha", "seed", "method", "teacher", "id")}
+        values["train_loss"] = r.history[-1]["loss"]
+        rows.append({column: values[column] for column in COLUMNS})
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     return frame.astype({"T": float, "alpha": float, "top1_holdout": float})
 
 
-def write_csv(study: Study, found: list[Record]) -> Path:
-    """Write results/STUDY/results.csv and return its path."""
-    path = paths.results(study.name) / "results.csv"
-    with files.whole(path) as tmp:
-        table(found).to_csv(tmp, index=False, float_format="%.6g", lineterminator="\n")
-    return path
-
-
-def history(record: Record):
-    """A DataFrame of a record's epochs: epoch (from 1), loss, ce, kl (nats), lr, seconds, top1 figures."""
+def history(record: Record) -> "pd.DataFrame":
+    """A record's epochs: epoch (from 1), loss, ce, kl (nats), lr, seconds, top1 metrics."""
     import pandas as pd
 
-    return pd.DataFrame(record["history"])
+    return pd.DataFrame(record.history)

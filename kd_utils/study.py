@@ -1,6 +1,6 @@
 """The study file: what is asked, in one small declarative YAML file, typed and checked.
 
-Everything that the figures of a run depend on is here, and `teacher_settings` / `student_settings` gather it
+Everything that a run's outcome depends on is here, and `teacher_settings` / `student_settings` gather it
 for one run. Their hash is the run's key: a record answers a study if and only if the keys are equal.
 """
 
@@ -9,24 +9,30 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 # pydantic looks through every installed package for plugins, of which there are none: a sixth of `kd status`
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from . import paths
+from . import files, methods, paths
+from .methods import TaughtBy, Teaching
 
 
 class StudyError(ValueError):
     """A study file, or a parameter, that cannot be used; the message names the key and what is allowed."""
 
 
-class _Part(BaseModel):
+class _Section(BaseModel):
+    """A mapping of the study file: types are strict, an unknown key is an error, nothing can be changed later."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
@@ -34,10 +40,19 @@ class _Part(BaseModel):
 Number = Annotated[float, BeforeValidator(lambda v: float(v) if type(v) is int else v)]
 
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["fp32", "bf16"]
 
 
-class Data(_Part):
+def _known(names: Collection[str], name: str) -> str:
+    """The name, if it is one of these; else an error that says which there are."""
+    if name in names:
+        return name
+    close = difflib.get_close_matches(name, names, 1)
+    *others, last = map(repr, names)
+    raise ValueError((f"did you mean {close[0]!r}? " if close else "") + f"It must be {', '.join(others)} or {last}")
+
+
+class Data(_Section):
     """Which images. Splits of the training images are disjoint and drawn by a fixed permutation per class."""
 
     name: Literal["digits", "tiny-imagenet", "cifar100", "folder"]
@@ -55,7 +70,7 @@ class Data(_Part):
         return self
 
 
-class Augment(_Part):
+class Augment(_Section):
     """The training view of an image: flip, then crop."""
 
     flip: bool = True  # left-right, with probability one half
@@ -64,7 +79,7 @@ class Augment(_Part):
     scale: Number = Field(default=0.35, gt=0, le=1)  # least share of the area, for crop: resized
 
 
-class Train(_Part):
+class Train(_Section):
     """How a model is trained; the defaults are the published study's."""
 
     epochs: int = Field(default=10, ge=1)
@@ -77,12 +92,12 @@ class Train(_Part):
     patience: int = Field(default=0, ge=0)  # stop after so many evaluations without a gain; 0: never
 
 
-class Model(_Part):
+class Model(_Section):
     """A model by its timm or torchvision name, and where its weights come from."""
 
     model: str
     name: str = ""  # how records and tables call it; default: the model's name
-    pretrained: bool | str = False  # true: ImageNet weights; a path: .safetensors or .pth
+    pretrained: bool | str = False  # true: ImageNet weights; a path, relative to the study file: .safetensors or .pth
     input_size: int | None = Field(default=None, ge=8)  # pixels a side that the model sees; default: as stored
     precision: Precision | None = None  # of the forward pass; default: the study's
     compile: bool = False  # train through torch.compile: pays in long grids of models with many small operations
@@ -98,7 +113,7 @@ class Model(_Part):
         return self.name or self.model.split("/")[-1]
 
 
-class Teacher(_Part):
+class Teacher(_Section):
     """The candidates, of which the best one teaches, and how they are trained."""
 
     candidates: list[Model] = Field(min_length=1)
@@ -106,7 +121,7 @@ class Teacher(_Part):
     seed: int = Field(default=1000, ge=0)  # none of `seeds`: their students would see the views that it was trained on
 
 
-class Grid(_Part):
+class Grid(_Section):
     """The temperatures and the weights of the cross-entropy; a cell for each pair, one for all T at alpha = 1."""
 
     T: list[Annotated[Number, Field(gt=0)]] = Field(min_length=1)
@@ -123,49 +138,40 @@ class Grid(_Part):
 
 STANDARD = (4.0, 0.5)  # the customary T and alpha
 
-# what each further method takes beside T and alpha, with its papers' defaults
-METHODS: dict[str, dict[str, float]] = {
-    "dkd": {"target": 1.0, "nontarget": 8.0},
-    "standardised": {},
-    "dist": {"inter": 1.0, "intra": 1.0},
-    "label_smoothing": {},
-    "self": {},
-}
 
-
-class Method(_Part):
+class Method(_Section):
     """Another way to teach than plain distillation, and its points: a cell for each pair of T and alpha.
 
-    dkd: decoupled distillation. standardised: logit standardisation. dist: DIST. label_smoothing: the uniform
-    distribution for a teacher. self: the student's own baseline of the same seed for a teacher, which was trained on
-    the same views, so that its soft targets name their classes more often than those of fresh ones. See losses.py.
+    Its own weights are keys beside these: `{method: dkd, nontarget: 4}`. methods.py has the ways to teach.
     """
 
-    method: Literal["dkd", "standardised", "dist", "label_smoothing", "self"]
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Annotated[Number, Field(ge=0)]]  # any other key: a weight
+
+    method: Annotated[str, AfterValidator(partial(_known, methods.FURTHER))]
     name: str = ""  # how records and tables call it; default: the method's name
-    T: list[Annotated[Number, Field(gt=0)]] = []  # default: 4; label_smoothing knows only 1, its default
+    T: list[Annotated[Number, Field(gt=0)]] = []  # default: 4, or 1 where the method has no temperature
     alpha: list[Annotated[Number, Field(ge=0, lt=1)]] = [0.5]  # weight of the cross-entropy
-    target: Number | None = Field(default=None, ge=0)  # dkd: weight of the target class's part
-    nontarget: Number | None = Field(default=None, ge=0)  # dkd: weight of the other classes' part
-    inter: Number | None = Field(default=None, ge=0)  # dist: weight of the relation between classes
-    intra: Number | None = Field(default=None, ge=0)  # dist: weight of the relation within a class
 
     @model_validator(mode="before")
     @classmethod
-    def _default_T(cls, value):
-        if isinstance(value, dict) and not value.get("T"):
-            return {**value, "T": [1.0 if value.get("method") == "label_smoothing" else 4.0]}
-        return value
+    def _of_the_method(cls, value):
+        """Refuse keys that the method does not have, and fill in its T."""
+        teaching = methods.FURTHER.get(str(value.get("method"))) if isinstance(value, dict) else None
+        if teaching is None:
+            return value  # which the validation of the fields refuses
+        known = [*cls.model_fields, *teaching.weights]
+        for key in [k for k in value if k not in known]:
+            close = difflib.get_close_matches(str(key), known, 1)
+            takes = f"it takes {', '.join(teaching.weights) or 'no weights'}"
+            hint = f"did you mean '{close[0]}'?" if close else takes
+            raise ValueError(f"'{key}' is not of method {teaching.name}; {hint}")
+        return {**value, "T": value.get("T") or [STANDARD[0] if teaching.temperature else 1.0]}
 
     @model_validator(mode="after")
     def _fits(self):
-        taken = METHODS[self.method]
-        for key in {k for weights in METHODS.values() for k in weights} - set(taken):
-            if getattr(self, key) is not None:
-                takes = f"it takes {', '.join(taken)}" if taken else "it takes no weights"
-                raise ValueError(f"'{key}' is not of method {self.method}; {takes}")
-        if self.method == "label_smoothing" and self.T != [1.0]:
-            raise ValueError(f"label_smoothing has no temperature; leave T out, or [1], not {self.T}")
+        if not self.teaching.temperature and self.T != [1.0]:
+            raise ValueError(f"{self.method} has no temperature; leave T out, or [1], not {self.T}")
         if self.label == "kd":
             raise ValueError("the name 'kd' is the grid's; give the row another")
         return self
@@ -175,9 +181,14 @@ class Method(_Part):
         return self.name or self.method
 
     @property
+    def teaching(self) -> Teaching:
+        """The way to teach."""
+        return methods.FURTHER[self.method]
+
+    @property
     def weights(self) -> dict[str, float]:
         """The method's own weights by name, defaults filled in."""
-        return {k: v if getattr(self, k) is None else getattr(self, k) for k, v in METHODS[self.method].items()}
+        return {**self.teaching.weights, **self.__pydantic_extra__}
 
 
 @dataclass(frozen=True)
@@ -200,7 +211,7 @@ class Cell:
         return f"{self.student}-{method}{point}-s{self.seed}"
 
 
-class Study(_Part):
+class Study(_Section):
     """A study: data, models, training and the grid."""
 
     name: str = ""  # the file's stem, set by load()
@@ -215,9 +226,9 @@ class Study(_Part):
     methods: list[Method] = []  # further questions: each a row of its own, none by default
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1)
     views: int | None = Field(default=None, ge=1)  # distinct views; epoch e sees view e mod views; default: all
-    precision: Precision = "auto"  # of the forward pass; auto: bf16 on GPUs that have it
-    data_parallel: bool = False  # one run over all GPUs, by torch.nn.DataParallel
-    threads: int = Field(default=1, ge=1)  # CPU threads of a run; the same for jobs 1 or 8, so are the figures
+    precision: Precision = "fp32"  # of the forward pass; bf16 pays on GPUs and on CPUs that compute in it
+    data_parallel: int = Field(default=1, ge=1)  # GPUs that share each batch of a run, by torch.nn.DataParallel
+    threads: int = Field(default=1, ge=1)  # CPU threads of a run; the same for jobs 1 or 8, so are the metrics
 
     @model_validator(mode="after")
     def _whole(self):
@@ -242,6 +253,10 @@ class Study(_Part):
             return Train(**{**self.train.model_dump(), **changes})
         except ValidationError as e:
             raise ValueError(f"train of {model.label}: {_explain(e, Train)}") from None
+
+    def precision_of(self, model: Model) -> Precision:
+        """The precision of this model's forward pass."""
+        return model.precision or self.precision
 
     def student(self, label: str) -> Model:
         """The student of this label; StudyError names those there are."""
@@ -270,33 +285,35 @@ class Study(_Part):
         then the rest of the grid, then further methods. Then come the baseline, the customary cell and the corners of
         every other seed, then the rest of each.
         """
-        points = [(T, a) for T in self.grid.T for a in self.grid.alpha if a < 1]
-        ends = [{min(axis), max(axis)} for axis in zip(*points, strict=True)] if points else []
-        first = [p for p in points if p == STANDARD or all(x in end for x, end in zip(p, ends, strict=True))]
-        head = [[("kd", None, 1.0), *(("kd", *p) for p in first)]]
-        tail = [
-            [("kd", *p) for p in points if p not in first],
-            [(m.label, T, a) for m in self.methods for T in m.T for a in m.alpha],
-        ]
-        seed, *others = self.seeds
-        order = [(seed, head + tail), *((s, head) for s in others), *((s, tail) for s in others)]
-        stages = [
-            [
-                Cell(student.label, T, alpha, seed, method)
-                for part in parts
-                for student in self.students
-                for method, T, alpha in part
-            ]
-            for seed, parts in order
-        ]
-        return [stage for stage in stages if stage]
+        points = [(T, alpha) for T in self.grid.T for alpha in self.grid.alpha if alpha < 1]
+        telling = {STANDARD, *_corners(points)}
+        head = [("kd", None, 1.0), *(("kd", *point) for point in points if point in telling)]
+        rest = [("kd", *point) for point in points if point not in telling]
+        further = [(m.label, T, alpha) for m in self.methods for T in m.T for alpha in m.alpha]
 
-    def taught_by(self, cell: Cell) -> Literal["", "teacher", "self"]:
-        """Whose soft targets a cell learns from: nobody's, the teacher's, or those of the student's own baseline."""
+        def stage(seed: int, *parts: Sequence[tuple[str, float | None, float]]) -> list[Cell]:
+            order = ((student.label, cell) for part in parts for student in self.students for cell in part)
+            return [Cell(label, T, alpha, seed, method) for label, (method, T, alpha) in order]
+
+        first, *others = self.seeds
+        stages = [stage(first, head, rest, further)]
+        stages += [stage(seed, head) for seed in others]
+        stages += [stage(seed, rest, further) for seed in others]
+        return [cells for cells in stages if cells]
+
+    def teaching(self, cell: Cell) -> Teaching:
+        """The way in which a cell is taught."""
         if cell.T is None:
-            return ""
-        method = "kd" if cell.method == "kd" else self.method(cell.method).method
-        return {"label_smoothing": "", "self": "self"}.get(method, "teacher")
+            return methods.BASELINE
+        return methods.KD if cell.method == "kd" else self.method(cell.method).teaching
+
+    def weights(self, cell: Cell) -> dict[str, float]:
+        """The weights of a cell's loss beside T and alpha, by name: none of plain distillation and the baseline."""
+        return {} if cell.method == "kd" else self.method(cell.method).weights
+
+    def taught_by(self, cell: Cell) -> TaughtBy:
+        """Whose soft targets a cell learns from: nobody's, the teacher's, or those of the student's own baseline."""
+        return self.teaching(cell).taught_by
 
     def view(self, epoch: int) -> int:
         """The number of the view that an epoch (from 0) sees."""
@@ -313,6 +330,14 @@ class Study(_Part):
         return self.model_copy(update={"students": students})
 
 
+def _corners(points: list[tuple[float, float]]) -> set[tuple[float, float]]:
+    """The pairs of the least and the greatest T with the least and the greatest alpha."""
+    if not points:
+        return set()
+    T, alpha = zip(*points, strict=True)
+    return set(product((min(T), max(T)), (min(alpha), max(alpha))))
+
+
 def _named(models: list[Model], label: str, what: str) -> Model:
     for m in models:
         if m.label == label:
@@ -321,7 +346,7 @@ def _named(models: list[Model], label: str, what: str) -> Model:
 
 
 def teacher_settings(study: Study, candidate: Model, fingerprint: str) -> dict:
-    """All that a teacher's figures depend on."""
+    """All that the outcome of a teacher depends on."""
     return {
         "kind": "teacher",
         **_common(study, candidate, study.training(candidate, teacher=True), study.teacher.seed, fingerprint),
@@ -329,7 +354,7 @@ def teacher_settings(study: Study, candidate: Model, fingerprint: str) -> dict:
 
 
 def student_settings(study: Study, cell: Cell, fingerprint: str, teacher_sha256: str) -> dict:
-    """All that a cell's figures depend on; the teacher by its weights (the baseline too: `agreement` needs it)."""
+    """All that a cell's outcome depends on; the teacher by its weights (the baseline too: `agreement` needs it)."""
     model = study.student(cell.student)
     settings = {
         "kind": "student",
@@ -345,21 +370,49 @@ def student_settings(study: Study, cell: Cell, fingerprint: str, teacher_sha256:
 
 
 def _common(study: Study, model: Model, train: Train, seed: int, fingerprint: str) -> dict:
-    return {
+    architecture = model.model_dump(include={"model", "input_size"}) | {"pretrained": _pretrained(study, model)}
+    settings = {
         "data": fingerprint,
         "augment": study.augment.model_dump(),
         "views": study.views,
-        "model": model.model_dump(exclude={"train", "name", "precision"} | (set() if model.compile else {"compile"})),
+        "model": architecture | ({"compile": True} if model.compile else {}),
         "train": train.model_dump(),
         "seed": seed,
         "threads": study.threads,
-        "precision": model.precision or study.precision,
+        "precision": study.precision_of(model),
     }
+    return settings | ({"data_parallel": study.data_parallel} if study.data_parallel > 1 else {})
 
 
-def digest(settings: dict) -> str:
-    """The first 12 hex digits of the SHA-256 of the settings in canonical JSON."""
-    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+def _pretrained(study: Study, model: Model) -> bool | dict[str, str]:
+    """Where the first weights come from: a file by the hash of its content, noted beside the results for clones."""
+    if isinstance(model.pretrained, bool):
+        return model.pretrained
+    path = Path(model.pretrained)
+    known = files.sha256(path) if path.is_file() else (noted(study) or {}).get("pretrained", {}).get(path.name, "")
+    return {"file": path.name, "sha256": known}
+
+
+def noted(study: Study) -> dict | None:
+    """What is noted beside a study's results of its data and of the files that models start from, if anything is.
+
+    fingerprint, classes, counts, image_size, spec (what the study asks of its data), pretrained (file -> SHA-256).
+    """
+    path = paths.results(study.name) / paths.DATA
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def key(settings: dict) -> str:
+    """A run's key: the hash of its settings, which are all that its metrics depend on.
+
+    Keys call fp32 'auto', as the first records did: that was what 'auto' came to on a CPU.
+    """
+    return digest({**settings, "precision": "auto"} if settings["precision"] == "fp32" else settings)
+
+
+def digest(value: dict) -> str:
+    """The first 12 hex digits of the SHA-256 of a value in canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -406,10 +459,29 @@ def load(name: str | Path) -> Study:
         study = Study(**raw)
     except ValidationError as e:
         raise StudyError(f"{path}: {_explain(e, Study)}") from None
-    if study.data.source:  # relative to the study file, not to where the command is typed
-        source = str((path.parent / Path(study.data.source).expanduser()).resolve())
-        study = study.model_copy(update={"data": study.data.model_copy(update={"source": source})})
-    return study
+    return _resolved(study, path.parent)
+
+
+def _resolved(study: Study, folder: Path) -> Study:
+    """The study with its paths made absolute: they are relative to the study file, not to where a command is typed."""
+
+    def absolute(name: str) -> str:
+        return str((folder / Path(name).expanduser()).resolve())
+
+    def models(listed: list[Model]) -> list[Model]:
+        return [
+            m.model_copy(update={"pretrained": absolute(m.pretrained)}) if isinstance(m.pretrained, str) else m
+            for m in listed
+        ]
+
+    source = absolute(study.data.source) if study.data.source else None
+    return study.model_copy(
+        update={
+            "data": study.data.model_copy(update={"source": source}),
+            "teacher": study.teacher.model_copy(update={"candidates": models(study.teacher.candidates)}),
+            "students": models(study.students),
+        }
+    )
 
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:
@@ -433,10 +505,10 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _keys(model: type[BaseModel], loc: tuple) -> list[str]:
-    for part in loc:
-        if isinstance(part, int):
+    """The keys that are allowed at a place in a model's file; loc: the keys and indices that lead there."""
+    for key in loc:
+        if isinstance(key, int):
             continue
-        kind = model.model_fields[part].annotation
-        args = [a for a in getattr(kind, "__args__", ()) if isinstance(a, type) and issubclass(a, BaseModel)]
-        model = args[0] if args else kind
+        kind = model.model_fields[key].annotation
+        model = next(k for k in (*get_args(kind), kind) if isinstance(k, type) and issubclass(k, BaseModel))
     return list(model.model_fields)

@@ -1,14 +1,22 @@
+import os
+import shutil
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from helpers import SMALL, kd, write_study
 
 from kd_utils import paths
 
 
+def pytest_collection_modifyitems(items):
+    """Tests that need no finished study come first: one worker makes it while the other has something to do."""
+    items.sort(key=lambda item: "finished" in item.fixturenames)
+
+
 @pytest.fixture
 def root(tmp_path, monkeypatch) -> Path:
-    """A root of its own, with studies/small.yaml in it."""
+    """A root of its copied, with studies/small.yaml in it."""
     monkeypatch.setenv("KD_ROOT", str(tmp_path))
     write_study(tmp_path, SMALL)
     return tmp_path
@@ -16,11 +24,18 @@ def root(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Path:
-    """The root of a study that `kd run` has finished; for reading only."""
-    root = tmp_path_factory.mktemp("finished")
-    write_study(root, SMALL)
-    done = kd(root, "run", "small")
-    assert done.returncode == 0, done.stdout + done.stderr
+    """The root of a study that `kd run` has finished, made once for all of pytest's workers; for reading only."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    root, whole = shared / "finished", shared / "finished.whole"
+    with FileLock(shared / "finished.lock"):
+        if not whole.exists():
+            root.mkdir(exist_ok=True)
+            write_study(root, SMALL)
+            done = kd(root, "run", "small")
+            assert done.returncode == 0, done.stdout + done.stderr
+            whole.touch()
     return root
 
 
@@ -28,6 +43,14 @@ def finished(tmp_path_factory) -> Path:
 def at_finished(finished, monkeypatch) -> Path:
     monkeypatch.setenv("KD_ROOT", str(finished))
     return finished
+
+
+@pytest.fixture
+def copied(finished, tmp_path, monkeypatch) -> Path:
+    """A root of its copied, with a copy of the finished study, to be changed."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setenv("KD_ROOT", str(tmp_path))
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -45,10 +46,18 @@ def kd(root: Path, *words: str, **kwargs) -> subprocess.CompletedProcess:
     )
 
 
+def _interruptible() -> None:
+    """What a shell starts in the background ignores SIGINT, and so would all that it starts in turn."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(root: Path, *words: str) -> subprocess.Popen:
+    """The command kd, as typed, still running."""
     command = [str(Path(sys.executable).parent / "kd"), *words]
     env = {**os.environ, "KD_ROOT": str(root)}
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=_interruptible
+    )
 
 
 def outcome(root: Path):

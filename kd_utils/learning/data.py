@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from filelock import FileLock
 
-from .. import files, paths, records
+from .. import files, paths, seeds, shelf
 from ..study import Data, Study, digest
 
 SPLITS = ("train", "val", "holdout")
@@ -103,7 +103,7 @@ def prepare(study: Study, source: str | Path | None = None, progress: Progress |
                 with files.whole(dataset.folder) as tmp:
                     tmp.mkdir()
                     _decode(study.data, pools, tmp, progress)
-    records.note_data(study, dataset.meta)
+    shelf.note(study, dataset.meta)
     return dataset
 
 
@@ -116,7 +116,7 @@ def load(study: Study) -> Dataset:
 
 
 def _folder(data: Data) -> Path:
-    spec = records.data_spec(data)
+    spec = shelf.data_spec(data)
     if data.name == "folder":  # another content is another data set: names, sizes and times of all files
         root = Path(data.source)
         if not root.is_dir():
@@ -314,8 +314,7 @@ def _choose(data: Data, pools: _Pools) -> tuple[list[int], dict[str, list[tuple[
     apart = data.val_from_train_per_class + data.holdout_per_class
     for c in chosen:
         own = np.flatnonzero(pools.train.labels == c)
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([20, c])))
-        own = own[rng.permutation(len(own))]
+        own = own[seeds.split(c).permutation(len(own))]
         n = data.train_per_class or len(own) - apart
         if n < 1 or n + apart > len(own):
             raise DataError(

@@ -1,30 +1,54 @@
-"""The loss of knowledge distillation (Hinton, Vinyals and Dean 2015, arXiv:1503.02531), and those set beside it."""
+"""The loss of knowledge distillation (Hinton, Vinyals and Dean 2015, arXiv:1503.02531), and those set beside it.
+
+All are called alike, loss(student_logits, targets, teacher_logits, T=, alpha=, and its own weights), and leave aside
+what they do not need: a loss without a teacher takes None for its logits. Their rows are in methods.py.
+"""
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
+from .. import methods
+
 
 class Loss(NamedTuple):
-    """Scalars: the loss that is minimised, its two parts, unweighted (nats per image), and how hard each pulls.
+    """Scalars, means over the batch's images: the loss that is minimised, its two parts and their gradients' norms.
 
-    kl: the teacher's part, which is the KL divergence in plain distillation. ce_grad, kl_grad: the mean over the
-    batch's images of the L2 norm of the gradient of CE and of the teacher's part, T^2 included and alpha not, with
-    respect to an image's logits; NaN where the logits ask for no gradient. Without a teacher kl and kl_grad are 0.
+    ce: the cross-entropy, nats. distillation: what is learned from the teacher, unweighted and without T^2: in plain
+    distillation the KL divergence, nats. ce_grad, distillation_grad: the mean L2 norm of the gradient of the
+    cross-entropy and of the distillation part, T^2 included and alpha not, with respect to an image's logits; NaN
+    where the logits ask for no gradient. Without distillation both of its scalars are 0.
     """
 
     loss: torch.Tensor
     ce: torch.Tensor
-    kl: torch.Tensor
+    distillation: torch.Tensor
     ce_grad: torch.Tensor
-    kl_grad: torch.Tensor
+    distillation_grad: torch.Tensor
+
+
+# what a record's history calls these parts: the first records knew plain distillation only
+HISTORY_COLUMNS = {"distillation": "kl", "distillation_grad": "kl_grad"}
+
+
+def of(
+    name: str, *, T: float | None, alpha: float, **weights: float
+) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], Loss]:
+    """The loss of a cell: loss(student_logits, targets, teacher_logits or None).
+
+    name: of a row in methods.py. T: temperature, of no effect where the row has none. alpha: weight of the
+    cross-entropy. weights: those of the row that differ from their defaults.
+    """
+    teaching = methods.TEACHINGS[name]
+    return partial(globals()[teaching.loss], T=T, alpha=alpha, **{**teaching.weights, **weights})
 
 
 def kd_loss(
-    student_logits: torch.Tensor, targets: torch.Tensor, teacher_logits: torch.Tensor, *, T: float, alpha: float
+    student_logits: torch.Tensor, targets: torch.Tensor, teacher_logits: torch.Tensor | None, *, T: float, alpha: float
 ) -> Loss:
     """alpha * CE(student, y) + (1 - alpha) * T^2 * KL(softmax(teacher / T) || softmax(student / T)).
 
@@ -32,7 +56,7 @@ def kd_loss(
     T: temperature, > 0. alpha: weight of the cross-entropy, 0 to 1.
     Computed in fp32 whatever the inputs are (in half precision T^2 * KL at T = 100 is wrong by up to a factor of
     two). The KL divergence is summed over classes and averaged over the batch. No gradient goes to the teacher.
-    Raises ValueError for T, alpha or shapes out of range.
+    Raises ValueError for T, alpha or shapes out of range, and without the teacher's logits.
     """
     return _mixed(student_logits, targets, teacher_logits, T, alpha, T**2, lambda s, t: _kl(s / T, t / T))
 
@@ -40,7 +64,7 @@ def kd_loss(
 def dkd_loss(
     student_logits: torch.Tensor,
     targets: torch.Tensor,
-    teacher_logits: torch.Tensor,
+    teacher_logits: torch.Tensor | None,
     *,
     T: float,
     alpha: float,
@@ -56,17 +80,17 @@ def dkd_loss(
     Zhao et al. 2022, arXiv:2203.08679; its weights alpha and beta are called target and nontarget here.
     """
 
-    def term(student, teacher):
-        own = F.one_hot(targets, student.shape[1]).bool()
-        binary = [torch.stack(_own_and_others(x / T, own), dim=1) for x in (student, teacher)]
-        rest = [(x / T)[~own].view(len(x), -1) for x in (student, teacher)]
-        return target * _kl(*binary) + nontarget * _kl(*rest)
+    def decoupled(student, teacher):
+        is_target = F.one_hot(targets, student.shape[1]).bool()
+        binary = [_target_and_others(x / T, is_target) for x in (student, teacher)]
+        others = [(x / T)[~is_target].view(len(x), -1) for x in (student, teacher)]
+        return target * _kl(*binary) + nontarget * _kl(*others)
 
-    return _mixed(student_logits, targets, teacher_logits, T, alpha, T**2, term)
+    return _mixed(student_logits, targets, teacher_logits, T, alpha, T**2, decoupled)
 
 
 def standardised_kd_loss(
-    student_logits: torch.Tensor, targets: torch.Tensor, teacher_logits: torch.Tensor, *, T: float, alpha: float
+    student_logits: torch.Tensor, targets: torch.Tensor, teacher_logits: torch.Tensor | None, *, T: float, alpha: float
 ) -> Loss:
     """kd_loss with each image's logits brought to mean 0 and standard deviation 1 over classes in the KL part.
 
@@ -74,16 +98,20 @@ def standardised_kd_loss(
     Shapes, errors and precision as in kd_loss. Sun et al. 2024, arXiv:2403.01427.
     """
 
-    def z(x):
-        return (x - x.mean(dim=1, keepdim=True)) / (x.std(dim=1, correction=0, keepdim=True) + 1e-7)
+    def standardised(logits):
+        centred = logits - logits.mean(dim=1, keepdim=True)
+        return centred / (logits.std(dim=1, correction=0, keepdim=True) + 1e-7)
 
-    return _mixed(student_logits, targets, teacher_logits, T, alpha, T**2, lambda s, t: _kl(z(s) / T, z(t) / T))
+    def divergence(student, teacher):
+        return _kl(standardised(student) / T, standardised(teacher) / T)
+
+    return _mixed(student_logits, targets, teacher_logits, T, alpha, T**2, divergence)
 
 
 def dist_loss(
     student_logits: torch.Tensor,
     targets: torch.Tensor,
-    teacher_logits: torch.Tensor,
+    teacher_logits: torch.Tensor | None,
     *,
     T: float,
     alpha: float,
@@ -94,47 +122,82 @@ def dist_loss(
 
     The correlations are those between teacher's and student's probabilities at temperature T: of each image over the
     classes (rows) and of each class over the batch's images (columns). There is no T^2, as in the paper: a
-    correlation does not fade as T grows. Shapes, errors and precision as in kd_loss; `kl` is the weighted sum of d.
+    correlation does not fade as T grows. Shapes, errors and precision as in kd_loss; the distillation part is the
+    weighted sum of both d.
     Huang et al. 2022, arXiv:2205.10536; its weights beta and gamma are called inter and intra here.
     """
 
-    def term(student, teacher):
+    def distance(student, teacher):
         q, p = F.softmax(student / T, dim=1), F.softmax(teacher / T, dim=1)
         return inter * (1 - _pearson(q, p).mean()) + intra * (1 - _pearson(q.T, p.T).mean())
 
-    return _mixed(student_logits, targets, teacher_logits, T, alpha, 1.0, term)
+    return _mixed(student_logits, targets, teacher_logits, T, alpha, 1.0, distance)
 
 
-def label_smoothing_loss(logits: torch.Tensor, targets: torch.Tensor, *, alpha: float) -> Loss:
+def mse_loss(
+    student_logits: torch.Tensor,
+    targets: torch.Tensor,
+    teacher_logits: torch.Tensor | None,
+    *,
+    T: float | None = None,
+    alpha: float,
+) -> Loss:
+    """alpha * CE + (1 - alpha) * sum over classes of (student - teacher)^2 / (2 C), of the logits as they are.
+
+    With d = student - teacher and m the mean of d over classes, T^2 * KL tends to the sum of (d - m)^2 / (2 C) as T
+    grows, and this loss is that limit plus m^2 / 2: softmax knows no shift of all logits of an image, the squared
+    difference does. The factor 1 / (2 C) keeps alpha's meaning; the paper has the sum alone, 2 C times as much.
+    T is left aside. Shapes, errors and precision as in kd_loss. Kim et al. 2021, arXiv:2105.08919.
+    """
+    return _mixed(student_logits, targets, teacher_logits, 1.0, alpha, 1.0, lambda s, t: F.mse_loss(s, t) / 2)
+
+
+def label_smoothing_loss(
+    student_logits: torch.Tensor,
+    targets: torch.Tensor,
+    teacher_logits: torch.Tensor | None = None,
+    *,
+    T: float | None = None,
+    alpha: float,
+) -> Loss:
     """alpha * CE(y) + (1 - alpha) * CE(uniform): label smoothing by 1 - alpha, teaching without a teacher.
 
-    logits: (B, C); targets: (B,) int64. `kl` is KL(uniform || softmax), which is CE(uniform) - log C.
-    Precision and errors as in kd_loss. Szegedy et al. 2016, arXiv:1512.00567.
+    teacher_logits and T are left aside. The distillation part is KL(uniform || softmax), which is CE(uniform) - log C.
+    Shapes, errors and precision as in kd_loss. Szegedy et al. 2016, arXiv:1512.00567.
     """
-    uniform = torch.zeros_like(logits)
-    found = _mixed(logits, targets, uniform, 1.0, alpha, 1.0, _kl)
-    return found._replace(loss=found.loss + (1 - alpha) * math.log(logits.shape[1]))
+    uniform = torch.zeros_like(student_logits)
+    divergence = _mixed(student_logits, targets, uniform, 1.0, alpha, 1.0, _kl)
+    return divergence._replace(loss=divergence.loss + (1 - alpha) * math.log(student_logits.shape[1]))
 
 
-def ce_loss(logits: torch.Tensor, targets: torch.Tensor) -> Loss:
-    """Cross-entropy in fp32: training without distillation. Shapes as in kd_loss."""
-    with torch.autocast(logits.device.type, enabled=False):
-        logits = logits.float()
+def ce_loss(
+    student_logits: torch.Tensor,
+    targets: torch.Tensor,
+    teacher_logits: torch.Tensor | None = None,
+    *,
+    T: float | None = None,
+    alpha: float = 1.0,
+) -> Loss:
+    """Cross-entropy in fp32: training without distillation. Shapes as in kd_loss; all but these two is left aside."""
+    with torch.autocast(student_logits.device.type, enabled=False):
+        logits = student_logits.float()
         ce = F.cross_entropy(logits, targets)
         none = torch.zeros_like(ce)
-        return Loss(ce, ce, none, _pull(ce, logits), none)
+        return Loss(ce, ce, none, _gradient_norm(ce, logits), none)
 
 
 def _mixed(
     student_logits: torch.Tensor,
     targets: torch.Tensor,
-    teacher_logits: torch.Tensor,
+    teacher_logits: torch.Tensor | None,
     T: float,
     alpha: float,
     scale: float,
-    term: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    part: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> Loss:
-    """alpha * CE + (1 - alpha) * scale * term(student, teacher), in fp32, inputs checked."""
+    """alpha * CE + (1 - alpha) * scale * part(student, teacher), in fp32, inputs checked."""
+    if teacher_logits is None:
+        raise ValueError("this loss needs the teacher's logits")
     if not (math.isfinite(T) and T > 0):
         raise ValueError(f"T must be a finite number above 0, not {T!r}")
     if not 0 <= alpha <= 1:
@@ -147,9 +210,14 @@ def _mixed(
     with torch.autocast(student_logits.device.type, enabled=False):
         student = student_logits.float()
         ce = F.cross_entropy(student, targets)
-        part = term(student, teacher_logits.detach().float())
-        pull = _pull(ce, student), scale * _pull(part, student)
-        return Loss(alpha * ce + (1 - alpha) * scale * part, ce, part, *pull)
+        distillation = part(student, teacher_logits.detach().float())
+        return Loss(
+            loss=alpha * ce + (1 - alpha) * scale * distillation,
+            ce=ce,
+            distillation=distillation,
+            ce_grad=_gradient_norm(ce, student),
+            distillation_grad=scale * _gradient_norm(distillation, student),
+        )
 
 
 def _kl(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -159,19 +227,22 @@ def _kl(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _own_and_others(logits: torch.Tensor, own: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two logits an image: of its own class, and of all other classes together."""
-    return logits[own], logits.masked_fill(own, -math.inf).logsumexp(dim=1)
+def _target_and_others(logits: torch.Tensor, is_target: torch.Tensor) -> torch.Tensor:
+    """Two logits an image, (B, 2): of its target class, and of all other classes together; is_target: (B, C) bool."""
+    return torch.stack([logits[is_target], logits.masked_fill(is_target, -math.inf).logsumexp(dim=1)], dim=1)
 
 
 def _pearson(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Pearson's correlation of each row of a with that row of b."""
+    """Pearson's correlation of each row of a with that row of b: (N, K) and (N, K) -> (N,)."""
     a, b = (x - x.mean(dim=1, keepdim=True) for x in (a, b))
     return F.cosine_similarity(a, b, dim=1, eps=1e-8)
 
 
-def _pull(part: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Mean over images of the gradient's norm; part is a mean over the batch, so an image has a B-th of it."""
+def _gradient_norm(part: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """The L2 norm of the gradient of a part of the loss with respect to an image's logits, mean over the images.
+
+    The part is a mean over the batch, so each of the B images has a B-th of the gradient: their norms are summed.
+    """
     if not logits.requires_grad:
         return torch.full_like(part, math.nan)
     (gradient,) = torch.autograd.grad(part, logits, retain_graph=True)

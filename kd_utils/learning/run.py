@@ -2,10 +2,10 @@
 
     run = student("digits", student="resnet18", T=4, alpha=0.5)
     run.fit()        # trains, or goes on where it stopped
-    run.evaluate()   # figures on val
+    run.evaluate()   # metrics on val
     run.save()       # writes the record: done
 
-Each step is done at most once; a run whose record is on disk gives its figures back without training.
+Each step is done at most once; a run whose record is on disk gives its metrics back without training.
 """
 
 import math
@@ -13,19 +13,25 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from .. import files, paths, records
-from ..study import Cell, Study, StudyError, digest, student_settings, teacher_settings
+from .. import files, machine, paths, records, seeds
+from ..records import Record, TeacherRecord
+from ..shelf import Shelf
+from ..study import Cell, Model, Study, StudyError, Train, key, student_settings, teacher_settings
 from ..study import load as load_study
 from . import data, losses, metrics, models, training
+from .data import Dataset
 from .soft_targets import SoftTargets
+from .training import Fit
 from .views import View
 
 EVAL_BATCH = 256
@@ -37,105 +43,118 @@ class RunError(RuntimeError):
     """A run that cannot start; the message names the command that comes first, or the parameter at fault."""
 
 
+@dataclass(frozen=True)
+class Plan:
+    """One run to be done: all that its metrics depend on, and the folder that it writes to.
+
+    cell, teacher: of a student, the cell and the study's teacher; None of a teacher.
+    """
+
+    study: Study
+    label: str
+    seed: int
+    model: Model
+    train: Train
+    settings: dict[str, Any]
+    folder: Path
+    cell: Cell | None = None
+    teacher: TeacherRecord | None = None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What tells the run from others of its study, by the names that its record uses."""
+        if self.cell is None or self.teacher is None:
+            return {"teacher": self.label, "seed": self.seed}
+        cell = {k: getattr(self.cell, k) for k in ("student", "method", "T", "alpha")}
+        return {**cell, "teacher": self.teacher.teacher, "teacher_id": self.teacher.id, "seed": self.seed}
+
+    @property
+    def views(self) -> range:
+        """The numbers of the views that the run sees."""
+        return range(min(self.train.epochs, self.study.views or self.train.epochs))
+
+
+def plan_teacher(shelf: Shelf, label: str) -> Plan:
+    """The run of a candidate. Raises StudyError for a label that the study does not have, ShelfError without data."""
+    study, model = shelf.study, shelf.study.candidate(label)
+    return Plan(
+        study=study,
+        label=label,
+        seed=study.teacher.seed,
+        model=model,
+        train=study.training(model, teacher=True),
+        settings=teacher_settings(study, model, shelf.fingerprint),
+        folder=shelf.teacher_folder(label),
+    )
+
+
+def plan_student(shelf: Shelf, cell: Cell) -> Plan:
+    """The run of a cell. Raises ShelfError, naming the command, while the study has no teacher."""
+    study, model, chosen = shelf.study, shelf.study.student(cell.student), shelf.chosen_teacher()
+    return Plan(
+        study=study,
+        label=cell.student,
+        seed=cell.seed,
+        model=model,
+        train=study.training(model, teacher=False),
+        settings=student_settings(study, cell, shelf.fingerprint, chosen.weights_sha256),
+        folder=shelf.student_folder(cell),
+        cell=cell,
+        teacher=chosen,
+    )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A trained model on val: metrics as records.COLUMNS describes them, and what they are computed from.
+
+    logits: (N, classes) float32 at the best epoch. predictions: what Record.predictions gives back.
+    """
+
+    metrics: dict[str, float | int]
+    logits: np.ndarray
+    predictions: dict[str, np.ndarray]
+
+
 class Run:
-    """What teacher and student runs share; made by `teacher` and `student`."""
+    """A plan carried out on a device, a step after the other; made by `teacher` and `student`."""
 
-    kind: str
-
-    def __init__(self, study: Study, label: str, seed: int, device: str):
-        self.study = study
-        self.label = label
-        self.seed = seed
+    def __init__(self, plan: Plan, device: str = "auto"):
+        self.plan = plan
+        self.study = plan.study
+        self.folder = plan.folder
         self.device = models.device(device)
-        self.dataset = data.load(study)
-        self.spec = self._spec()
-        self.train = study.training(self.spec, teacher=self.kind == "teacher")
-        self.settings = self._settings()
-        self.folder = self._folder()
-        self.record = records.read(self.folder)
-        torch.set_num_threads(study.threads)
-        self._fit: training.Fit | None = None
-        self._figures: dict | None = None
-        self._predictions: dict | None = None
-        self._val: dict[int, np.ndarray] = {}  # epoch -> logits on val, of the best and of the latest evaluation
-        self._inference_pace = 0.0  # images per second of the latest evaluation
+        self.precision = plan.study.precision_of(plan.model)
+        self.dataset = data.load(plan.study)
+        self.record: Record | None = records.read(plan.folder)
+        self._fit: Fit | None = None
+        self._evaluation: Evaluation | None = None
+        self._scorer = _Scorer(self.dataset, self.precision)
+        torch.set_num_threads(plan.study.threads)
 
-    # --- what a kind of run says of itself
-
-    def _spec(self):
-        raise NotImplementedError
-
-    def _settings(self) -> dict:
-        raise NotImplementedError
-
-    def _folder(self) -> Path:
-        raise NotImplementedError
-
-    def _loss(self) -> training.LossFunction:
-        raise NotImplementedError
-
-    def _extra(self) -> Callable[[int], torch.Tensor] | None:
-        return None
-
-    def _parameters(self) -> dict:
-        raise NotImplementedError
-
-    # --- the steps
+    # --- what it works on
 
     @property
     def done(self) -> bool:
+        """Whether its record is on disk."""
         return self.record is not None
 
     @cached_property
     def model(self) -> torch.nn.Module:
-        """The model on its device: with its trained weights if the run is done and they are kept, else untrained."""
-        torch.manual_seed(int(np.random.SeedSequence([self.seed, 0, 4]).generate_state(1)[0]))
-        weights = self.folder / "weights.safetensors"
-        spec = self.spec.model_copy(update={"pretrained": False}) if self.done else self.spec
-        model = models.create(spec, len(self.dataset.classes), self.dataset.meta["image_size"])
-        if self.done:
-            if not weights.is_file():
-                raise RunError(
-                    f"{weights} is not there (weights are not kept in git); "
-                    f"delete the folder {self.folder} and run `kd run {self.study.name}` to train it again"
-                )
-            self._restore(model, weights)
-        model = model.to(self.device)
-        if self.study.data_parallel and self.device.type == "cuda" and torch.cuda.device_count() > 1:
-            model = torch.nn.DataParallel(model)
-        return model
+        """The model on its device: with its trained weights if the run is done, else untrained.
 
-    def _restore(self, model: models.Classifier, path: Path) -> None:
-        """The trained weights, which must be those of the record, and must say what the record says they do."""
-        models.restore(model, path)
-        if models.fingerprint(model.backbone.state_dict(), model.mean, model.std) != self.record["weights_sha256"]:
-            raise RunError(
-                f"{path} is not the file that the record {self.record.id} speaks of; delete its folder to train again"
-            )
-        model.origin = self.record["provenance"]["weights_from"]
-        told = self.record.predictions
-        wanted = told["example_logits"].astype(np.float32)
-        images = np.asarray(self.dataset.images("val"))[told["example"]]
-        logits = training.predict_logits(model.to(self.device), images, precision=self.precision)
-        wanted, logits = (x - x.mean(axis=1, keepdims=True) for x in (wanted, logits))
-        off = float(np.linalg.norm(logits - wanted) / np.linalg.norm(wanted))
-        if off > LOGITS_OFF:
-            raise RunError(
-                f"{path}: on {len(images)} validation images the model's logits are {off:.0%} off those of its record "
-                f"{self.record.id}; delete its folder to train again"
-            )
-
-    @cached_property
-    def precision(self) -> str:
-        return models.precision(self.spec.precision or self.study.precision, self.device)
-
-    def view(self, number: int, seed: int | None = None) -> View:
-        """The view of that number: view(images, index) -> augmented images, on the run's device.
-
-        seed: of the views; by default the run's own.
+        Raises RunError where the weights of a run that is done are not at hand, or are not its own.
         """
-        seed = self.seed if seed is None else seed
-        return View(self.study.augment, seed, number, len(self.images), self.images.device)
+        if self.record is not None:
+            model = _trained(self.plan, self.record, self.dataset, self.device)
+        else:
+            torch.manual_seed(seeds.initial_weights(self.plan.seed))
+            model = models.create(self.plan.model, len(self.dataset.classes), self.dataset.meta["image_size"])
+        model = model.to(self.device)
+        if self.study.data_parallel > 1:
+            machine.slots(self.study, None, self.device.type)  # says so if there are too few GPUs
+            return torch.nn.DataParallel(model, list(range(self.study.data_parallel)))
+        return model
 
     @cached_property
     def images(self) -> torch.Tensor:
@@ -145,11 +164,46 @@ class Run:
             return stored
         return stored.to(self.device)
 
+    def view(self, number: int, seed: int | None = None) -> View:
+        """The view of that number: view(images, index) -> augmented images, on the device of `images`.
+
+        seed: of the views; by default the run's own.
+        """
+        seed = self.plan.seed if seed is None else seed
+        return View(self.study.augment, seed, number, len(self.images), self.images.device)
+
     def view_logits(self, seed: int, number: int) -> np.ndarray:
-        """The trained model's logits of the training images in a view, (n, classes) float32."""
+        """The trained model's logits of the training images in a view, (N, classes) float32."""
         view = self.view(number, seed)
         batches = torch.arange(len(self.images), device=self.images.device).split(EVAL_BATCH)
         return np.concatenate([training.predict_logits(self.model, view(self.images, index)) for index in batches])
+
+    @cached_property
+    def soft_targets(self) -> SoftTargets:
+        """Of a student: its teacher's logits for the views of its seed; those that are missing are computed first.
+
+        In self-distillation the teacher is the student's own baseline of the same seed.
+        """
+        teaching = self._baseline() if self._taught_by == "self" else _teacher_of(self.plan, self.device)
+        assert teaching.record is not None
+        store = SoftTargets.of(self.study, self.plan.seed, teaching.record, self.dataset)
+        seed = self.plan.seed
+        store.ensure(self.plan.views, lambda number: teaching.view_logits(seed, number), _device_name(self.device))
+        return store
+
+    @property
+    def _taught_by(self) -> str:
+        return self.study.taught_by(self.plan.cell) if self.plan.cell else ""
+
+    def _baseline(self) -> "Run":
+        cell = Cell(self.plan.label, None, 1.0, self.plan.seed)
+        baseline = Run(plan_student(Shelf(self.study), cell), str(self.device))
+        if not baseline.done:
+            raise RunError(
+                f"self-distillation learns from the baseline {cell.name}, which is not done yet; "
+                f"run: kd grid {self.study.name}"
+            )
+        return baseline
 
     def sample_views(self, images: int, views: int) -> dict[str, np.ndarray]:
         """The first images of the training set, stored and in the first views: name -> (images, H, W, 3) uint8."""
@@ -157,153 +211,152 @@ class Run:
         seen = {f"view {k}": self.view(k)(self.images, index).cpu().numpy() for k in range(views)}
         return {"stored": self.images[index].cpu().numpy(), **seen}
 
-    def fit(self, on_epoch: Callable[[dict], None] | None = None):
-        """Train, going on from the checkpoint of an interrupted attempt. Returns the history, a DataFrame.
+    # --- the steps
 
-        on_epoch(row) is called after each epoch; by default a line is printed.
+    def fit(self, on_epoch: Callable[[dict], None] | None = None) -> Fit:
+        """Train, going on from the checkpoint of an interrupted attempt.
+
+        on_epoch(row) is called after each epoch; by default a line is printed. Of a run that is done, the history is
+        given back, without weights. Raises MachineError for what this machine cannot do.
         """
-        import pandas as pd
-
-        if self.done:
-            print(f"done before, on {self.record['provenance']['finished']}: figures are read from {self.folder.name}")
-            return records.history(self.record)
+        if self.record is not None:
+            finished = self.record.provenance.finished
+            print(f"done before, on {finished}: metrics are read from {self.folder.name}")
+            return Fit(self.record.history, {}, self.record.metrics.best_epoch, self.record.score)
         if self._fit is None:
-            files.remove(self.folder / "failure.json")
+            for advice in machine.check(self.study, [self.plan.model], self.device.type):
+                print(advice)
+            files.remove(self.folder / paths.FAILURE)
             self._fit = training.fit(
                 self.model,
                 self.images,
                 torch.as_tensor(self.dataset.labels("train")).to(self.device),
-                train=self.train,
+                train=self.plan.train,
                 loss=self._loss(),
                 view=lambda epoch: self.view(self.study.view(epoch)),
-                seed=self.seed,
-                score=self._score,
-                extra=self._extra(),
-                forward=models.compiled(self.model) if self.spec.compile else None,
+                seed=self.plan.seed,
+                score=self._scorer,
+                extra=self._soft_targets_of if self._taught_by else None,
+                forward=models.compiled(self.model) if self.plan.model.compile else None,
                 precision=self.precision,
-                checkpoint=self.folder / "checkpoint.pt",
+                checkpoint=self.folder / paths.CHECKPOINT,
                 on_epoch=lambda row: self._after_epoch(row, on_epoch or _print_epoch),
             )
-        return pd.DataFrame(self._fit.history)
+        return self._fit
 
-    def evaluate(self) -> dict:
-        """Figures on val, and on holdout if there is one, as records.COLUMNS describes them."""
-        if self.done:
-            return self.record.metrics
-        if self._figures is None:
-            if self._fit is None:
-                raise RunError("evaluate() comes after fit()")
-            labels = self.dataset.labels("val")
-            last = self._val_logits(len(self._fit.history), self._fit.last)
-            logits = self._val_logits(self._fit.best_epoch, self._fit.best)
-            models.set_state(models.unwrap(self.model).backbone, self._fit.best)
-            predicted, confidence = metrics.predictions(logits)
-            self._figures = {
-                "top1_best": float(np.mean(predicted == labels)),
-                "top1_last": float(np.mean(last.argmax(axis=1) == labels)),
-                "top5": metrics.top_k(logits, labels, 5),
-                "nll": metrics.nll(logits, labels),
-                "ece": metrics.ece(confidence, predicted == labels),
-                "best_epoch": self._fit.best_epoch,
-                "epochs": len(self._fit.history),
-                "val_images": len(labels),
-            }
-            if self.dataset.meta["counts"]["holdout"]:
-                self._figures["top1_holdout"] = self._fit.best_score
-            self._predictions = {
-                "label": labels.astype(np.uint16),
-                "predicted": predicted.astype(np.uint16),
-                "confidence": confidence.astype(np.float32),
-                "example": (example := np.linspace(0, len(labels) - 1, EXAMPLES).astype(np.uint32)),
-                "example_logits": logits[example].astype(np.float16),
-            }
-            with files.whole(self.folder / "val_logits.npy") as tmp, open(tmp, "wb") as f:
-                np.save(f, logits.astype(np.float16))
-        return self._figures
+    def evaluate(self) -> Evaluation:
+        """The trained model on val, and on holdout if there is one. Raises RunError before fit()."""
+        if self._evaluation is None:
+            self._evaluation = self._evaluated() if self.record is None else self._stored()
+        return self._evaluation
 
-    def save(self) -> records.Record:
-        """Write the weights and then the record, after which the run is done. Returns the record."""
-        if self.done:
-            return self.record
-        figures = self.evaluate()
-        history = self._fit.history
-        weights = self.folder / "weights.safetensors"
-        models.save(self.model, weights)
-        model = models.unwrap(self.model)
-        seconds = sum(row["seconds"] for row in history)
-        seen = sum(row["seconds"] * row["images_per_second"] for row in history)
-        self.record = records.write(
-            self.folder,
-            {
-                "id": self.folder.name,
-                "key": digest(self.settings),
-                "study": self.study.name,
-                **self._parameters(),
-                "seed": self.seed,
-                "score": self._fit.best_score,
-                "weights_sha256": models.fingerprint(self._fit.best, model.mean, model.std),
-                "metrics": figures,
-                "cost": {
-                    "train_seconds": seconds,
-                    "images_per_second": seen / seconds,
-                    "inference_images_per_second": self._inference_pace,
-                },
-                "settings": self.settings,
-                "history": history,
-                "provenance": self._provenance(),
-            },
-            self._predictions,
-        )
-        for name in ("checkpoint.pt", "progress.json", "failure.json"):
-            files.remove(self.folder / name)
+    def save(self) -> Record:
+        """Write the logits, the weights and then the record, after which the run is done. Returns the record."""
+        if self.record is None:
+            fit, evaluation = self.fit(), self.evaluate()
+            with files.whole(self.folder / paths.VAL_LOGITS) as tmp, open(tmp, "wb") as f:
+                np.save(f, evaluation.logits.astype(np.float16))
+            models.save(self.model, self.folder / paths.WEIGHTS)
+            self.record = records.write(self.folder, self._values(fit, evaluation), evaluation.predictions)
+            for name in (paths.CHECKPOINT, paths.PROGRESS, paths.FAILURE):
+                files.remove(self.folder / name)
         return self.record
 
-    def go(self) -> records.Record:
+    def go(self) -> Record:
         """All steps, without a notebook."""
         self.fit()
         self.evaluate()
         return self.save()
 
-    def _score(self, model: torch.nn.Module, epoch: int) -> dict:
-        """The figure of an epoch (from 1): on holdout where the study has one, so that val is not chosen on."""
-        split = "holdout" if self.dataset.meta["counts"]["holdout"] else "val"
-        logits = self._logits(split)
-        top1 = float(np.mean(logits.argmax(axis=1) == self.dataset.labels(split)))
-        if split == "val":
-            if self._val and top1 <= self._val_best[0]:
-                self._val = {self._val_best[1]: self._val[self._val_best[1]]}
-            else:
-                self._val, self._val_best = {}, (top1, epoch)
-            self._val[epoch] = logits
-        return {"score": top1, f"{split}_top1": top1}
+    # --- their parts
 
-    def _val_logits(self, epoch: int, weights: dict) -> np.ndarray:
-        """The logits on val of an epoch, kept from its evaluation or computed from its weights."""
-        if epoch not in self._val:
-            models.set_state(models.unwrap(self.model).backbone, weights)
-            self._val[epoch] = self._logits("val")
-        return self._val[epoch]
+    def _loss(self) -> training.LossFunction:
+        cell = self.plan.cell
+        if cell is None:
+            return losses.ce_loss
+        return losses.of(self.study.teaching(cell).name, T=cell.T, alpha=cell.alpha, **self.study.weights(cell))
 
-    def _logits(self, split: str) -> np.ndarray:
-        started = time.perf_counter()
-        logits = training.predict_logits(
-            self.model, self.dataset.images(split), batch_size=EVAL_BATCH, precision=self.precision
-        )
-        self._inference_pace = len(logits) / (time.perf_counter() - started)
-        return logits
+    def _soft_targets_of(self, epoch: int) -> torch.Tensor:
+        return torch.as_tensor(self.soft_targets[self.study.view(epoch)]).to(self.device)
 
     def _after_epoch(self, row: dict, on_epoch: Callable[[dict], None]) -> None:
-        progress = {"epoch": row["epoch"], "epochs": self.train.epochs, "epoch_seconds": row["seconds"]}
-        files.write_json(self.folder / "progress.json", progress, durable=False)
-        on_epoch({**row, "epochs": self.train.epochs})
+        progress = {
+            "epoch": row["epoch"],
+            "epochs": self.plan.train.epochs,
+            "epoch_seconds": row["seconds"],
+            "images_per_second": row["images_per_second"],
+        }
+        files.write_json(self.folder / paths.PROGRESS, progress, durable=False)
+        on_epoch({**row, "epochs": self.plan.train.epochs})
 
-    def _provenance(self) -> dict:
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine()
+    def _evaluated(self) -> Evaluation:
+        if self._fit is None:
+            raise RunError("evaluate() comes after fit()")
+        fit, labels = self._fit, self.dataset.labels("val")
+        last = self._scorer.val_logits(self.model, len(fit.history), fit.last)
+        logits = self._scorer.val_logits(self.model, fit.best_epoch, fit.best)
+        models.set_state(models.unwrap(self.model).backbone, fit.best)
+        predicted, confidence = metrics.predictions(logits)
+        example = np.linspace(0, len(labels) - 1, EXAMPLES).astype(np.uint32)
+        values: dict[str, float | int] = {
+            "top1_best": float(np.mean(predicted == labels)),
+            "top1_last": float(np.mean(last.argmax(axis=1) == labels)),
+            "top5": metrics.top_k(logits, labels, 5),
+            "nll": metrics.nll(logits, labels),
+            "ece": metrics.ece(confidence, predicted == labels),
+            "best_epoch": fit.best_epoch,
+            "epochs": len(fit.history),
+            "val_images": len(labels),
+        }
+        if self.dataset.meta["counts"]["holdout"]:
+            values["top1_holdout"] = fit.best_score
+        if self.plan.teacher is not None:
+            values["agreement"] = metrics.agreement(predicted, self.plan.teacher.predictions["predicted"])
+        predictions = {
+            "label": labels.astype(np.uint16),
+            "predicted": predicted.astype(np.uint16),
+            "confidence": confidence.astype(np.float32),
+            "example": example,
+            "example_logits": logits[example].astype(np.float16),
+        }
+        return Evaluation(values, logits, predictions)
+
+    def _stored(self) -> Evaluation:
+        """The evaluation of a run that is done, as it lies on disk."""
+        assert self.record is not None
+        return Evaluation(
+            self.record.metrics.model_dump(exclude_none=True), self.record.val_logits, self.record.predictions
+        )
+
+    def _values(self, fit: Fit, evaluation: Evaluation) -> dict[str, Any]:
+        """What the record says, but for what records.write adds."""
+        model = models.unwrap(self.model)
+        seconds = sum(row["seconds"] for row in fit.history)
+        seen = sum(row["seconds"] * row["images_per_second"] for row in fit.history)
         return {
+            "id": self.folder.name,
+            "key": key(self.plan.settings),
+            "study": self.study.name,
+            **self.plan.parameters,
+            "score": fit.best_score,
+            "weights_sha256": models.fingerprint(fit.best, model.mean, model.std),
+            "metrics": evaluation.metrics,
+            "cost": {
+                "train_seconds": seconds,
+                "images_per_second": seen / seconds,
+                "inference_images_per_second": self._scorer.images_per_second,
+            },
+            "settings": self.plan.settings,
+            "history": fit.history,
+            "provenance": self._provenance(),
+        }
+
+    def _provenance(self) -> dict[str, Any]:
+        values = {
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "git": _git(),
             "device": self.device.type,
-            "device_name": name,
+            "device_name": _device_name(self.device),
             "threads": torch.get_num_threads(),
             "precision": self.precision,
             "weights_from": models.unwrap(self.model).origin,
@@ -311,131 +364,107 @@ class Run:
             "python": platform.python_version(),
             "versions": {p: version(p) for p in ("torch", "torchvision", "timm", "numpy")},
         }
+        if self._taught_by:
+            named = self.soft_targets[self.study.view(0)].argmax(axis=1)
+            values["soft_targets_top1"] = float(np.mean(named == self.dataset.labels("train")))
+            values["soft_targets_from"] = self.soft_targets.computed_on(self.plan.views)
+        return values
 
     def _repr_markdown_(self) -> str:
-        state = f"done, {self.record['provenance']['finished']}" if self.done else "to be trained"
-        rows = {"run": self.folder.name, **self._parameters(), "seed": self.seed, "device": str(self.device)}
-        rows |= {"epochs": self.train.epochs, "state": state}
+        state = f"done, {self.record.provenance.finished}" if self.record else "to be trained"
+        rows = {"run": self.folder.name, **self.plan.parameters, "device": str(self.device)}
+        rows |= {"epochs": self.plan.train.epochs, "state": state}
         return "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items() if k != "student")])
 
 
-class TeacherRun(Run):
-    """One candidate teacher."""
+class _Scorer:
+    """Accuracy after an epoch (from 1): on holdout where the study has one, so that val is not chosen on.
 
-    kind = "teacher"
+    Keeps the logits on val of the best and of the latest evaluation, so that they need not be computed again.
+    """
 
-    def _spec(self):
-        return self.study.candidate(self.label)
+    def __init__(self, dataset: Dataset, precision: str):
+        self.dataset = dataset
+        self.precision = precision
+        self.split = "holdout" if dataset.meta["counts"]["holdout"] else "val"
+        self.images_per_second = 0.0  # of the latest evaluation
+        self._best = -1.0, 0  # accuracy and epoch
+        self._kept: dict[int, np.ndarray] = {}  # epoch -> logits on val
 
-    def _settings(self):
-        return teacher_settings(self.study, self.spec, self.dataset.fingerprint)
+    def __call__(self, model: torch.nn.Module, epoch: int) -> dict[str, float]:
+        logits = self._logits(model, self.split)
+        top1 = float(np.mean(logits.argmax(axis=1) == self.dataset.labels(self.split)))
+        if self.split == "val":
+            if top1 > self._best[0]:
+                self._best = top1, epoch
+            self._kept = {e: kept for e, kept in self._kept.items() if e == self._best[1]} | {epoch: logits}
+        return {"score": top1, f"{self.split}_top1": top1}
 
-    def _folder(self):
-        return records.teacher_folder(self.study, self.label, self.dataset.fingerprint)
+    def val_logits(self, model: torch.nn.Module, epoch: int, weights: dict) -> np.ndarray:
+        """The logits on val of an epoch, (N, classes): kept from its evaluation, or computed from its weights."""
+        if epoch not in self._kept:
+            models.set_state(models.unwrap(model).backbone, weights)
+            self._kept[epoch] = self._logits(model, "val")
+        return self._kept[epoch]
 
-    def _loss(self):
-        return lambda logits, labels, _: losses.ce_loss(logits, labels)
-
-    def _parameters(self):
-        return {"teacher": self.label}
-
-
-class StudentRun(Run):
-    """One cell: a student at a temperature and a weight, under the study's teacher."""
-
-    kind = "student"
-
-    def __init__(self, study: Study, cell: Cell, device: str):
-        self.cell = cell
-        self.teacher = _teacher_of(study)
-        super().__init__(study, cell.student, cell.seed, device)
-
-    def _spec(self):
-        return self.study.student(self.label)
-
-    def _settings(self):
-        return student_settings(self.study, self.cell, self.dataset.fingerprint, self.teacher["weights_sha256"])
-
-    def _folder(self):
-        return records.student_folder(self.study, self.cell, self.dataset.fingerprint, self.teacher)
-
-    def _parameters(self):
-        return {
-            "student": self.label,
-            "method": self.cell.method,
-            "T": self.cell.T,
-            "alpha": self.cell.alpha,
-            "teacher": self.teacher["teacher"],
-            "teacher_id": self.teacher.id,
-        }
-
-    @cached_property
-    def soft_targets(self) -> SoftTargets:
-        """The teacher's logits for the views of this run's seed; those that are missing are computed first.
-
-        In self-distillation the teacher is the student's own baseline of the same seed.
-        """
-        if self.study.taught_by(self.cell) == "self":
-            teacher = StudentRun(self.study, Cell(self.label, None, 1.0, self.seed), str(self.device))
-            if not teacher.done:
-                raise RunError(
-                    f"self-distillation learns from the baseline {teacher.cell.name}, which is not done yet; "
-                    f"run: kd grid {self.study.name}"
-                )
-        else:
-            teacher = _teacher_run(self.study, self.teacher, self.device)
-        views = range(min(self.train.epochs, self.study.views or self.train.epochs))
-        store = SoftTargets.of(self.study, self.seed, teacher.record, self.dataset)
-        store.ensure(views, lambda number: teacher.view_logits(self.seed, number))
-        return store
-
-    def _loss(self):
-        T, alpha = self.cell.T, self.cell.alpha
-        if T is None:
-            return lambda logits, labels, _: losses.ce_loss(logits, labels)
-        if self.cell.method == "kd":
-            return lambda logits, labels, soft: losses.kd_loss(logits, labels, soft, T=T, alpha=alpha)
-        row = self.study.method(self.cell.method)
-        if row.method == "label_smoothing":
-            return lambda logits, labels, _: losses.label_smoothing_loss(logits, labels, alpha=alpha)
-        loss = {
-            "dkd": losses.dkd_loss,
-            "standardised": losses.standardised_kd_loss,
-            "dist": losses.dist_loss,
-            "self": losses.kd_loss,
-        }[row.method]
-        return lambda logits, labels, soft: loss(logits, labels, soft, T=T, alpha=alpha, **row.weights)
-
-    def _extra(self):
-        if not self.study.taught_by(self.cell):
-            return None
-        return lambda epoch: torch.as_tensor(self.soft_targets[self.study.view(epoch)]).to(self.device)
-
-    def _provenance(self):
-        """With the share of the training images, in the first view, whose class the soft targets name."""
-        found = super()._provenance()
-        if self.study.taught_by(self.cell):
-            named = self.soft_targets[self.study.view(0)].argmax(axis=1)
-            found["soft_targets_top1"] = float(np.mean(named == self.dataset.labels("train")))
-        return found
-
-    def evaluate(self):
-        figures = super().evaluate()
-        if not self.done:
-            figures["agreement"] = metrics.agreement(
-                self._predictions["predicted"], self.teacher.predictions["predicted"]
-            )
-        return figures
+    def _logits(self, model: torch.nn.Module, split: str) -> np.ndarray:
+        started = time.perf_counter()
+        images = self.dataset.images(split)
+        logits = training.predict_logits(model, images, batch_size=EVAL_BATCH, precision=self.precision)
+        self.images_per_second = len(logits) / (time.perf_counter() - started)
+        return logits
 
 
-def teacher(study: str | Study = "digits", *, candidate: str = "", device: str = "auto") -> TeacherRun:
+def weights_file(study: Study, record: Record) -> Path | None:
+    """Where a finished run's weights lie: in its folder, or, of the chosen teacher, beside the records; None if not."""
+    beside = paths.results(study.name) / paths.TEACHER_WEIGHTS
+    places = [record.folder / paths.WEIGHTS, *([beside] if isinstance(record, TeacherRecord) else [])]
+    return next((path for path in places if path.is_file()), None)
+
+
+def _trained(plan: Plan, record: Record, dataset: Dataset, device: torch.device) -> models.Classifier:
+    """The model with its trained weights, which must be those of the record, and must say what it says they do."""
+    path = weights_file(plan.study, record)
+    if path is None:
+        where = record.folder / paths.WEIGHTS
+        raise RunError(
+            f"the weights of {record.id} are not here: bring {where} from the machine that trained it"
+            + ("" if isinstance(record, TeacherRecord) else ", or move its folder away and run it again")
+        )
+    spec = plan.model.model_copy(update={"pretrained": False})
+    model = models.create(spec, len(dataset.classes), dataset.meta["image_size"])
+    models.restore(model, path)
+    if models.fingerprint(model.backbone.state_dict(), model.mean, model.std) != record.weights_sha256:
+        raise RunError(f"{path} is not the file that the record {record.id} speaks of; bring that, or remove this one")
+    model.origin = record.provenance.weights_from
+    wanted = record.predictions["example_logits"].astype(np.float32)
+    images = np.asarray(dataset.images("val"))[record.predictions["example"]]
+    logits = training.predict_logits(model.to(device), images, precision=plan.study.precision_of(plan.model))
+    wanted, logits = (x - x.mean(axis=1, keepdims=True) for x in (wanted, logits))
+    off = float(np.linalg.norm(logits - wanted) / np.linalg.norm(wanted))
+    if off > LOGITS_OFF:
+        raise RunError(
+            f"{path}: on {len(images)} validation images the model's logits are {off:.0%} off those of its record "
+            f"{record.id}; nothing is learned from it"
+        )
+    return model
+
+
+def _teacher_of(plan: Plan, device: torch.device) -> Run:
+    """The run of the study's teacher."""
+    assert plan.teacher is not None
+    return teacher(plan.study, candidate=plan.teacher.teacher, device=str(device))
+
+
+def teacher(study: str | Study = "digits", *, candidate: str = "", device: str = "auto") -> Run:
     """The run of one candidate teacher.
 
     study: the name of a file in studies/, a path, or a Study. candidate: its name there (default: the first).
     Raises StudyError, DataError (run `kd data` first) or ModelError.
     """
     study = study if isinstance(study, Study) else load_study(study)
-    return TeacherRun(study, candidate or study.teacher.candidates[0].label, study.teacher.seed, device)
+    data.load(study)
+    return Run(plan_teacher(Shelf(study), candidate or study.teacher.candidates[0].label), device)
 
 
 def student(
@@ -448,13 +477,13 @@ def student(
     seed: int = 0,
     epochs: int = 0,
     device: str = "auto",
-) -> StudentRun:
+) -> Run:
     """The run of one cell.
 
     student: its name in the study (default: the first). T: temperature, > 0, of no effect at alpha = 1.
     alpha: weight of the cross-entropy, 0 to 1. method: kd, plain distillation, or the name of a row under `methods`
     in the study. epochs: 0 for the study's own number.
-    Raises RunError where the study has no teacher yet, StudyError for parameters out of range.
+    Raises ShelfError where the study has no teacher yet, StudyError for parameters out of range.
     """
     study = study if isinstance(study, Study) else load_study(study)
     for name, value, kinds in (("T", T, (int, float)), ("alpha", alpha, (int, float)), ("seed", seed, (int,))):
@@ -468,36 +497,29 @@ def student(
         raise StudyError(f"seed and epochs must be whole numbers from 0, not {seed!r} and {epochs!r}")
     label = student or study.students[0].label
     study.student(label)
-    if method != "kd" and (alpha == 1 or study.method(method).method == "label_smoothing" and T != 1):
+    if method != "kd" and (alpha == 1 or T != 1 and not study.method(method).teaching.temperature):
         raise StudyError(
-            f"method {method!r} at T={T:g}, alpha={alpha:g}: alpha must be below 1, and T 1 without a teacher"
+            f"method {method!r} at T={T:g}, alpha={alpha:g}: alpha must be below 1, and T 1 without a temperature"
         )
     if epochs:
         study = study.with_epochs(epochs)
-    return StudentRun(study, Cell(label, None if alpha == 1 else float(T), float(alpha), seed, method), device)
+    cell = Cell(label, None if alpha == 1 else float(T), float(alpha), seed, method)
+    data.load(study)
+    return Run(plan_student(Shelf(study), cell), device)
 
 
 def compute_soft_targets(study: Study, seed: int, views: list[int], device: str = "auto") -> int:
     """Compute the soft targets of these views that are missing; returns how many those were."""
-    torch.set_num_threads(study.threads)
-    run = _teacher_run(study, _teacher_of(study), models.device(device))
-    store = SoftTargets.of(study, seed, run.record, run.dataset)
-    return store.ensure(views, lambda number: run.view_logits(seed, number))
+    teaching = teacher(study, candidate=Shelf(study).chosen_teacher().teacher, device=device)
+    assert teaching.record is not None
+    store = SoftTargets.of(study, seed, teaching.record, teaching.dataset)
+    return store.ensure(views, lambda number: teaching.view_logits(seed, number), _device_name(teaching.device))
 
 
-def _teacher_of(study: Study) -> records.Record:
-    found = records.best_teacher(study, data.load(study).fingerprint)
-    if found is None:
-        trained = len(records.teachers(study, data.load(study).fingerprint))
-        raise RunError(
-            f"study '{study.name}' has no teacher yet ({trained} of {len(study.teacher.candidates)} candidates "
-            f"trained); run: kd teacher {study.name}"
-        )
-    return found
-
-
-def _teacher_run(study: Study, found: records.Record, device) -> TeacherRun:
-    return teacher(study, candidate=found["teacher"], device=str(device))
+def _device_name(device: torch.device) -> str:
+    """The kind of device, with PyTorch's version: what rounding depends on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine.processor()
+    return f"{name}, torch {version('torch')}"
 
 
 def _print_epoch(row: dict) -> None:

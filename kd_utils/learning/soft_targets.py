@@ -6,6 +6,7 @@ augmentation and the seed of the views. The hash of that names the folder, and b
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
@@ -43,8 +44,8 @@ class SoftTargets:
     def of(cls, study: Study, seed: int, teacher: Record, dataset: Dataset) -> "SoftTargets":
         """The store of this teacher's logits for the study's views of this seed."""
         binding = {
-            "teacher_sha256": teacher["weights_sha256"],
-            "teacher_model": teacher["settings"]["model"],
+            "teacher_sha256": teacher.weights_sha256,
+            "teacher_model": teacher.settings["model"],
             "data": dataset.fingerprint,
             "augment": study.augment.model_dump(),
             "seed": seed,
@@ -69,10 +70,15 @@ class SoftTargets:
             )
         return logits
 
-    def ensure(self, views: range | list[int], compute: Callable[[int], np.ndarray]) -> int:
+    def computed_on(self, views: range | list[int]) -> list[str]:
+        """The kinds of device that computed these views, each once; 'unknown' where that was not noted."""
+        return sorted({self._note(view) for view in views})
+
+    def ensure(self, views: range | list[int], compute: Callable[[int], np.ndarray], device: str) -> int:
         """Compute and store the views that are missing; returns how many. Safe from several processes at once.
 
-        compute(view) returns the logits, (n, classes). A view that is damaged is said to be, and computed again.
+        compute(view) returns the logits, (n, classes). device: the kind that computes them, which is noted: on
+        another one they differ in the last bits of float16. A view that is damaged is said to be, and computed again.
         Raises SoftTargetsError if the logits do not fit float16.
         """
         made = 0
@@ -81,7 +87,7 @@ class SoftTargets:
                 continue
             with FileLock(self.folder / f"view_{view:04d}.lock"):
                 if not self._whole(view):
-                    self._write(view, compute(view))
+                    self._write(view, compute(view), device)
                     made += 1
         return made
 
@@ -97,7 +103,7 @@ class SoftTargets:
             return False
         return True
 
-    def _write(self, view: int, logits: np.ndarray) -> None:
+    def _write(self, view: int, logits: np.ndarray, device: str) -> None:
         if logits.shape != self.shape:
             raise SoftTargetsError(f"logits of shape {logits.shape} for a store of {self.shape}")
         with np.errstate(over="ignore"):
@@ -107,8 +113,13 @@ class SoftTargets:
                 f"the teacher's logits of view {view} are not finite in float16 (largest: {np.abs(logits).max():g}); "
                 "is the teacher trained well?"
             )
+        files.write_json(self._path(view).with_suffix(".json"), {"device": device})
         with files.whole(self._path(view)) as tmp, open(tmp, "wb") as f:
             np.save(f, half)
 
-    def _path(self, view: int):
+    def _note(self, view: int) -> str:
+        path = self._path(view).with_suffix(".json")
+        return json.loads(path.read_text(encoding="utf-8"))["device"] if path.is_file() else "unknown"
+
+    def _path(self, view: int) -> Path:
         return self.folder / f"view_{view:04d}.npy"

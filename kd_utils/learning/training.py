@@ -5,16 +5,20 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from .. import files
+from .. import files, seeds
 from ..study import Train
+from .losses import HISTORY_COLUMNS
 from .models import set_state, unwrap
 from .views import order
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LossFunction = Callable[..., NamedTuple]  # (logits, labels, extra) -> scalars, `loss` among them
 
@@ -31,10 +35,17 @@ class Fit:
     """
 
     history: list[dict] = field(default_factory=list)
-    best: dict | None = None
+    best: dict[str, torch.Tensor] = field(default_factory=dict)
     best_epoch: int = 0
     best_score: float = -1.0
-    last: dict | None = None
+    last: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def curve(self) -> "pd.DataFrame":
+        """The history as a table, one row an epoch: epoch (from 1), loss and its parts (nats), lr, seconds, top-1."""
+        import pandas as pd
+
+        return pd.DataFrame(self.history)
 
 
 def fit(
@@ -77,7 +88,7 @@ def fit(
         state = _resume(checkpoint, net, optimizer, schedule)
     while len(state.history) < train.epochs and not _stalled(state, train):
         epoch = len(state.history)
-        torch.manual_seed(int(np.random.SeedSequence([seed, epoch, 3]).generate_state(1)[0]))
+        torch.manual_seed(seeds.epoch(seed, epoch))
         started = time.perf_counter()
         sums, seen = _epoch(
             model,
@@ -93,7 +104,11 @@ def fit(
             precision=precision,
         )
         seconds = time.perf_counter() - started
-        row = {"epoch": epoch + 1, **{k: v / seen for k, v in sums.items()}, "lr": schedule.get_last_lr()[0]}
+        row = {
+            "epoch": epoch + 1,
+            **{HISTORY_COLUMNS.get(k, k): v / seen for k, v in sums.items()},
+            "lr": schedule.get_last_lr()[0],
+        }
         row |= {"seconds": seconds, "images_per_second": seen / seconds}
         if not np.isfinite(row["loss"]):
             raise TrainingError(

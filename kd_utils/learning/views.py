@@ -1,37 +1,32 @@
 """The augmented view of an epoch: a pure function of (seed, view, image index).
 
-The random numbers come from a counter-based generator (Philox; Salmon et al. 2011, 'Parallel random numbers: as
-easy as 1, 2, 3'), one row for each image of the training set, so an image's view depends neither on the batch that
-it comes in nor on the device. Teacher and student see the same pixels.
+The random numbers are drawn on the CPU (seeds.py), one row for each image of the training set, so an image's view
+depends neither on the batch that it comes in nor on the device. Teacher and student see the same pixels.
 """
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .. import seeds
 from ..study import Augment
-
-_VIEW, _ORDER = 1, 2  # independent streams of one seed
-
-
-def _stream(seed: int, number: int, purpose: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, number, purpose])))
 
 
 def order(seed: int, epoch: int, n: int) -> torch.Tensor:
-    """The order in which an epoch visits n images: a permutation, (n,) int64."""
-    return torch.from_numpy(_stream(seed, epoch, _ORDER).permutation(n))
+    """The order in which an epoch, from 0, visits n images: a permutation, (n,) int64, on the CPU."""
+    return torch.from_numpy(seeds.order(seed, epoch).permutation(n))
 
 
 class View:
-    """One view of a training set of n images.
+    """One view of a training set of n images: view(images, index) gives the augmented images of these indices.
 
-    View(...)(images, index) gives the augmented images of the given indices.
+    seed, number: of the view. device: where it works. draws: (n, 5) float32, uniform in [0, 1): the flip, then for
+    crop 'shift' the shift down and to the right, for 'resized' area, aspect and place (across, down).
     """
 
     def __init__(self, augment: Augment, seed: int, number: int, n: int, device: str | torch.device = "cpu"):
         self.augment = augment
-        self.draws = torch.from_numpy(_stream(seed, number, _VIEW).random((n, 5), dtype=np.float32)).to(device)
+        self.draws = torch.from_numpy(seeds.view(seed, number).random((n, 5), dtype=np.float32)).to(device)
 
     def __call__(self, images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """images: (N, H, W, 3) uint8, the whole training set; index: (B,) int64 into it. Returns (B, H, W, 3) uint8.

@@ -179,7 +179,7 @@ def _chance_here(results: Results, student: str) -> Verdict:
     by_cell: dict[Point, list[float]] = {}
     for record in results.students:
         if record.cell.student == student and record.method == "kd":
-            by_cell.setdefault(Point.of(record.cell), []).append(record.metrics["top1_best"])
+            by_cell.setdefault(Point.of(record.cell), []).append(record.metrics.top1_best)
     several = [np.array(accuracies) for accuracies in by_cell.values() if len(accuracies) > 1]
     gap, low, high = (float(1.96 * np.sqrt(2) * sd) for sd in stats.spread(several))
     answer: Answer = "undecided"

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from .. import records
-from ..records import Record
+from ..records import Record, StudentRecord, TeacherRecord
+from ..shelf import Shelf
 from ..study import STANDARD, Cell, Study
 from ..study import load as load_study
 from . import stats
@@ -70,11 +71,11 @@ class Results:
 
     study: Study
     dataset: dict
-    teachers: list[Record]  # best first
-    students: list[Record]  # sorted as results.csv
+    teachers: list[TeacherRecord]  # best first
+    students: list[StudentRecord]  # sorted as results.csv
 
     @property
-    def teacher(self) -> Record:
+    def teacher(self) -> TeacherRecord:
         """The best candidate, which taught the students."""
         return self.teachers[0]
 
@@ -233,7 +234,7 @@ class Results:
             grid[1.0] = baseline.iloc[0]
         return grid.reindex(columns=sorted(grid.columns))
 
-    def records_of(self, point: Point) -> list[Record]:
+    def records_of(self, point: Point) -> list[StudentRecord]:
         """The runs of a cell, a seed after the other."""
         return [record for record in self.students if Point.of(record.cell) == point]
 
@@ -246,15 +247,14 @@ class Results:
 def load(study: str | Study) -> Results:
     """The results of a study, from records alone. Raises NoResults, naming the command, if there are none."""
     study = study if isinstance(study, Study) else load_study(study)
-    dataset = records.noted_data(study)
-    best = records.best_teacher(study, dataset["fingerprint"]) if dataset else None
-    if dataset is None or best is None:
+    shelf = Shelf(study)
+    if shelf.dataset is None or shelf.teacher is None:
         raise NoResults(f"study '{study.name}' has no teacher yet; run: kd run {study.name}")
     planned = set(study.cells())
-    students = [r for r in records.students(study, dataset["fingerprint"], best) if r.cell in planned]
+    students = [r for r in shelf.students if r.cell in planned]
     if not students:
         raise NoResults(f"study '{study.name}' has no finished cell yet; run: kd run {study.name}")
-    return Results(study, dataset, records.teachers(study, dataset["fingerprint"]), students)
+    return Results(study, shelf.dataset, shelf.teachers, students)
 
 
 def published() -> pd.DataFrame:
@@ -276,6 +276,6 @@ def _by_point(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _teacher_share(record: Record) -> float:
     """The teacher's share of the gradient, over all epochs of a run: 0 to 1."""
-    ce, kl = (float(np.mean([epoch[part] for epoch in record["history"]])) for part in ("ce_grad", "kl_grad"))
-    alpha = record["alpha"]
+    ce, kl = (float(np.mean([epoch[part] for epoch in record.history])) for part in ("ce_grad", "kl_grad"))
+    alpha = record.alpha
     return float((1 - alpha) * kl / (alpha * ce + (1 - alpha) * kl))

@@ -1,5 +1,6 @@
 """Results -> the sentences of the report. No number in them is typed: each is computed from records."""
 
+from .. import methods
 from ..study import STANDARD, Augment, Model, Study
 from . import claims, tables
 from .results import LEAST_P, CellRow, Results
@@ -10,28 +11,15 @@ DATA_REFERENCE = {
     "cifar100": "Krizhevsky, 2009",
     "digits": "Alpaydin and Kaynak, 1998",
 }
-METHOD_REFERENCE = {
-    "dkd": "Zhao",
-    "standardised": "Sun",
-    "dist": "Huang",
-    "label_smoothing": "Szegedy",
-    "self": "Furlanello",
-}
-REFERENCES = [
+REFERENCES = [  # beside those of methods.py
     "Alpaydin, E. and Kaynak, C. (1998). Optical recognition of handwritten digits. UCI Machine Learning Repository.",
-    "Furlanello, T. et al. (2018). Born again neural networks. ICML. arXiv:1805.04770.",
     "Guo, C. et al. (2017). On calibration of modern neural networks. ICML. arXiv:1706.04599.",
-    "Hinton, G., Vinyals, O. and Dean, J. (2015). Distilling the knowledge in a neural network. arXiv:1503.02531.",
     "Holm, S. (1979). A simple sequentially rejective multiple test procedure. Scandinavian J. of Statistics 6, 65–70.",
-    "Huang, T. et al. (2022). Knowledge distillation from a stronger teacher. NeurIPS. arXiv:2205.10536.",
     "Krizhevsky, A. (2009). Learning multiple layers of features from tiny images. University of Toronto.",
     "Le, Y. and Yang, X. (2015). Tiny ImageNet visual recognition challenge. CS 231N report, Stanford University.",
     "McNemar, Q. (1947). Note on the sampling error of the difference between correlated proportions or percentages. "
     "Psychometrika 12, 153–157.",
     "Stanton, S. et al. (2021). Does knowledge distillation really work? NeurIPS. arXiv:2106.05945.",
-    "Sun, S. et al. (2024). Logit standardization in knowledge distillation. CVPR. arXiv:2403.01427.",
-    "Szegedy, C. et al. (2016). Rethinking the Inception architecture for computer vision. CVPR. arXiv:1512.00567.",
-    "Zhao, B. et al. (2022). Decoupled knowledge distillation. CVPR. arXiv:2203.08679.",
 ]
 
 
@@ -40,7 +28,7 @@ def front(results: Results) -> Front:
     study, dataset = results.study, results.dataset
     counts = dataset["counts"]
     lines = [
-        f"We distil a {results.teacher['teacher']} teacher ({percent(results.teacher.metrics['top1_best'])} % top-1, "
+        f"We distil a {results.teacher.teacher} teacher ({percent(results.teacher.metrics.top1_best)} % top-1, "
         f"the best of {len(results.teachers)} candidates) into {_join(results.labels)} at {len(study.grid.T)} "
         f"temperatures and {len(study.grid.alpha)} weights of the cross-entropy, on {study.data.name} with "
         f"{len(dataset['classes'])} classes, {counts['train']:,} training and {counts['val']:,} validation images."
@@ -74,7 +62,7 @@ def setting(results: Results) -> Text:
     counts = dataset["counts"]
     held_out = f", {counts['holdout']:,} held out of the training images" if counts["holdout"] else ""
     chosen_on = "held-out training images" if counts["holdout"] else "the validation images themselves"
-    devices = sorted({record["provenance"]["device_name"] for record in results.students})
+    devices = sorted({record.provenance.device_name for record in results.students})
     reference = DATA_REFERENCE.get(study.data.name)
     cited = f" ({reference})" if reference else ""
     return Text(
@@ -121,10 +109,10 @@ def _soft_targets(results: Results) -> str:
     """How right the teacher's soft targets are, and whether it was trained on the views that they are of."""
     study = results.study
     taught = [record for record in results.students if study.taught_by(record.cell) == "teacher"]
-    right = [record["provenance"]["soft_targets_top1"] for record in taught]
+    right = [record.provenance.soft_targets_top1 for record in taught]
     said = f"; in a seed's first view they name the right class of {_range(right)} % of the images" if right else ""
     if study.teacher.seed in {record.cell.seed for record in results.students}:
-        seen = min(len(results.teacher["history"]), study.view_count())
+        seen = min(len(results.teacher.history), study.view_count())
         views = f"the first {seen} views of seed {study.teacher.seed}"
         said += f" (the teacher was trained on {views}, and may know these better)"
     return said
@@ -255,11 +243,12 @@ def changes(results: Results) -> Text:
 def references(results: Results) -> Text:
     """The works that the report speaks of."""
     study = results.study
-    cited = {"Guo", "Hinton", "Holm", "McNemar", "Stanton"}
+    cited = {"Guo", "Holm", "McNemar", "Stanton"}
     cited |= {DATA_REFERENCE.get(study.data.name, "").split(" ")[0].rstrip(",")}
+    lines = {line for line in REFERENCES if line.split(",")[0] in cited} | {methods.KD.reference}
     if any(point.method != "kd" for point in results.cells.index):
-        cited |= {METHOD_REFERENCE[m.method] for m in study.methods}
-    return Text("\n".join(f"- {line}" for line in REFERENCES if line.split(",")[0] in cited) + "\n")
+        lines |= {m.teaching.reference for m in study.methods}
+    return Text("\n".join(f"- {line}" for line in sorted(lines)) + "\n")
 
 
 def further(results: Results) -> Text:

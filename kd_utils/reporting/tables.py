@@ -4,12 +4,13 @@
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from .. import paths
-from ..records import Record
+from ..records import Record, StudentRecord
 from . import claims, stats
 from .results import LEAST_P, Point, Results, published
 from .shown import Table, duration, half, number, p_value, percent, points, signed, temperature, words
@@ -20,14 +21,14 @@ def leaderboard(results: Results) -> Table:
     rows = [
         {
             "rank": rank,
-            "candidate": record["teacher"],
-            "weights_from": record["provenance"]["weights_from"],
-            "parameters": record["provenance"]["parameters"],
-            "input_size": record["settings"]["model"]["input_size"] or results.dataset["image_size"],
-            "top1_best": record.metrics["top1_best"],
-            "nll": record.metrics["nll"],
-            "epochs": record.metrics["epochs"],
-            "train_seconds": record["cost"]["train_seconds"],
+            "candidate": record.teacher,
+            "weights_from": record.provenance.weights_from,
+            "parameters": record.provenance.parameters,
+            "input_size": record.settings["model"]["input_size"] or results.dataset["image_size"],
+            "top1_best": record.metrics.top1_best,
+            "nll": record.metrics.nll,
+            "epochs": record.metrics.epochs,
+            "train_seconds": record.cost.train_seconds,
         }
         for rank, record in enumerate(results.teachers, 1)
     ]
@@ -215,14 +216,14 @@ def _statistic(value: float, low: float, high: float, statistic: str) -> str:
 def cost(results: Results) -> Table:
     """What the cells took, and what storing the soft targets saved; times in seconds."""
     study, images = results.study, results.dataset["counts"]["train"]
-    teacher_rate = results.teacher["cost"]["inference_images_per_second"]
+    teacher_rate = results.teacher.cost.inference_images_per_second
     rows = []
     for student in results.labels:
-        runs = [record for record in results.students if record["student"] == student]
+        runs = [record for record in results.students if record.student == student]
         taught = [record for record in runs if study.taught_by(record.cell) == "teacher"]
-        shown_images = sum(record.metrics["epochs"] for record in taught) * images  # a live teacher would classify them
-        seconds = pd.Series([record["cost"]["train_seconds"] for record in runs])
-        rates = pd.Series([record["cost"]["images_per_second"] for record in runs])
+        shown_images = sum(record.metrics.epochs for record in taught) * images  # a live teacher would classify them
+        seconds = pd.Series([record.cost.train_seconds for record in runs])
+        rates = pd.Series([record.cost.images_per_second for record in runs])
         rows.append(
             {
                 "student": student,
@@ -291,27 +292,28 @@ def runs(results: Results) -> Table:
     """Every record that the report rests on, numbered."""
     rows = []
     for name, record in _numbered(results).items():
-        made = record["provenance"]
+        made = record.provenance
         rows.append(
             {
                 "No.": name,
                 "Record": record.id,
-                "Commit": made["git"] or "–",
-                "Finished": made["finished"][:16].replace("T", " "),
-                "Device": f"{made['device']}, {made['precision']}",
+                "Commit": made.git or "–",
+                "Finished": made.finished[:16].replace("T", " "),
+                "Device": f"{made.device}, {made.precision}",
             }
         )
     caption = "The records, by their folders' names. A + after a commit: files of the project differed from it."
     return Table(pd.DataFrame(rows), caption, "records")
 
 
-def sources(results: Results) -> dict[str, list[Record]]:
+def sources(results: Results) -> dict[str, Sequence[Record]]:
     """The records that each figure and table of the report is made from, by its label, in the order of the report."""
     grid = [record for record in results.students if record.method == "kd"]
-    grid_of = {student: [record for record in grid if record["student"] == student] for student in results.labels}
+    grid_of = {student: [record for record in grid if record.student == student] for student in results.labels}
     telling = [record for runs in _runs_of_roles(results, ["best", "standard", "baseline"]) for record in runs]
     first_runs = [runs[0] for runs in _runs_of_roles(results, ["best", "standard", "worst", "baseline"])]
-    by_label = {"tbl-teachers": results.teachers, "fig-accuracy": grid, "fig-gain": grid, "fig-temperature": grid}
+    by_label: dict[str, Sequence[Record]] = {"tbl-teachers": results.teachers}
+    by_label |= {"fig-accuracy": grid, "fig-gain": grid, "fig-temperature": grid}
     by_label |= {f"tbl-summary-{student}": runs for student, runs in grid_of.items()}
     if choice(results) is not None:
         by_label["tbl-choice"] = grid
@@ -322,10 +324,11 @@ def sources(results: Results) -> dict[str, list[Record]]:
     if further(results) is not None:
         by_label["tbl-further"] = results.students
     by_label["tbl-cost"] = [results.teacher, *results.students]
-    return by_label | {f"tbl-grid-{student}": runs for student, runs in grid_of.items()}
+    by_label |= {f"tbl-grid-{student}": runs for student, runs in grid_of.items()}
+    return by_label
 
 
-def _runs_of_roles(results: Results, names: list[str]) -> list[list[Record]]:
+def _runs_of_roles(results: Results, names: list[str]) -> list[list[StudentRecord]]:
     """The runs of each student's cells in these roles, a list a cell."""
     roles = [results.roles(student) for student in results.labels]
     return [results.records_of(cells[name].point) for cells in roles for name in names if name in cells]
@@ -340,7 +343,7 @@ def provenance(results: Results) -> Table:
     ]
     study = Path(results.study.file)
     digest = hashlib.sha256(study.read_bytes()).hexdigest()[:12]
-    installed = [record["provenance"]["versions"] for record in results.students]
+    installed = [record.provenance.versions for record in results.students]
     versions = sorted({f"{package} {version}" for packages in installed for package, version in packages.items()})
     caption = (
         f"What each figure and table is made from: records by their numbers in @tbl-records. Study file: "
@@ -352,8 +355,9 @@ def provenance(results: Results) -> Table:
 
 def _numbered(results: Results) -> dict[str, Record]:
     """T1, T2, ... the teachers, best first; R1, R2, ... the runs, sorted as results.csv is."""
-    teachers = {f"T{k}": record for k, record in enumerate(results.teachers, 1)}
-    return teachers | {f"R{k}": record for k, record in enumerate(results.students, 1)}
+    numbered: dict[str, Record] = {f"T{k}": record for k, record in enumerate(results.teachers, 1)}
+    numbered |= {f"R{k}": record for k, record in enumerate(results.students, 1)}
+    return numbered
 
 
 def _ranges(names: list[str]) -> str:

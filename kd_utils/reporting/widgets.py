@@ -128,8 +128,8 @@ def _set(control) -> Any:
 
 def _runs(results: Results) -> list[tuple[str, Record]]:
     """Every run by name, best first."""
-    ranked = sorted(results.students, key=lambda record: -record.metrics["top1_best"])
-    return [(f"{record.cell.name} ({percent(record.metrics['top1_best'])} %)", record) for record in ranked]
+    ranked = sorted(results.students, key=lambda record: -record.metrics.top1_best)
+    return [(f"{record.cell.name} ({percent(record.metrics.top1_best)} %)", record) for record in ranked]
 
 
 def _panel(controls: list, outputs: list, draw: Callable[[], None]) -> widgets.VBox:

@@ -4,12 +4,12 @@ All machines see the same root (results and cache) and have the same package ins
 node that is lost costs only its unfinished runs, which go on elsewhere from their checkpoints.
 """
 
+import logging
 import os
 import socket
 import time
-from collections.abc import Callable
 
-from .pool import Failure, Task
+from .pool import NOBODY, Callbacks, Failure, Task
 from .pool import run_tasks as run_here
 
 
@@ -19,26 +19,25 @@ class ClusterError(RuntimeError):
 
 def run_tasks(
     tasks: list[Task],
+    callbacks: Callbacks = NOBODY,
     *,
     cpus: float,
     gpus: float,
     address: str | None = None,
     retries: int = 3,
-    on_done: Callable[[Task, float, str], None] | None = None,
-    on_retry: Callable[[Task, str], None] | None = None,
-    on_tick: Callable[[dict[str, int]], None] | None = None,
 ) -> list[Failure]:
     """Run the tasks on a Ray cluster; returns the failures.
 
     cpus, gpus: what a task takes; half a GPU is 0.5, and Ray sets CUDA_VISIBLE_DEVICES. A task takes no more than
     there is on any machine, or Ray waits for such a machine for ever.
     address: of a running cluster; None starts one on this machine. retries: for tasks whose machine was lost.
-    The callbacks are those of tasks.run_tasks; progress within a task is not shown. Raises ClusterError.
+    Progress within a task is not told. Raises ClusterError.
     """
     if not tasks:
         return []
     try:
         import ray
+        import ray.exceptions
     except ImportError:
         raise ClusterError("Ray is not installed; run: uv pip install -e '.[cluster]'") from None
     host, _, port = (address or "").rpartition(":")
@@ -48,7 +47,7 @@ def run_tasks(
         except OSError as e:
             raise ClusterError(f"no Ray cluster at {address} ({e}); start one with: ray start --head") from None
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except (ConnectionError, RuntimeError, ValueError) as e:
         raise ClusterError(f"no Ray cluster at {address}: {e}; start one with: ray start --head") from e
     environment = {k: v for k, v in os.environ.items() if k.startswith("KD_")}
@@ -67,10 +66,8 @@ def run_tasks(
                     error = f"{type(e).__name__}: {str(e).splitlines()[0]}"
                 if error:
                     failures.append(Failure(task, error))
-                if on_done:
-                    on_done(task, time.monotonic() - started, error)
-            if on_tick:
-                on_tick({})
+                callbacks.done(task, time.monotonic() - started, error)
+            callbacks.tick({})
     finally:
         ray.shutdown()
     return failures

@@ -9,7 +9,7 @@ import os
 import signal
 import time
 
-from jupyter_client.provisioning import LocalProvisioner
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 from .pool import FORKS, die_with_parent
 
@@ -73,9 +73,9 @@ class _ForkedKernel:
         return self.returncode
 
     def wait(self) -> int:
-        while self.poll() is None:
+        while (code := self.poll()) is None:
             time.sleep(0.01)
-        return self.returncode
+        return code
 
     def send_signal(self, signum: int) -> None:
         if self.poll() is None:

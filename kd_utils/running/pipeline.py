@@ -1,31 +1,37 @@
-"""Study -> data, teachers, soft targets, cells -> papermill runs; what is done is not done again. Loads no torch."""
+"""A study, from its file to its report: the stages in their order; what is done is not done again. Loads no torch."""
 
-import json
 import os
 import platform
-import subprocess
-from collections import defaultdict
-from collections.abc import Callable
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from filelock import FileLock, Timeout
 
-from .. import files, paths, records
-from ..records import Record
+from .. import files, machine, paths, records
+from ..records import TeacherRecord
+from ..shelf import Shelf
 from ..study import Cell, Study
-from .pool import Failure, Task, run_tasks
+from ..study import load as load_study
+from . import events
+from .events import Listener
+from .pool import Callbacks, Task, run_tasks, warm_up
+
+if TYPE_CHECKING:
+    from ..learning.data import Dataset
 
 
-class GridError(RuntimeError):
+class PipelineError(RuntimeError):
     """A stage that cannot start; the message names what comes first, or who is in the way."""
 
 
 @dataclass(frozen=True)
 class Where:
-    """Where tasks run, none of which changes a figure on the same kind of device.
+    """Where tasks run, none of which changes a metric on the same kind of device.
 
     jobs: side by side, on this machine. device: auto, cpu, cuda or mps. engine: local or ray. address: of a running
     Ray cluster. gpus: how much of a GPU a run takes on Ray (default: one with device cuda, else none).
@@ -33,190 +39,156 @@ class Where:
 
     jobs: int | None = None
     device: str = "auto"
-    engine: str = "local"
+    engine: Literal["local", "ray"] = "local"
     address: str | None = None
     gpus: float | None = None
 
 
-@dataclass(frozen=True)
-class State:
-    """How far a study is: its teachers and its cells, each with its record if it is done, and the failures."""
-
-    dataset: dict | None
-    teachers: dict[str, Record | None]
-    teacher: Record | None
-    cells: dict[Cell, Record | None]
-    failures: dict[str, str]
-    running: dict[str, tuple[int, int, float]]  # name -> epochs done, of how many, seconds an epoch
-    others: int  # finished cells of other settings
-    folders: dict[str, Path]
-
-    def seconds_left(self) -> tuple[float, list[str]]:
-        """Seconds that the cells that are not done will take, and the students for whom that is not known.
-
-        A student's pace is that of its finished cells, or, as long as it has none, of those that are running; a
-        student that has neither is named and not counted.
-        """
-        finished, current = defaultdict(list), defaultdict(list)
-        for cell, record in self.cells.items():
-            if record:
-                finished[cell.student].append(record["cost"]["train_seconds"])
-            elif cell.name in self.running:
-                _, of, each = self.running[cell.name]
-                current[cell.student].append(of * each)
-        pace = {student: sum(s) / len(s) for student, s in {**current, **finished}.items()}
-        work, unknown = 0.0, []
-        for cell in (cell for cell, record in self.cells.items() if record is None):
-            done, of, _ = self.running.get(cell.name, (0, 1, 0))
-            if cell.student in pace:
-                work += pace[cell.student] * (1 - done / of)
-            elif cell.student not in unknown:
-                unknown.append(cell.student)
-        return work / max(1, len(self.running)), unknown
+HERE = Where()
 
 
-def state(study: Study) -> State:
-    """How far the study is, from what lies on disk."""
-    noted = records.noted_data(study)
-    if noted is None:
-        teachers = {c.label: None for c in study.teacher.candidates}
-        return State(None, teachers, None, dict.fromkeys(study.cells()), {}, {}, records.others(study, []), {})
-    fingerprint = noted["fingerprint"]
-    folders = {c.label: records.teacher_folder(study, c.label, fingerprint) for c in study.teacher.candidates}
-    teachers = {label: records.read(folder) for label, folder in folders.items()}
-    teacher = records.best_teacher(study, fingerprint)
-    cells: dict[Cell, Record | None] = dict.fromkeys(study.cells())
-    if teacher:
-        for cell in cells:
-            folder = records.student_folder(study, cell, fingerprint, teacher)
-            folders[cell.name] = folder
-            cells[cell] = records.read(folder)
-    failures, running = {}, {}
-    since = _changed(_holder(study)) or float("inf")  # what is older was left by a command that is gone
-    for name, folder in folders.items():
-        failure, progress = _read(folder / "failure.json"), _read(folder / "progress.json")
-        if failure and not (folder / "record.json").is_file():
-            failures[name] = failure["error"]
-        elif progress and _changed(folder / "progress.json") > since:
-            running[name] = (progress["epoch"], progress["epochs"], progress["epoch_seconds"])
-    fitting = records.students(study, fingerprint, teacher) if teacher else []
-    return State(noted, teachers, teacher, cells, failures, running, records.others(study, fitting), folders)
+def run_study(
+    study: str | Study = "digits",
+    *,
+    source: str | Path | None = None,
+    where: Where = HERE,
+    on_event: Listener | None = None,
+) -> bool:
+    """Do a whole study, each step only as far as it is not done. Returns whether every run succeeded.
 
-
-def _holder(study: Study) -> Path:
-    """Says who holds the study."""
-    return paths.results(study.name) / "study.holder"
-
-
-def _changed(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-def _read(path: Path) -> dict | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-@contextmanager
-def held(study: Study):
-    """Hold the study: a second command that would write to it is told so. The lock ends with its process.
-
-    What a killed command left half-written is swept away first.
+    study: the name of a file in studies/, a path, or a Study. source: where the data set lies (see data.prepare).
+    on_event: is told what happens (see events.py); by default a line is printed for each thing that ends.
+    A run that fails is reported and stops no other. Raises the package's errors for what cannot start at all.
     """
-    path = paths.results(study.name) / "study.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    holder = _holder(study)
-    lock = FileLock(path)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        who = holder.read_text(encoding="utf-8") if holder.is_file() else "a process that is just starting"
-        raise GridError(
-            f"another kd command is working on study '{study.name}': {who.strip()}; "
-            f"wait for it, or watch it with: kd status {study.name}"
-        ) from None
-    try:
-        now = datetime.now().astimezone().isoformat(" ", "seconds")
-        holder.write_text(f"process {os.getpid()} on {platform.node()}, since {now}\n", encoding="utf-8")
-        for folder in (paths.results(study.name), paths.arrays(""), paths.soft_targets("")):
-            files.sweep(folder)
-        yield
-    finally:
-        files.remove(holder)
-        lock.release()
+    study = study if isinstance(study, Study) else load_study(study)
+    tell = on_event or events.printed
+    with held(study):
+        if where.engine == "local":
+            warm_up()
+        prepare_data(study, source, tell)
+        shelf = Shelf(study)
+        ok = train_teachers(shelf, where, tell) and run_cells(shelf, where, tell)
+        make_report(study, tell)
+    return ok
 
 
-def slots(study: Study, jobs: int | None, device: str) -> list[dict[str, str]]:
-    """Where runs go side by side: the environment of each.
+def prepare_data(study: Study, source: str | Path | None, tell: Listener) -> "Dataset":
+    """Decode the study's data set, once."""
+    from ..learning import data
 
-    On CPUs a run has study.threads threads, and there are as many slots as the cores hold. With GPUs there is a slot
-    for each, or one over all with data_parallel. jobs overrides the number.
-    """
-    gpus = [] if device == "cpu" else _gpus()
-    if gpus and study.data_parallel:
-        return [{"CUDA_VISIBLE_DEVICES": ",".join(gpus)}]
-    if gpus:
-        count = jobs or len(gpus)
-        return [{"CUDA_VISIBLE_DEVICES": gpus[k % len(gpus)]} for k in range(count)]
-    if device not in ("auto", "cpu"):
-        return [{}] * (jobs or 1)
-    return [{}] * (jobs or max(1, cores() // study.threads))
+    dataset = data.prepare(study, source, lambda what, done, total: tell(events.Progress(what, done, total)))
+    counts = ", ".join(f"{n:,} {split}" for split, n in dataset.meta["counts"].items() if n)
+    tell(events.Said(f"data: {study.data.name}, {len(dataset.classes)} classes, {counts} images"))
+    return dataset
 
 
-def cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def train_teachers(shelf: Shelf, where: Where, tell: Listener) -> bool:
+    """Train the candidates that are not trained yet; the best one is the teacher, and its weights are kept apart."""
+    _advise(shelf, where, tell)
+    ok = _run("teachers", teacher_tasks(shelf, where.device), shelf, where, tell)
+    if shelf.teacher is not None:
+        top1, among = shelf.teacher.metrics.top1_best, len(shelf.candidates)
+        tell(events.Said(f"teacher: {shelf.teacher.teacher}, {top1:.2%} top-1, best of {among}"))
+        if advice := keep_teacher(shelf.study, shelf.teacher):
+            tell(events.Advised(advice))
+    return ok
 
 
-def _gpus() -> list[str]:
-    """The CUDA devices that may be used, as CUDA_VISIBLE_DEVICES names them; found without torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [v for v in visible.split(",") if v.strip()]
-    try:
-        found = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=30
+def run_cells(shelf: Shelf, where: Where, tell: Listener) -> bool:
+    """Run the cells that are not done, stage by stage, each after the soft targets of its seed."""
+    study = shelf.study
+    _advise(shelf, where, tell)
+    # all that is missing is known, and said, before anything runs
+    views = {seed: soft_target_tasks(shelf, seed, where.device) for seed in study.seeds}
+    ok = True
+    for cells in study.stages():
+        seed = cells[0].seed
+        targets = views.pop(seed, [])
+        if not _run(f"soft targets, seed {seed}", targets, shelf, where, tell, quiet=True):
+            views[seed] = targets
+            ok = False
+            continue
+        # first those that learn from the teacher, or from nobody; then those that learn from a baseline among them
+        for waits in (False, True):
+            ready = [cell for cell in cells if (study.taught_by(cell) == "self") == waits]
+            ok = _run(f"cells, seed {seed}", cell_tasks(shelf, ready, where.device), shelf, where, tell) and ok
+    write_results(shelf)
+    done = sum(record is not None for record in shelf.cells.values())
+    tell(events.Said(f"cells: {done} of {len(shelf.cells)} done"))
+    return ok
+
+
+def make_report(study: Study, tell: Listener) -> Path:
+    """Make results.csv and the report from the records; returns the PDF's path."""
+    from ..reporting import paper
+
+    write_results(Shelf(study))  # runs made by hand, without a grid, are in it too
+    tell(events.Progress("report", 0, 0))
+    pdf = paper.make(study)
+    tell(events.Said(f"report: {pdf}"))
+    return pdf
+
+
+def write_results(shelf: Shelf) -> None:
+    """Write results.csv anew from the records on the shelf."""
+    if shelf.students:
+        with files.whole(paths.results(shelf.study.name) / paths.RESULTS_CSV) as tmp:
+            records.table(shelf.students).to_csv(tmp, index=False, float_format="%.6g", lineterminator="\n")
+
+
+MOST_IN_GIT = 20_000_000  # bytes of weights that are kept beside the records, and so in git
+
+
+def keep_teacher(study: Study, teacher: TeacherRecord) -> str:
+    """Put the teacher's weights beside the records, so that the study can go on in a clone; returns advice, or ''."""
+    weights, beside = teacher.folder / paths.WEIGHTS, paths.results(study.name) / paths.TEACHER_WEIGHTS
+    if not weights.is_file():
+        return ""
+    size = weights.stat().st_size
+    if size > MOST_IN_GIT:
+        files.remove(beside)
+        return (
+            f"the teacher's weights take {size / 1e6:.0f} MB, more than is kept in git "
+            f"({MOST_IN_GIT / 1e6:.0f} MB): to go on with this study elsewhere, take {weights} along"
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return found.stdout.split() if found.returncode == 0 else []
+    if not beside.is_file() or files.sha256(beside) != files.sha256(weights):
+        with files.whole(beside) as tmp:
+            tmp.write_bytes(weights.read_bytes())
+    return ""
 
 
-def teacher_tasks(study: Study, device: str = "auto") -> list[Task]:
+# --- what is still to be done
+
+
+def teacher_tasks(shelf: Shelf, device: str = "auto") -> list[Task]:
     """The candidates that are still to be trained, each a run of teacher.ipynb."""
     from ..learning import data
 
-    fingerprint = data.load(study).fingerprint
+    study = shelf.study
+    data.load(study)
     return [
         _notebook(
             "teacher",
-            c.label,
-            records.teacher_folder(study, c.label, fingerprint),
-            {"study": study.file, "candidate": c.label, "device": device},
-            study.training(c, teacher=True).epochs,
+            label,
+            shelf.teacher_folder(label),
+            {"study": study.file, "candidate": label, "device": device},
+            study.training(study.candidate(label), teacher=True).epochs,
         )
-        for c in study.teacher.candidates
-        if records.read(records.teacher_folder(study, c.label, fingerprint)) is None
+        for label, record in shelf.candidates.items()
+        if record is None
     ]
 
 
-def soft_target_tasks(study: Study, seed: int, device: str = "auto") -> list[Task]:
+def soft_target_tasks(shelf: Shelf, seed: int, device: str = "auto") -> list[Task]:
     """The views of a seed whose soft targets are missing and that a cell which is still to be run will ask for."""
     from ..learning import data
     from ..learning.soft_targets import SoftTargets
 
-    found = state(study)
-    if found.teacher is None:
-        raise GridError(f"study '{study.name}' has no teacher yet; run: kd teacher {study.name}")
-    left = [c for c, record in found.cells.items() if c.seed == seed and record is None]
-    if not any(study.taught_by(c) == "teacher" for c in left):
+    study, chosen = shelf.study, shelf.chosen_teacher()
+    left = [cell for cell, record in shelf.cells.items() if cell.seed == seed and record is None]
+    if not any(study.taught_by(cell) == "teacher" for cell in left):
         return []
-    store = SoftTargets.of(study, seed, found.teacher, data.load(study))
+    store = SoftTargets.of(study, seed, chosen, data.load(study))
     tasks = [
         Task(
             f"soft targets, seed {seed}, view {view}",
@@ -227,37 +199,32 @@ def soft_target_tasks(study: Study, seed: int, device: str = "auto") -> list[Tas
         for view in range(study.view_count())
         if not store.has(view)
     ]
-    if tasks and not (found.teacher.folder / "weights.safetensors").is_file():
-        raise GridError(
-            f"the teacher's weights are not here (they are not kept in git), and {len(tasks)} views have no soft "
-            f"targets: bring {found.teacher.folder}/weights.safetensors, or delete that folder and run the command "
-            "again to train the teacher anew, which runs its students anew unless it comes out the same to the bit"
+    beside = paths.results(study.name) / paths.TEACHER_WEIGHTS
+    if tasks and not (chosen.folder / paths.WEIGHTS).is_file() and not beside.is_file():
+        raise PipelineError(
+            f"the teacher's weights are not here, and {len(tasks)} views have no soft targets: bring {beside} (or "
+            f"{chosen.folder / paths.WEIGHTS}) from the machine that trained it; or copy {study.file} under another "
+            "name and run that: a study of its own, with a teacher trained here"
         )
     return tasks
 
 
-def compute_view(file: str, seed: int, view: int, device: str) -> None:
-    """One view's soft targets, in a process of its own."""
-    from .. import study
-    from ..learning import run as runs
-
-    runs.compute_soft_targets(study.load(file), seed, [view], device)
-
-
-def cell_tasks(study: Study, cells: list[Cell], device: str = "auto") -> list[Task]:
+def cell_tasks(shelf: Shelf, cells: list[Cell], device: str = "auto") -> list[Task]:
     """Those of these cells that are still to be run and that can be, each a run of distill.ipynb.
 
     Self-distillation can once the student's own baseline is done.
     """
-    found = state(study)
-    if found.teacher is None:
-        raise GridError(f"study '{study.name}' has no teacher yet; run: kd teacher {study.name}")
-    baselines = {(c.student, c.seed) for c, record in found.cells.items() if record and c.T is None}
+    study = shelf.study
+    shelf.chosen_teacher()
+
+    def can(cell: Cell) -> bool:
+        return study.taught_by(cell) != "self" or shelf.done(Cell(cell.student, None, 1.0, cell.seed))
+
     return [
         _notebook(
             "distill",
             cell.name,
-            records.student_folder(study, cell, found.dataset["fingerprint"], found.teacher),
+            shelf.student_folder(cell),
             {
                 "study": study.file,
                 "student": cell.student,
@@ -270,8 +237,25 @@ def cell_tasks(study: Study, cells: list[Cell], device: str = "auto") -> list[Ta
             study.training(study.student(cell.student), teacher=False).epochs,
         )
         for cell in cells
-        if found.cells[cell] is None and (study.taught_by(cell) != "self" or (cell.student, cell.seed) in baselines)
+        if not shelf.done(cell) and can(cell)
     ]
+
+
+def _notebook(notebook: str, name: str, folder: Path, parameters: dict, steps: int) -> Task:
+    arguments = {
+        "notebook": str(paths.notebook(notebook)),
+        "output": str(folder / f"{notebook}.ipynb"),
+        "parameters": parameters,
+    }
+    return Task(name, execute, arguments, folder, steps)
+
+
+def compute_view(file: str, seed: int, view: int, device: str) -> None:
+    """One view's soft targets, in a process of its own."""
+    from .. import study
+    from ..learning import run
+
+    run.compute_soft_targets(study.load(file), seed, [view], device)
 
 
 def execute(notebook: str, output: str, parameters: dict) -> None:
@@ -281,46 +265,90 @@ def execute(notebook: str, output: str, parameters: dict) -> None:
     run_notebook(notebook, output, parameters)
 
 
-def _notebook(notebook: str, name: str, folder, parameters: dict, steps: int) -> Task:
-    arguments = {
-        "notebook": str(paths.notebook(notebook)),
-        "output": str(folder / f"{notebook}.ipynb"),
-        "parameters": parameters,
-    }
-    return Task(name, execute, arguments, folder, steps)
+# --- doing it
 
 
-def run(
-    study: Study,
-    tasks: list[Task],
-    *,
-    where: Where,
-    on_done: Callable[[Task, float, str], None],
-    **callbacks: Callable,
-) -> list[Failure]:
-    """Run tasks side by side; results.csv is written anew after each one that is done. Returns the failures.
+def _run(stage: str, tasks: list[Task], shelf: Shelf, where: Where, tell: Listener, quiet: bool = False) -> bool:
+    """Run tasks side by side, taking in each record as its run ends. Returns whether all succeeded."""
+    if not tasks:
+        return True
+    started, total = time.monotonic(), sum(task.steps for task in tasks)
+    finished = 0
+    tell(events.Progress(stage, 0, total))
 
-    on_done; callbacks: on_retry and on_tick, as run_tasks takes them.
-    """
+    def on_done(task: Task, seconds: float, error: str) -> None:
+        nonlocal finished
+        finished += task.steps
+        if error:
+            tell(events.Failed(task.name, error, task.folder))
+            return
+        record = shelf.take(task.folder)
+        if record is None:  # soft targets have no record
+            return
+        if not isinstance(record, TeacherRecord):
+            write_results(shelf)
+        tell(events.Done(task.name, seconds, record.metrics.top1_best))
 
-    def after(task: Task, seconds: float, error: str) -> None:
-        if not error:
-            write_results(study)
-        on_done(task, seconds, error)
+    def on_retry(task: Task, error: str) -> None:
+        tell(events.Retried(task.name, error))
 
-    callbacks["on_done"] = after
+    def on_tick(running: dict[str, int]) -> None:
+        tell(events.Progress(stage, finished + sum(running.values()), total))
+
+    callbacks = Callbacks(on_done, on_retry, on_tick)
     if where.engine == "ray":
         from . import cluster
 
         gpus = where.gpus if where.gpus is not None else float(where.device == "cuda")
-        return cluster.run_tasks(tasks, cpus=study.threads, gpus=gpus, address=where.address, **callbacks)
-    return run_tasks(tasks, slots(study, where.jobs, where.device), **callbacks)
+        failures = cluster.run_tasks(tasks, callbacks, cpus=shelf.study.threads, gpus=gpus, address=where.address)
+    else:
+        failures = run_tasks(tasks, machine.slots(shelf.study, where.jobs, where.device), callbacks)
+    if quiet and not failures:
+        tell(events.Said(f"{stage}: {len(tasks)} done ({time.monotonic() - started:.0f} s)"))
+    return not failures
 
 
-def write_results(study: Study) -> None:
-    """Write results.csv anew from the records."""
-    found = state(study)
-    if found.teacher:
-        finished = records.students(study, found.dataset["fingerprint"], found.teacher)
-        if finished:
-            records.write_csv(study, finished)
+def _advise(shelf: Shelf, where: Where, tell: Listener) -> None:
+    """Say before hours are spent what speaks against them; of a cluster's machines nothing is known here.
+
+    The candidates are spoken of while there is no teacher, the students from then on.
+    """
+    if where.engine != "local":
+        return
+    study = shelf.study
+    if shelf.teacher is None:
+        models = [study.candidate(label) for label, record in shelf.candidates.items() if record is None]
+    else:
+        waiting = {cell.student for cell, record in shelf.cells.items() if record is None}
+        models = [student for student in study.students if student.label in waiting]
+    for advice in machine.check(study, models, where.device) if models else ():
+        tell(events.Advised(advice))
+
+
+@contextmanager
+def held(study: Study) -> Iterator[None]:
+    """Hold the study: a second command that would write to it is told so. The lock ends with its process.
+
+    What a killed command left half-written is swept away first. Raises PipelineError if another command holds it.
+    """
+    folder = paths.results(study.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    holder = folder / paths.HOLDER
+    lock = FileLock(folder / paths.LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        who = holder.read_text(encoding="utf-8") if holder.is_file() else "a process that is just starting"
+        raise PipelineError(
+            f"another kd command is working on study '{study.name}': {who.strip()}; "
+            f"wait for it, or watch it with: kd status {study.name}"
+        ) from None
+    try:
+        now = datetime.now().astimezone().isoformat(" ", "seconds")
+        holder.write_text(f"process {os.getpid()} on {platform.node()}, since {now}\n", encoding="utf-8")
+        for below in (folder, paths.arrays(""), paths.soft_targets("")):
+            files.sweep(below)
+        yield
+    finally:
+        files.remove(holder)
+        lock.release()

@@ -16,12 +16,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from .. import files
+from .. import files, paths
 
 FORKS = sys.platform == "linux"
-KILLED_HINT = {signal.SIGKILL: " (out of memory?)"}
+KILLED_HINT = {int(signal.SIGKILL): " (out of memory?)"}
 # causes that may have passed by another time: memory that something else held, a kernel that was killed
 MAY_PASS = ("killed by ", "DeadKernelError", "MemoryError", "OutOfMemoryError")
 BACK_OFF = 5.0  # seconds before the first retry, doubled for each further one
@@ -41,7 +43,7 @@ class Task:
     steps: int = 1
 
 
-@dataclass
+@dataclass(frozen=True)
 class Failure:
     """A task that failed, and why."""
 
@@ -49,81 +51,128 @@ class Failure:
     error: str
 
 
-@dataclass
-class _Running:
-    task: Task
-    process: multiprocessing.process.BaseProcess
-    started: float = field(default_factory=time.monotonic)
+def _ignore(*_: object) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Who is told while tasks run.
+
+    done(task, seconds, error or ''): a task has ended. retry(task, error): it is tried again, after a while.
+    tick({name: steps done}): how far the running tasks are, twice a second.
+    """
+
+    done: Callable[[Task, float, str], None] = _ignore
+    retry: Callable[[Task, str], None] = _ignore
+    tick: Callable[[dict[str, int]], None] = _ignore
+
+
+NOBODY = Callbacks()
 
 
 def run_tasks(
-    tasks: list[Task],
-    slots: list[dict[str, str]],
-    *,
-    retries: int = 1,
-    on_done: Callable[[Task, float, str], None] | None = None,
-    on_retry: Callable[[Task, str], None] | None = None,
-    on_tick: Callable[[dict[str, int]], None] | None = None,
+    tasks: list[Task], slots: list[dict[str, str]], callbacks: Callbacks = NOBODY, *, retries: int = 1
 ) -> list[Failure]:
     """Run the tasks in their order, one in each slot at a time; returns the failures, after all the others ran.
 
     slots: the environment variables of each slot (CUDA_VISIBLE_DEVICES, say).
     retries: how often a task is tried again when the cause of its failure may have passed (MAY_PASS), after a while.
-    on_done(task, seconds, error or ''); on_retry(task, error); on_tick({name: steps done}), twice a second.
     On any exception, KeyboardInterrupt among them, the running tasks are killed first.
     """
     if not tasks:
         return []
-    context = warm_up()
-    waiting, free = deque(tasks), deque(range(len(slots)))
-    later: list[tuple[float, Task]] = []  # when to try again
-    tried: Counter[str] = Counter()
-    running: dict[int, _Running] = {}
-    failures: list[Failure] = []
+    work = _Work(tasks, slots, retries)
     try:
-        while waiting or running or later:
-            waiting.extend(task for due, task in later if due <= time.monotonic())
-            later = [entry for entry in later if entry[0] > time.monotonic()]
-            while waiting and free:
-                task, slot = waiting.popleft(), free.popleft()
-                task.folder.mkdir(parents=True, exist_ok=True)
-                for name in ("failure.json", "run.log"):
-                    files.remove(task.folder / name)
-                process = context.Process(target=_child, args=(task, slots[slot]), name=task.name)
-                process.start()
-                running[slot] = _Running(task, process)
-            if running:
-                wait([r.process.sentinel for r in running.values()], timeout=0.5)
-            else:
-                time.sleep(0.5)
-            for slot, r in list(running.items()):
-                if r.process.is_alive():
-                    continue
-                r.process.join()
-                del running[slot]
-                free.append(slot)
-                error = _error(r.task, r.process.exitcode)
-                if error.startswith(MAY_PASS) and tried[r.task.name] < retries:
-                    tried[r.task.name] += 1
-                    later.append((time.monotonic() + BACK_OFF * 2 ** (tried[r.task.name] - 1), r.task))
-                    if on_retry:
-                        on_retry(r.task, error)
+        while work.left:
+            work.start_what_can()
+            for task, seconds, error in work.ended():
+                if work.try_again(task, error):
+                    callbacks.retry(task, error)
                     continue
                 if error:
-                    failures.append(Failure(r.task, error))
-                if on_done:
-                    on_done(r.task, time.monotonic() - r.started, error)
-            if on_tick:
-                on_tick({r.task.name: _steps(r.task) for r in running.values()})
+                    work.failures.append(Failure(task, error))
+                callbacks.done(task, seconds, error)
+            callbacks.tick(work.steps())
     finally:
-        for r in running.values():
-            r.process.kill()
-        for r in running.values():
-            r.process.join()
-    return failures
+        work.kill()
+    return work.failures
 
 
-def warm_up() -> multiprocessing.context.BaseContext:
+@dataclass
+class _Running:
+    task: Task
+    process: BaseProcess
+    started: float = field(default_factory=time.monotonic)
+
+
+class _Work:
+    """The tasks that wait, those that run, each in its slot, and those that are to be tried again."""
+
+    def __init__(self, tasks: list[Task], slots: list[dict[str, str]], retries: int):
+        self.context = warm_up()
+        self.slots, self.retries = slots, retries
+        self.waiting, self.free = deque(tasks), deque(range(len(slots)))
+        self.later: list[tuple[float, Task]] = []  # when to try again
+        self.tried: Counter[str] = Counter()
+        self.running: dict[int, _Running] = {}
+        self.failures: list[Failure] = []
+
+    @property
+    def left(self) -> bool:
+        return bool(self.waiting or self.running or self.later)
+
+    def start_what_can(self) -> None:
+        """Start waiting tasks in free slots, those among them whose time to be tried again has come."""
+        now = time.monotonic()
+        self.waiting.extend(task for due, task in self.later if due <= now)
+        self.later = [(due, task) for due, task in self.later if due > now]
+        while self.waiting and self.free:
+            task, slot = self.waiting.popleft(), self.free.popleft()
+            task.folder.mkdir(parents=True, exist_ok=True)
+            for name in (paths.FAILURE, paths.LOG):
+                files.remove(task.folder / name)
+            process = self.context.Process(target=_child, args=(task, self.slots[slot]), name=task.name)
+            self.running[slot] = _Running(task, process)  # first: whatever is started is known to kill()
+            process.start()
+
+    def ended(self) -> list[tuple[Task, float, str]]:
+        """Wait for half a second, or until a task ends; returns those that have: task, seconds, error or ''."""
+        if not self.running:
+            time.sleep(0.5)
+            return []
+        wait([r.process.sentinel for r in self.running.values()], timeout=0.5)
+        ended = []
+        for slot, r in list(self.running.items()):
+            if not r.process.is_alive():
+                r.process.join()
+                del self.running[slot]
+                self.free.append(slot)
+                ended.append((r.task, time.monotonic() - r.started, _error(r.task, r.process.exitcode or 0)))
+        return ended
+
+    def try_again(self, task: Task, error: str) -> bool:
+        """Put a task off whose failure may have passed by another time; returns whether it is tried again."""
+        if not error.startswith(MAY_PASS) or self.tried[task.name] >= self.retries:
+            return False
+        self.later.append((time.monotonic() + BACK_OFF * 2 ** self.tried[task.name], task))
+        self.tried[task.name] += 1
+        return True
+
+    def steps(self) -> dict[str, int]:
+        """The steps that each running task has done."""
+        return {r.task.name: _steps(r.task) for r in self.running.values()}
+
+    def kill(self) -> None:
+        """End what runs; an interrupt may have come before a process was started."""
+        started = [r.process for r in self.running.values() if r.process.pid is not None]
+        for process in started:
+            process.kill()
+        for process in started:
+            process.join()
+
+
+def warm_up() -> SpawnContext | ForkServerContext:
     """Start the fork server, if it does not run yet; its imports go on while this process does other things."""
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # idle OpenMP threads must not spin beside busy neighbours
     if not FORKS:
@@ -136,16 +185,16 @@ def warm_up() -> multiprocessing.context.BaseContext:
 
 def _steps(task: Task) -> int:
     try:
-        return json.loads((task.folder / "progress.json").read_text(encoding="utf-8"))["epoch"]
+        return json.loads((task.folder / paths.PROGRESS).read_text(encoding="utf-8"))["epoch"]
     except (OSError, ValueError, KeyError):
         return 0
 
 
 def _error(task: Task, code: int) -> str:
     """Why a task failed, '' if it did not. What it could not say itself is noted for it."""
-    path = task.folder / "failure.json"
+    path = task.folder / paths.FAILURE
     if code == 0:
-        files.remove(task.folder / "run.log")
+        files.remove(task.folder / paths.LOG)
         if not any(task.folder.iterdir()):
             task.folder.rmdir()
         return ""
@@ -153,7 +202,7 @@ def _error(task: Task, code: int) -> str:
         if code < 0:
             reason = f"killed by {signal.Signals(-code).name}{KILLED_HINT.get(-code, '')}"
         else:
-            reason = f"ended with exit code {code}; see {task.folder / 'run.log'}"
+            reason = f"ended with exit code {code}; see {task.folder / paths.LOG}"
         files.write_json(path, {"error": reason})
     return json.loads(path.read_text(encoding="utf-8"))["error"]
 
@@ -162,7 +211,7 @@ def _child(task: Task, environment: dict[str, str]) -> None:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     os.environ.update(environment)
-    log = os.open(task.folder / "run.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    log = os.open(task.folder / paths.LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for fd in (1, 2):
         os.dup2(log, fd)
     try:
@@ -170,7 +219,7 @@ def _child(task: Task, environment: dict[str, str]) -> None:
     except BaseException as e:
         name = getattr(e, "ename", type(e).__name__)
         text = str(getattr(e, "evalue", e))
-        files.write_json(task.folder / "failure.json", {"error": f"{name}: {text}"})
+        files.write_json(task.folder / paths.FAILURE, {"error": f"{name}: {text}"})
         sys.exit(1)
 
 

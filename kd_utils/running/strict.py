@@ -18,10 +18,10 @@ class StrictEngine(NBClientEngine):
     """papermill's own engine, after a check of the parameters against the notebook's `parameters` cell."""
 
     @classmethod
-    def execute_notebook(cls, nb, kernel_name, **kwargs):
+    def execute_notebook(cls, nb, kernel_name, *args, **kwargs):
         if "kd_utils" in nb.metadata:
             check(nb.metadata.get("papermill", {}).get("parameters", {}), _infer_parameters(nb, name=kernel_name))
-        return super().execute_notebook(nb, kernel_name, **kwargs)
+        return super().execute_notebook(nb, kernel_name, *args, **kwargs)
 
 
 def check(given: dict, known: list) -> None:

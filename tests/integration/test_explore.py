@@ -1,4 +1,4 @@
-"""The widgets, moved by hand in Python; tests/integration/test_browser.py moves them in a browser."""
+"""The widgets, moved by hand in Python; test_browser.py moves them in a browser."""
 
 import re
 import shutil
@@ -11,9 +11,13 @@ from kd_utils.learning import run as runs
 from kd_utils.reporting import results, widgets
 
 
+@pytest.fixture(autouse=True)
+def forgotten():
+    widgets._run.cache_clear()
+
+
 @pytest.fixture
 def study_results(at_finished):
-    widgets._run.cache_clear()
     return results.load("small")
 
 
@@ -36,7 +40,7 @@ def test_temperature_shows_val_images_and_stored_soft_targets(study_results):
     assert entropies(panel) == pytest.approx(want, abs=1e-3)
     before = picture.value
     source.value = 2
-    run = runs.student("small", student=record["student"], T=record["T"] or 1, alpha=record["alpha"])
+    run = runs.student("small", student=record.student, T=record.T or 1, alpha=record.alpha)
     assert entropies(panel)[0] == pytest.approx(metrics.entropy(run.soft_targets[2][7:8], 10)[0], abs=1e-3)
     assert picture.value != before and image.max == 79
 
@@ -47,7 +51,7 @@ def test_the_grid_opens_a_cell_on_a_click(study_results):
     student.value = "shuffle"
     buttons = [w for row in board.children for w in row.children if type(w).__name__ == "Button"]
     assert sorted(float(b.description) for b in buttons) == sorted(
-        round(100 * r.metrics["top1_best"], 2) for r in study_results.students if r["student"] == "shuffle"
+        round(100 * r.metrics.top1_best, 2) for r in study_results.students if r.student == "shuffle"
     )
     seen = set()
     for button in buttons:
@@ -56,12 +60,10 @@ def test_the_grid_opens_a_cell_on_a_click(study_results):
     assert len(seen) == 5
 
 
-def test_a_cell_that_is_not_finished_leaves_its_place_empty(study_results, tmp_path, monkeypatch):
+def test_a_cell_that_is_not_finished_leaves_its_place_empty(copied):
     """The others stay under their alpha."""
-    shutil.copytree(study_results.teacher.folder.parents[3], tmp_path, dirs_exist_ok=True)
-    monkeypatch.setenv("KD_ROOT", str(tmp_path))
     for gone in ("T4-a0-", "baseline-"):
-        shutil.rmtree(next((tmp_path / "results" / "small" / "students").glob(f"shuffle-{gone}*")))
+        shutil.rmtree(next((copied / "results" / "small" / "students").glob(f"shuffle-{gone}*")))
     left = results.load("small")
     panel = widgets.grid(left)
     parts(panel, "Dropdown")[0].value = "shuffle"
@@ -85,10 +87,8 @@ def test_two_cells_are_compared_image_by_image(study_results):
     assert picture.value != before
 
 
-def test_what_is_missing_is_said_in_the_panel(study_results, tmp_path, monkeypatch):
-    shutil.copytree(study_results.teacher.folder.parents[3], tmp_path, dirs_exist_ok=True)
-    monkeypatch.setenv("KD_ROOT", str(tmp_path))
-    for path in (tmp_path / "results").rglob("val_logits.npy"):
+def test_what_is_missing_is_said_in_the_panel(copied):
+    for path in (copied / "results").rglob("val_logits.npy"):
         path.unlink()
     panel = widgets.temperature(results.load("small"))
     assert "logits are not kept in git" in parts(panel, "HTML")[0].value

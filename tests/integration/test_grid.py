@@ -8,70 +8,66 @@ import pandas as pd
 import pytest
 from helpers import SMALL, kd, write_study
 
-from kd_utils import records
+from kd_utils import console
 from kd_utils.running import pipeline, pool
-from kd_utils.study import Cell, load
+from kd_utils.shelf import Progress, Shelf
+from kd_utils.study import load
 
 
-def files(root):
-    return {p: p.stat().st_mtime_ns for p in (root / "results").rglob("*") if p.is_file()}
-
-
-def test_what_is_done_is_not_done_again(finished, tmp_path):
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    before = {p: t for p, t in files(tmp_path).items() if p.name == "record.json"}
-    done = kd(tmp_path, "run", "small")
+def test_what_is_done_is_not_done_again(finished, copied):
+    """The report is made anew from the records, and is the same to the byte; so is the table."""
+    before = {p: p.stat().st_mtime_ns for p in (copied / "results").rglob("record.json")}
+    (copied / "results" / "small" / "results.csv").unlink()
+    shutil.rmtree(copied / "report")
+    done = kd(copied, "run", "small")
     assert done.returncode == 0 and "done:" not in done.stdout and len(before) == 12
-    assert {p: t for p, t in files(tmp_path).items() if p.name == "record.json"} == before
-    assert done.stdout.strip().splitlines()[-1] == f"report: {tmp_path}/report/small/report.pdf"
+    assert {p: p.stat().st_mtime_ns for p in (copied / "results").rglob("record.json")} == before
+    assert done.stdout.strip().splitlines()[-1] == f"report: {copied}/report/small/report.pdf"
+    for path in ("report/small/report.pdf", "report/small/report.html", "results/small/results.csv"):
+        assert (copied / path).read_bytes() == (finished / path).read_bytes(), path
 
 
-def test_only_what_is_missing_is_done_and_comes_out_the_same(finished, tmp_path):
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    students = sorted((tmp_path / "results" / "small" / "students").iterdir())
+def test_only_what_is_missing_is_done_and_comes_out_the_same(copied):
+    students = sorted((copied / "results" / "small" / "students").iterdir())
     (students[3] / "record.json").unlink()
     shutil.rmtree(students[6])
-    before = pd.read_csv(tmp_path / "results" / "small" / "results.csv")
-    done = kd(tmp_path, "grid", "small", "--jobs", "1")
+    before = pd.read_csv(copied / "results" / "small" / "results.csv")
+    done = kd(copied, "grid", "small", "--jobs", "1")
     assert done.returncode == 0 and done.stdout.count("done: ") == 2
-    after = pd.read_csv(tmp_path / "results" / "small" / "results.csv")
+    after = pd.read_csv(copied / "results" / "small" / "results.csv")
     timing = ["train_seconds", "images_per_second"]
     pd.testing.assert_frame_equal(before.drop(columns=timing), after.drop(columns=timing))
 
 
-def test_further_methods_are_added_to_a_finished_study(finished, tmp_path):
-    """Only they are run, self-distillation learns from the student's own baseline, the others from the teacher."""
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+def test_further_methods_are_added_to_a_finished_study(copied):
+    """Only they are run, self-distillation learns from the student's own baseline, the others from the teacher.
+
+    The baseline is missing, and self-distillation waits for it.
+    """
     rows = [{"method": m} for m in ("self", "dkd", "standardised", "dist", "label_smoothing")]
-    write_study(tmp_path, {**SMALL, "students": ["lcnet_050"], "methods": rows})
-    stores = {p.name for p in (tmp_path / "cache" / "soft_targets").iterdir()}
-    done = kd(tmp_path, "grid", "small")
-    assert done.returncode == 0 and done.stdout.count("done: ") == 5, done.stdout + done.stderr
-    table = pd.read_csv(tmp_path / "results" / "small" / "results.csv")
-    assert list(table["method"].iloc[-5:]) == [r["method"] for r in rows] and set(table["method"].iloc[:-5]) == {"kd"}
+    write_study(copied, {**SMALL, "students": ["lcnet_050"], "methods": rows})
+    shutil.rmtree(next((copied / "results" / "small" / "students").glob("lcnet_050-baseline-*")))
+    stores = {p.name for p in (copied / "cache" / "soft_targets").iterdir()}
+    done = kd(copied, "grid", "small")
+    assert done.returncode == 0 and "cells: 10 of 10 done" in done.stdout, done.stdout + done.stderr
+    assert done.stdout.count("done: ") == 6
+    assert done.stdout.index("done: lcnet_050-baseline-s0") < done.stdout.index("done: lcnet_050-self-T4-a0.5-s0")
+    table = pd.read_csv(copied / "results" / "small" / "results.csv")
+    assert list(table["method"].iloc[-5:]) == [r.method for r in rows] and set(table["method"].iloc[:-5]) == {"kd"}
     assert table["train_loss"].iloc[-5:].nunique() == 5
-    (own,) = (p for p in (tmp_path / "cache" / "soft_targets").iterdir() if p.name not in stores)
-    baseline = next((tmp_path / "results" / "small" / "students").glob("lcnet_050-baseline-*"))
+    (store,) = (p for p in (copied / "cache" / "soft_targets").iterdir() if p.name not in stores)
+    baseline = next((copied / "results" / "small" / "students").glob("lcnet_050-baseline-*"))
     record = json.loads((baseline / "record.json").read_text())
-    assert json.loads((own / "binding.json").read_text())["teacher_sha256"] == record["weights_sha256"]
-    shown = kd(tmp_path, "status", "small").stdout
+    assert json.loads((store / "binding.json").read_text())["teacher_sha256"] == record["weights_sha256"]
+    shown = kd(copied, "status", "small").stdout
     assert "10 done, 0 failed, 0 running, 0 waiting" in shown
     best = 100 * table.loc[table["method"] == "dist", "top1_best"].iloc[0]
     assert re.search(rf"dist, T 4, alpha 0.5: {best:.2f}", shown)
-    report = kd(tmp_path, "report", "small")
+    report = kd(copied, "report", "small")
     assert report.returncode == 0, report.stderr
-    notebook = (tmp_path / "results" / "small" / "analysis.ipynb").read_text()
+    notebook = (copied / "results" / "small" / "analysis.ipynb").read_text()
     assert "Is it the teacher?" in notebook and "Szegedy" in notebook
     assert "tbl-further" in notebook
-
-
-def test_self_distillation_waits_for_its_baseline(finished, tmp_path):
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    write_study(tmp_path, {**SMALL, "students": ["lcnet_050"], "methods": [{"method": "self"}]})
-    shutil.rmtree(next((tmp_path / "results" / "small" / "students").glob("lcnet_050-baseline-*")))
-    done = kd(tmp_path, "grid", "small")
-    assert done.returncode == 0 and "cells: 6 of 6 done" in done.stdout, done.stdout + done.stderr
-    assert done.stdout.index("done: lcnet_050-baseline-s0") < done.stdout.index("done: lcnet_050-self-T4-a0.5-s0")
 
 
 def test_every_run_keeps_its_notebook_beside_its_record(finished):
@@ -82,17 +78,26 @@ def test_every_run_keeps_its_notebook_beside_its_record(finished):
         assert not nb["metadata"]["papermill"]["exception"]
 
 
-def test_a_failed_cell_is_reported_and_stops_no_other(root):
-    """A student that cannot be made: its cells fail with the reason, the other's are done, the exit code is 1."""
-    write_study(root, {**SMALL, "students": ["lcnet_050", "lcnet_51"], "grid": {"T": [4], "alpha": [0.5]}})
-    done = kd(root, "run", "small")
-    assert done.returncode == 1
+def test_a_failed_cell_is_reported_and_stops_no_other(copied):
+    """A student that cannot be made and one whose loss is not finite: their cells fail, each with the reason.
+
+    They come first; the other's cells are done nevertheless, there is a report, and the exit code is 1.
+    """
+    broken = {"model": "shufflenet_v2_x0_5", "name": "broken", "train": {"lr": 1e30}}
+    write_study(copied, {**SMALL, "students": ["lcnet_51", broken, "lcnet_050"], "grid": {"T": [4], "alpha": [0.5]}})
+    students = copied / "results" / "small" / "students"
+    for folder in [*students.glob("lcnet_050-T4-a0.5-*"), *students.glob("lcnet_050-baseline-*")]:
+        shutil.rmtree(folder)
+    shutil.rmtree(copied / "report")
+    done = kd(copied, "run", "small")
     shown = " ".join(done.stdout.split())  # the terminal wraps
+    assert done.returncode == 1 and "cells: 2 of 6 done" in shown and "tried again" not in shown
     assert shown.count("failed: lcnet_51") == 2 and "did you mean lcnet_" in shown
-    assert "cells: 2 of 4 done" in done.stdout
-    status = kd(root, "status", "small").stdout
-    assert "2 done, 2 failed, 0 running, 0 waiting" in status and "no model 'lcnet_51'" in status
-    folder = next((root / "results" / "small" / "students").glob("lcnet_51-T4*"))
+    assert shown.count("failed: broken") == 2 and "lower train.lr" in shown
+    assert (copied / "report" / "small" / "report.pdf").is_file()
+    status = kd(copied, "status", "small").stdout
+    assert "2 done, 4 failed, 0 running, 0 waiting" in status and "no model 'lcnet_51'" in status
+    folder = next(students.glob("lcnet_51-T4*"))
     assert {"failure.json", "distill.ipynb"} <= {p.name for p in folder.iterdir()}
 
 
@@ -101,43 +106,40 @@ def test_status_shows_how_far_it_is(finished, root):
     assert "data: not prepared; run: kd data small" in kd(root, "status", "small").stdout
 
 
-def test_a_teacher_whose_weights_are_elsewhere_is_asked_for_once(finished, tmp_path):
+def test_a_teacher_whose_weights_are_elsewhere_is_asked_for_once(copied):
     """As after a clone: records, but no weights and no soft targets."""
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    shutil.rmtree(tmp_path / "cache" / "soft_targets")
-    for path in (tmp_path / "results").rglob("weights.safetensors"):
+    shutil.rmtree(copied / "cache" / "soft_targets")
+    for path in (copied / "results").rglob("*.safetensors"):
         path.unlink()
-    assert kd(tmp_path, "grid", "small").returncode == 0  # nothing is asked of them
-    shutil.rmtree(next((tmp_path / "results" / "small" / "students").glob("shuffle-T4-a0.5*")))
-    done = kd(tmp_path, "grid", "small")
+    assert kd(copied, "grid", "small").returncode == 0  # nothing is asked of them
+    shutil.rmtree(next((copied / "results" / "small" / "students").glob("shuffle-T4-a0.5*")))
+    done = kd(copied, "grid", "small")
     assert done.returncode == 2 and "the teacher's weights are not here" in done.stderr
 
 
-def test_what_a_killed_command_left_is_not_running(finished, tmp_path, monkeypatch):
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setenv("KD_ROOT", str(tmp_path))
+def test_what_a_killed_command_left_is_not_running(copied):
     study = load("small")
-    folder = next((tmp_path / "results" / "small" / "students").glob("shuffle-T4-a0.5-*"))
+    folder = next((copied / "results" / "small" / "students").glob("shuffle-T4-a0.5-*"))
     (folder / "record.json").unlink()
     progress = folder / "progress.json"
     progress.write_text('{"epoch": 2, "epochs": 3, "epoch_seconds": 1.5}')
-    assert pipeline.state(study).running == {}
+    assert Shelf(study).running() == {}
     with pipeline.held(study):
         later = time.time() + 5
         os.utime(progress, (later - 60, later - 60))
-        assert pipeline.state(study).running == {}
+        assert Shelf(study).running() == {}
         os.utime(progress, (later, later))
-        assert pipeline.state(study).running == {"shuffle-T4-a0.5-s0": (2, 3, 1.5)}
-        assert pipeline.state(study).seconds_left()[0] > 0
+        running = Shelf(study).running()
+        assert running == {"shuffle-T4-a0.5-s0": Progress(2, 3, 1.5)}
+        assert console.seconds_left(Shelf(study), running)[0] > 0
 
 
-def test_seeds_are_run_one_after_the_other(finished, tmp_path):
+def test_seeds_are_run_one_after_the_other(copied):
     """The first seed's figures are there before the second one's soft targets are computed."""
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     content = {**SMALL, "students": ["lcnet_050"], "grid": {"T": [4], "alpha": [0.5]}, "seeds": [0, 1]}
-    write_study(tmp_path, content)
-    shutil.rmtree(next((tmp_path / "results" / "small" / "students").glob("lcnet_050-T4-a0.5-*")))
-    done = kd(tmp_path, "grid", "small", "--jobs", "1")
+    write_study(copied, content)
+    shutil.rmtree(next((copied / "results" / "small" / "students").glob("lcnet_050-T4-a0.5-*")))
+    done = kd(copied, "grid", "small", "--jobs", "1")
     assert done.returncode == 0, done.stderr
     said = ["done: lcnet_050-T4-a0.5-s0", "soft targets, seed 1: 3 done", "done: lcnet_050-baseline-s1"]
     assert sorted(said, key=done.stdout.index) == said
@@ -148,19 +150,6 @@ def test_logs_show_what_a_run_has_printed(finished):
     assert shown.returncode == 0 and "epoch   3/3" in shown.stdout and "distill.ipynb" in shown.stdout
     wrong = kd(finished, "logs", "small", "nothing")
     assert wrong.returncode == 2 and "there are: lcnet_050, shuffle, lcnet_050-baseline-s0" in wrong.stderr
-
-
-def test_the_time_left_is_that_of_what_is_left(root):
-    """One of two cells done in 100 s, the other at epoch 3 of 4: a quarter of 100 s."""
-    a, b = Cell("x", 4.0, 0.5, 0), Cell("x", None, 1.0, 0)
-    done = records.Record(root, {"cost": {"train_seconds": 100.0}})
-    state = pipeline.State({}, {}, None, {a: done, b: None}, {}, {b.name: (3, 4, 25.0)}, 0, {})
-    assert state.seconds_left() == (pytest.approx(25), [])
-    other = Cell("y", None, 1.0, 0)  # a student of whom nothing is finished, an epoch of which took 7 s
-    state = pipeline.State({}, {}, None, {a: done, other: None}, {}, {other.name: (3, 4, 7.0)}, 0, {})
-    assert state.seconds_left() == (pytest.approx(7), [])
-    state = pipeline.State({}, {}, None, {a: done, b: None, other: None}, {}, {b.name: (3, 4, 25.0)}, 0, {})
-    assert state.seconds_left() == (pytest.approx(25), ["y"])  # nothing is known of it yet, and that is said
 
 
 def test_the_package_s_errors_are_one_line(root):
@@ -181,27 +170,6 @@ def test_a_study_is_held_by_one_command(root):
         done = kd(root, "data", "small")
     assert done.returncode == 2 and "another kd command is working on study 'small'" in done.stderr
     assert kd(root, "data", "small").returncode == 0
-
-
-def test_slots_on_fake_devices(root, monkeypatch):
-    study = load("small")
-    monkeypatch.setattr(pipeline, "cores", lambda: 8)
-    monkeypatch.setattr(pipeline, "_gpus", lambda: [])
-    assert pipeline.slots(study, None, "auto") == [{}] * 8
-    assert pipeline.slots(study.model_copy(update={"threads": 3}), None, "auto") == [{}] * 2
-    assert pipeline.slots(study, 5, "cpu") == [{}] * 5
-    monkeypatch.setattr(pipeline, "_gpus", lambda: ["0", "1", "2", "3"])
-    assert pipeline.slots(study, None, "auto") == [{"CUDA_VISIBLE_DEVICES": g} for g in "0123"]
-    assert [s["CUDA_VISIBLE_DEVICES"] for s in pipeline.slots(study, 6, "auto")] == list("012301")
-    over_all = study.model_copy(update={"data_parallel": True})
-    assert pipeline.slots(over_all, None, "auto") == [{"CUDA_VISIBLE_DEVICES": "0,1,2,3"}]
-
-
-def test_visible_devices_are_respected(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    assert pipeline._gpus() == ["2", "5"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert pipeline._gpus() == []
 
 
 def work(path: str, seconds: float = 0, fail: bool = False, die: bool = False):
@@ -239,7 +207,7 @@ def test_an_interrupt_kills_what_runs(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pool.run_tasks([task], [{}], on_tick=stop)
+        pool.run_tasks([task], [{}], pool.Callbacks(tick=stop))
     import time
 
     time.sleep(3.5)

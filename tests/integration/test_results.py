@@ -12,13 +12,6 @@ from kd_utils.reporting import claims, figures, results, sentences, stats, table
 from kd_utils.reporting.results import Point
 
 
-@pytest.fixture
-def copied(finished, tmp_path, monkeypatch):
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setenv("KD_ROOT", str(tmp_path))
-    return tmp_path
-
-
 def keep(root, *patterns):
     """Only the students' runs of these patterns."""
     folder = root / "results" / "small" / "students"
@@ -80,7 +73,7 @@ def test_tables_keep_numbers_and_show_them_formatted(at_finished):
 
 def test_the_report_says_where_students_see_the_views_that_the_teacher_was_trained_on(at_finished):
     study_results = results.load("small")
-    named = [r["provenance"]["soft_targets_top1"] for r in study_results.students if r["T"] is not None]
+    named = [r.provenance.soft_targets_top1 for r in study_results.students if r.T is not None]
     text = sentences.setting(study_results).markdown
     assert f"right class of {100 * named[0]:.2f} % of the images" in text and "was trained on" not in text
     teacher = study_results.study.teacher.model_copy(update={"seed": 0})
@@ -96,10 +89,10 @@ def test_several_seeds_are_averaged_and_counted(copied):
     write_study(copied, {**SMALL, "seeds": [0, 1]})
     study_results = results.load("small")
     cell = study_results.cell("shuffle", 4.0, 0.5)
-    tops = [r.metrics["top1_best"] for r in study_results.records_of(cell.point)]
+    tops = [r.metrics.top1_best for r in study_results.records_of(cell.point)]
     assert cell["n"] == 2 and cell["top1_best"] == pytest.approx(np.mean(tops))
     assert cell["sd"] == pytest.approx(np.std(tops, ddof=1))
-    base = [r.metrics["top1_best"] for r in study_results.records_of(Point.baseline("shuffle"))]
+    base = [r.metrics.top1_best for r in study_results.records_of(Point.baseline("shuffle"))]
     assert cell["gain"] == pytest.approx(np.mean(tops) - np.mean(base))
     other = study_results.cell("shuffle", 20.0, 0.5)  # has seed 0 only, so it is compared to the baseline's seed 0
     assert other["n"] == 1 and other["gain"] == pytest.approx(other["top1_best"] - base[0])

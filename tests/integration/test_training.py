@@ -3,11 +3,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from kd_utils.learning import losses, models, training
 from kd_utils.learning.views import View
 from kd_utils.study import Augment, Model, Train
 
+pytestmark = pytest.mark.numeric
 RNG = np.random.default_rng(0)
 LABELS = torch.from_numpy(RNG.integers(0, 4, 50))
 IMAGES = torch.from_numpy(
@@ -24,7 +26,7 @@ def make(name="lcnet_050", size=16):
     return models.create(Model(model=name), 4, size)
 
 
-def fit(model, train, images=IMAGES, **kwargs):
+def fit(model, train, images=IMAGES, labels=LABELS, **kwargs):
     torch.set_num_threads(1)
     given = {
         "loss": lambda logits, labels, _: losses.ce_loss(logits, labels),
@@ -32,16 +34,35 @@ def fit(model, train, images=IMAGES, **kwargs):
         "seed": 0,
         "score": lambda model, epoch: {"score": accuracy(model, images), "val_top1": accuracy(model, images)},
     }
-    return training.fit(model, images, LABELS, train=train, **{**given, **kwargs})
+    return training.fit(model, images, labels, train=train, **{**given, **kwargs})
 
 
 def accuracy(model, images=IMAGES):
     return float((training.predict_logits(model, images).argmax(1) == LABELS.numpy()).mean())
 
 
-def test_it_learns():
-    done = fit(make(), Train(epochs=8, batch_size=16, lr=0.01))
-    assert done.history[-1]["loss"] < 0.6 * done.history[0]["loss"]
+def coloured(count=50):
+    """Images whose class is the colour that is bright, whatever flips and shifts do: linearly separable by far."""
+    images = RNG.integers(0, 60, (count, 16, 16, 3))
+    labels = np.arange(count) % 4
+    for colour in range(3):  # the fourth class is dark
+        images[labels == colour, :, :, colour] += 150
+    return torch.from_numpy(images.astype(np.uint8)), torch.from_numpy(labels)
+
+
+@pytest.mark.parametrize(("optimizer", "lr"), [("sgd", 1e-3), ("adam", 1e-3), ("adamw", 1e-3)])
+def test_it_learns(optimizer, lr):
+    """Softmax regression, convex, on classes that no rounding can confuse."""
+    images, labels = coloured()
+    torch.manual_seed(0)
+    model = models.Classifier(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4)), 16)
+
+    def score(model, epoch):
+        top1 = float((training.predict_logits(model, images).argmax(1) == labels.numpy()).mean())
+        return {"score": top1, "val_top1": top1}
+
+    done = fit(model, Train(epochs=8, batch_size=16, lr=lr, optimizer=optimizer), images, labels, score=score)
+    assert done.history[-1]["loss"] < 0.5 * done.history[0]["loss"] and done.best_score == 1
     assert [row["epoch"] for row in done.history] == list(range(1, 9))
     assert done.best_score == max(row["val_top1"] for row in done.history)
     assert done.history[done.best_epoch - 1]["val_top1"] == done.best_score
@@ -140,7 +161,8 @@ def test_training_is_in_train_mode_after_an_evaluation_and_predicting_is_in_eval
     model.train()
     one = training.predict_logits(model, IMAGES, batch_size=50)
     assert model.training and models.fingerprint(model.backbone.state_dict()) == before
-    np.testing.assert_allclose(one, training.predict_logits(model, IMAGES, batch_size=7), rtol=1e-3, atol=1e-4)
+    other = training.predict_logits(model, IMAGES, batch_size=7)
+    np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3 * np.abs(one).max())
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
@@ -182,16 +204,16 @@ def test_adam_is_the_published_default():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_bf16_on_a_gpu_learns():
-    model = make().cuda()
+    images, labels = coloured()
     done = training.fit(
-        model,
-        IMAGES.cuda(),
-        LABELS.cuda(),
-        train=Train(epochs=8, batch_size=16, lr=0.01),
+        models.Classifier(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4)), 16).cuda(),
+        images.cuda(),
+        labels.cuda(),
+        train=Train(epochs=8, batch_size=16, optimizer="sgd"),
         loss=lambda logits, labels, _: losses.ce_loss(logits, labels),
         view=lambda epoch: View(AUGMENT, 0, epoch, 50, "cuda"),
         seed=0,
-        score=lambda model, epoch: {"score": accuracy(model)},
+        score=lambda model, epoch: {"score": 0.0},
         precision="bf16",
     )
-    assert done.history[-1]["loss"] < 0.6 * done.history[0]["loss"]
+    assert done.history[-1]["loss"] < 0.5 * done.history[0]["loss"]

@@ -4,6 +4,7 @@ from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 
 from kd_utils.learning import metrics
 
+pytestmark = pytest.mark.numeric
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(0, 2, (300, 12)).astype(np.float32)
 LABELS = RNG.integers(0, 12, 300)

@@ -7,6 +7,7 @@ from kd_utils.learning import models
 from kd_utils.learning.models import ModelError, create
 from kd_utils.study import Model
 
+pytestmark = pytest.mark.numeric
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8))
 
 

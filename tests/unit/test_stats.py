@@ -31,11 +31,11 @@ def test_with_several_seeds_their_spread_is_in_it():
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_an_interval_over_few_seeds_holds_the_truth_in_nine_cases_of_ten(count):
-    """Seeds that differ as much as 1,000 images do: sd 0.0155 of a share of 0.6; many such studies are drawn."""
+    """Seeds that differ as much as 250 images do: sd 0.031 of a share of 0.6; many such studies are drawn."""
     rng, held, studies = np.random.default_rng(0), 0, 400
     for _ in range(studies):
         # an image is right where its difficulty, which the seeds share, is below the share of the seed
-        difficulty, shares = rng.random(1000), 0.6 + rng.normal(0, 0.0155 * np.sqrt(count), count)
+        difficulty, shares = rng.random(250), 0.6 + rng.normal(0, 0.031 * np.sqrt(count), count)
         boot = stats.Bootstrap({"a": {s: difficulty < share for s, share in enumerate(shares)}}, resamples=400)
         low, high = stats.interval(boot.mean("a"))
         held += low <= 0.6 <= high

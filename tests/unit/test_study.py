@@ -1,8 +1,11 @@
+import json
+
 import pytest
 from helpers import SMALL, write_study
 
 from kd_utils import study
-from kd_utils.study import Cell, StudyError, digest, load, student_settings
+from kd_utils.records import read
+from kd_utils.study import Cell, StudyError, digest, key, load, student_settings
 
 
 def test_the_cells_are_distinct_and_alpha_1_is_one_run(root):
@@ -89,6 +92,13 @@ def test_the_first_seed_comes_whole_then_the_first_cells_of_the_others(root):
         ({"students": ["resnet18", "resnet18"]}, "named twice"),
         ({"name": "other"}, "unknown key 'name'"),
         ({"methods": [{"method": "hinton"}]}, "methods.0.method: .*'dkd', 'standardised', 'dist'"),
+        ({"methods": [{"method": "dist_"}]}, "methods.0.method: did you mean 'dist'.*got 'dist_'"),
+        ({"methods": [{"method": "kd"}]}, "methods.0.method: .*must be 'dkd'"),
+        ({"methods": ["dkd"]}, "methods.0: "),
+        ({"methods": [{}]}, "'methods.0.method' is missing"),
+        ({"methods": [{"method": "dkd", "nontarge": 2}]}, "'nontarge' is not of method dkd; did you mean 'nontarget'"),
+        ({"methods": [{"method": "dkd", "nontarget": "2"}]}, "methods.0.nontarget: .*number"),
+        ({"methods": [{"method": "dkd", "target": -1}]}, "methods.0.target: .*greater than or equal to 0"),
         ({"methods": [{"method": "dkd", "inter": 2}]}, "'inter' is not of method dkd; it takes target, nontarget"),
         ({"methods": [{"method": "self", "inter": 2}]}, "'inter' is not of method self; it takes no weights"),
         ({"methods": [{"method": "label_smoothing", "T": [4]}]}, "label_smoothing has no temperature"),
@@ -172,3 +182,25 @@ def test_the_studies_of_the_checkout_are_valid(checkout, monkeypatch):
     assert len(full.teacher.candidates) >= 10 and any("convnext" in c.model for c in full.teacher.candidates)
     assert full.grid.T == [1, 2, 4, 10, 20, 100] and full.grid.alpha == [0, 0.1, 0.5, 0.9, 1]
     assert full.train.optimizer == "adam" and full.train.lr == 1e-3 and full.train.batch_size == 128
+
+
+def test_a_method_has_the_weights_of_its_row():
+    plain, given = study.Method(method="dkd"), study.Method(method="dkd", nontarget=2)
+    assert plain.weights == {"target": 1, "nontarget": 8} and given.weights == {"target": 1, "nontarget": 2}
+    assert type(given.weights["nontarget"]) is float  # 2 and 2.0 are one key
+    assert study.Method(**given.model_dump()) == given
+    assert study.Method(method="standardised").weights == {}
+    assert study.Method(method="label_smoothing").T == [1] and plain.T == [4]
+
+
+def test_committed_records_have_the_keys_of_their_study(checkout, monkeypatch):
+    """The settings of every run of the committed study, computed again from the file, are to the letter as recorded."""
+    monkeypatch.delenv("KD_ROOT", raising=False)
+    folder = checkout / "results" / "tiny-imagenet-20"
+    asked, fingerprint = load("tiny-imagenet-20"), json.loads((folder / "data.json").read_text())["fingerprint"]
+    students, teachers = ([read(p) for p in sorted((folder / kind).iterdir())] for kind in ("students", "teachers"))
+    assert len(students) >= 94 and {r.method for r in students} == {"kd", "dkd", "label_smoothing", "self"}
+    asked_for = [(r, student_settings(asked, r.cell, fingerprint, r.settings["teacher_sha256"])) for r in students]
+    asked_for += [(r, study.teacher_settings(asked, asked.candidate(r.teacher), fingerprint)) for r in teachers]
+    for record, settings in asked_for:
+        assert settings == record.settings and key(settings) == record.key, record.id

@@ -5,6 +5,7 @@ import torch
 from kd_utils.learning.views import View, order
 from kd_utils.study import Augment
 
+pytestmark = pytest.mark.numeric
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(1, 256, (40, 12, 12, 3), dtype=np.uint8))
 AUGMENTS = [
     Augment(flip=True, crop="shift", shift=3),

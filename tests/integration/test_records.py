@@ -5,18 +5,11 @@ import pandas as pd
 import pytest
 
 from kd_utils import records
-from kd_utils.learning import data
+from kd_utils.learning import data, metrics, training
 from kd_utils.learning import run as runs
 from kd_utils.reporting import results
+from kd_utils.shelf import Shelf
 from kd_utils.study import Cell, load
-
-
-@pytest.fixture
-def own(finished, tmp_path, monkeypatch):
-    """A copy of the finished study, to be spoilt."""
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setenv("KD_ROOT", str(tmp_path))
-    return tmp_path
 
 
 def folders(root):
@@ -31,7 +24,7 @@ def test_results_csv_is_sorted_complete_and_described(at_finished):
     assert frame["T"].isna().tolist() == (frame["alpha"] == 1).tolist()
     for column in ("top1_best", "top1_last", "top5", "ece", "agreement"):
         assert frame[column].between(0, 1).all()
-    assert frame["top5"].max() > 0.3 and (frame["top5"] >= frame["top1_best"]).all()
+    assert (frame["top5"] >= frame["top1_best"]).all()
     assert (frame["nll"] > 0).all() and (frame["train_seconds"] > 0).all()
 
 
@@ -40,24 +33,26 @@ def test_figures_are_those_of_the_predictions(at_finished):
     found = results.load(study)
     for r in found.students:
         p = r.predictions
-        assert (p["predicted"] == p["label"]).mean() == pytest.approx(r.metrics["top1_best"])
-        assert (p["predicted"] == found.teacher.predictions["predicted"]).mean() == r.metrics["agreement"]
+        assert (p["predicted"] == p["label"]).mean() == pytest.approx(r.metrics.top1_best)
+        assert (p["predicted"] == found.teacher.predictions["predicted"]).mean() == r.metrics.agreement
         assert p["label"].tolist() == data.load(study).labels("val").tolist()
-        assert r.metrics["top1_best"] == max(row["val_top1"] for row in r["history"])
-        assert r.metrics["top1_last"] == r["history"][-1]["val_top1"]
+        top5 = metrics.top_k(r.val_logits, p["label"], 5)  # of logits that are kept as float16
+        assert r.metrics.top5 == pytest.approx(top5, abs=0.1)
+        assert r.metrics.top1_best == max(row["val_top1"] for row in r.history)
+        assert r.metrics.top1_last == r.history[-1]["val_top1"]
 
 
 def test_a_record_names_what_made_it(at_finished):
     r = results.load("small").students[0]
-    assert {"finished", "git", "device", "threads", "precision", "versions"} <= set(r["provenance"])
-    assert r["provenance"]["threads"] == 1 and r["provenance"]["versions"]["torch"]
-    assert {"loss", "ce", "kl", "seconds"} <= set(r["history"][0])
+    assert {"finished", "git", "device", "threads", "precision", "versions"} <= r.provenance.model_fields_set
+    assert r.provenance.threads == 1 and r.provenance.versions["torch"]
+    assert {"loss", "ce", "kl", "seconds"} <= set(r.history[0])
 
 
 def test_the_stored_weights_give_the_stored_figures(at_finished):
     run = runs.student("small", student="shuffle", T=4, alpha=0.5, device="cpu")
     assert run.done
-    logits = run._logits("val")
+    logits = training.predict_logits(run.model, run.dataset.images("val"))
     assert (logits.argmax(1) == run.record.predictions["predicted"]).all()
 
 
@@ -65,7 +60,7 @@ def test_the_stored_weights_give_the_stored_figures(at_finished):
     ("spoil", "says"),
     [
         (lambda text: text[: len(text) // 2], "not a record"),
-        (lambda text: text.replace('"schema": 1', '"schema": 99'), r"another version \(schema 99, this is 1\)"),
+        (lambda text: text.replace('"schema": 2', '"schema": 99'), r"another version \(schema 99, this reads 1 to 2\)"),
         (lambda text: text.replace('"lr": 0.001', '"lr": 0.002'), "changed after it was written"),
         (
             lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "metrics"}),
@@ -73,40 +68,38 @@ def test_the_stored_weights_give_the_stored_figures(at_finished):
         ),
     ],
 )
-def test_a_record_that_cannot_be_trusted_is_named(own, spoil, says):
-    path = folders(own)[0] / "record.json"
+def test_a_record_that_cannot_be_trusted_is_named(copied, spoil, says):
+    path = folders(copied)[0] / "record.json"
     path.write_text(spoil(path.read_text()))
     with pytest.raises(records.RecordError, match=says) as e:
         results.load("small")
     assert str(path) in str(e.value)
 
 
-def test_missing_predictions_are_named(own):
-    (folders(own)[0] / "predictions.npz").write_bytes(b"")
+def test_missing_predictions_are_named(copied):
+    (folders(copied)[0] / "predictions.npz").write_bytes(b"")
     with pytest.raises(records.RecordError, match="predictions.npz"):
         [r.predictions for r in results.load("small").students]
 
 
-def test_runs_of_another_setting_are_kept_and_not_mixed_in(own):
-    path = own / "studies" / "small.yaml"
+def test_runs_of_another_setting_are_kept_and_not_mixed_in(copied):
+    path = copied / "studies" / "small.yaml"
     path.write_text(path.read_text().replace("epochs: 3", "epochs: 4"))
     study = load("small")
-    dataset = data.load(study)
-    teacher = records.best_teacher(study, dataset.fingerprint)
-    assert teacher and records.students(study, dataset.fingerprint, teacher) == []
-    assert len(folders(own)) == 10
+    shelf = Shelf(study)
+    assert shelf.teacher and shelf.students == [] and shelf.others == 10
+    assert len(folders(copied)) == 10
 
 
-def test_a_record_does_not_need_the_images(own):
-    shutil.rmtree(own / "cache")
+def test_a_record_does_not_need_the_images(copied):
+    shutil.rmtree(copied / "cache")
     assert len(results.load("small").students) == 10
 
 
-def test_off_grid_runs_are_rows_but_no_cells(own):
+def test_off_grid_runs_are_rows_but_no_cells(copied):
     runs.student("small", student="shuffle", T=3, alpha=0.25).go()
     study = load("small")
-    found = records.students(study, data.load(study).fingerprint, results.load(study).teacher)
-    assert len(found) == 11 and len(results.load(study).students) == 10
+    assert len(Shelf(study).students) == 11 and len(results.load(study).students) == 10
     assert Cell("shuffle", 3.0, 0.25, 0) not in study.cells()
 
 

@@ -1,0 +1,507 @@
+"""Writes the parts of README.md and docs/*.md that hold numbers or lists, from their sources.
+
+    make docs                            # writes
+    python docs/generate.py --check      # writes nothing; exit code 1 if a page is out of date
+
+A part stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`; NAME is a key of BLOCKS. Sources: the committed
+records, the study schema, records.COLUMNS, benchmarks/results/*.json, and the conversions below.
+"""
+
+import ast
+import inspect
+import io
+import json
+import os
+import re
+import sys
+import textwrap
+import tokenize
+import types
+import typing
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from statistics import mean, median
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from kd_utils import records
+from kd_utils.reporting import claims, results, tables
+from kd_utils.reporting.results import Point
+from kd_utils.reporting.shown import Table, duration, half, percent, points, temperature
+from kd_utils.study import Study, student_settings
+
+ROOT = Path(__file__).resolve().parent.parent
+STUDY = "tiny-imagenet-20"
+NAMES = {"resnet18": "ResNet-18", "shufflenet_v2_x1_0": "ShuffleNetV2 x1.0"}
+WIDTH = 120
+
+
+def pages() -> list[Path]:
+    """The pages that may hold generated parts."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def filled(text: str) -> str:
+    """A page's text with each generated part made anew. Raises ValueError for a part that is unknown or not closed."""
+
+    def part(match: re.Match) -> str:
+        name = match[1]
+        if name not in BLOCKS:
+            raise ValueError(f"no block is called {name!r}; there are: {', '.join(BLOCKS)}")
+        return f"<!-- begin: {name} -->\n{BLOCKS[name]().strip()}\n<!-- end: {name} -->"
+
+    found = re.compile(r"<!-- begin: (\S+) -->\n.*?<!-- end: \1 -->", re.DOTALL)
+    if len(found.findall(text)) != text.count("<!-- begin:") or text.count("<!-- begin:") != text.count("<!-- end:"):
+        raise ValueError("a generated part has no end, or no beginning")
+    return found.sub(part, text)
+
+
+# --- what was found, from the records
+
+
+@cache
+def kept() -> results.Results:
+    """The records of the study that is kept in git."""
+    return results.load(STUDY)
+
+
+def students() -> list[str]:
+    """Labels of the students, in the order in which the pages name them."""
+    return [s for s in NAMES if s in kept().labels]
+
+
+def setting() -> str:
+    """Data, teacher, students and training in one paragraph."""
+    counts, classes = kept().dataset["counts"], len(kept().dataset["classes"])
+    teacher, candidates = kept().teacher, len(kept().study.teacher.candidates)
+    epochs = {kept().study.training(s, teacher=False).epochs for s in kept().study.students}
+    return paragraph(
+        f"The data are {classes} of the 200 classes of TinyImageNet, with {counts['train']:,} training and "
+        f"{counts['val']:,} validation images. The teacher is `{teacher.teacher}` with ImageNet weights, "
+        f"fine-tuned on these training images: {percent(teacher.metrics.top1_best, 1)} % top-1 accuracy, the best "
+        f"of {candidates} candidates. The students are trained from scratch for "
+        f"{' or '.join(map(str, sorted(epochs)))} epochs. {progress()}"
+    )
+
+
+def progress() -> str:
+    """How much of the study is done."""
+    study, done = kept().study, len(kept().students)
+    first = [c for c in study.cells() if c.seed == study.seeds[0]]
+    missing = set(first) - {r.cell for r in kept().students}
+    whole = f"Seed {study.seeds[0]} of the grid is complete" if not missing else f"{len(missing)} cells are missing"
+    return f"{done} of {len(study.cells())} planned runs are done. {whole}; other seeds were run for some cells only."
+
+
+def summary() -> str:
+    """The best, the standard, the worst cell and the baseline of each student."""
+    labels = {"best": "best (selected)", "worst": "worst (selected)"}
+    rows = []
+    for student in students():
+        for role, cell in kept().roles(student).items():
+            gain = "–" if role == "baseline" else points(cell["gain"]) + half(cell["gain_low"], cell["gain_high"])
+            top1 = percent(cell["top1_best"]) + half(cell["low"], cell["high"])
+            where = [temperature(cell["T"]), f"{cell.point.alpha:g}", str(cell["n"])]
+            rows.append([NAMES[student], labels.get(role, role), *where, top1, gain])
+    return table(["student", "cell", "T", "alpha", "seeds", "top-1, %", "gain, points"], rows, left=2)
+
+
+def selected() -> str:
+    """The caveat that a best cell is optimistic, with what became of the best cells of the first seed."""
+    grid = len(kept().distilled_of(students()[0]))
+    parts = []
+    for student in students():
+        runs = kept().runs[(kept().runs["student"] == student) & (kept().runs["method"] == "kd")]
+        first = runs[runs["seed"] == kept().study.seeds[0]]
+        best = first.dropna(subset="T").sort_values("top1_best").iloc[-1]
+        there = best["top1_best"] - first.loc[first["T"].isna(), "top1_best"].iloc[0]
+        point = Point(student, float(best["T"]), float(best["alpha"]))
+        over = kept().row(point)
+        parts.append(
+            f"from {points(there)} to {points(over['gain'])} points ({NAMES[student]}, {unbroken(point.words)}, "
+            f"{over['n']} seeds)"
+        )
+    return bullet(
+        "**The best cell's accuracy is optimistic because the cell was selected.** It is the best of "
+        f"{grid} cells. The best cells of the first seed were run again with further seeds, and their gains changed "
+        f"{' and '.join(parts)}. {_best_seeds()}"
+    )
+
+
+def _best_seeds() -> str:
+    seeds = {kept().roles(s)["best"]["n"] for s in students()}
+    each = "one seed" if seeds == {1} else " or ".join(map(str, sorted(seeds))) + " seeds"
+    return f"The best cells of the table have {each} and are optimistic in the same way."
+
+
+def not_run() -> str:
+    """The caveat that the published setting was not run."""
+    counts, classes = kept().dataset["counts"], len(kept().dataset["classes"])
+    return bullet(
+        f"**This is not the published setting.** It has {classes} classes and {counts['train']:,} training images, "
+        "and its students start from random weights. The published setting has 200 classes and pretrained students. It "
+        "is described in [studies/tiny-imagenet.yaml](studies/tiny-imagenet.yaml) and was not run. The code for GPUs "
+        "is written, but its speed was not measured."
+    )
+
+
+def seen_views() -> str:
+    """The caveat that the teacher was trained on views that one seed's students see."""
+    study = kept().study
+    seen = min(len(kept().teacher.history), study.view_count())
+    shared = study.teacher.seed
+    right: dict[bool, list[float]] = {True: [], False: []}
+    for r in kept().students:
+        if study.taught_by(r.cell) == "teacher":
+            right[r.seed == shared].append(r.provenance.soft_targets_top1)
+    others = " and ".join(str(s) for s in study.seeds if s != shared)
+    return bullet(
+        f"**Seed {shared} shares views with the teacher.** The teacher was trained on the first {seen} of the "
+        f"{study.view_count()} views of seed {shared}. In the first view its soft targets name the right class of "
+        f"{percent(mean(right[True]), 0)} % of the images in seed {shared}, and of {percent(mean(right[False]), 0)} % "
+        f"in seeds {others}. A new study shares no views with its teacher, by default."
+    )
+
+
+def gains() -> str:
+    """How many cells differ from the baseline, and what cannot be told apart."""
+    lines = []
+    for student in students():
+        distilled = kept().distilled_of(student)
+        real = distilled[distilled["p_holm"] < results.LEAST_P]
+        strong = distilled[(distilled["T"] >= 4) & (distilled["alpha"] <= 0.5)]
+        tied = int(kept().cells_of(student)["tied"].sum()) - 1
+        lines.append(
+            bullet(
+                f"**{NAMES[student]}**: {(real['gain'] > 0).sum()} of {len(distilled)} distilled cells have a higher "
+                f"accuracy than the baseline (Holm-corrected p below {results.LEAST_P:g}), and "
+                f"{(real['gain'] < 0).sum() or 'none'} a lower one. The {len(strong)} cells with T of at least 4 and "
+                f"alpha of at most 0.5 gain {points(strong['gain'].min(), 1)} to {points(strong['gain'].max(), 1)} "
+                "points. The best cell was selected, so its accuracy is optimistic. "
+                f"{tied} other cells cannot be distinguished from it."
+            )
+        )
+    return "\n".join(lines)
+
+
+def cost() -> str:
+    """What the runs took."""
+    hours = sum(r.cost.train_seconds for r in kept().students)
+    teachers = sum(r.cost.train_seconds for r in kept().teachers)
+    return paragraph(
+        f"The {len(kept().students)} runs took {duration(hours)} of training in all, two at a time on 2 cores. The "
+        f"{len(kept().teachers)} teacher candidates took {duration(teachers)} before that."
+    )
+
+
+def claims_list() -> str:
+    """The published study's claims, as they are tested."""
+    return "\n".join(bullet(f"{name}: {claim}") for name, claim in claims.CLAIMS.items())
+
+
+def of_report(make: Callable[[results.Results], Table | None]) -> Callable[[], str]:
+    """A table of the report, with its caption below."""
+
+    def block() -> str:
+        shown = make(kept())
+        if shown is None:
+            return "*The study has none.*"
+        texts = shown.formatted()
+        left = {k for k, column in enumerate(shown.columns.values()) if not column.right}
+        head, rows = list(texts.columns), texts.values.tolist()
+        return f"{table(head, rows, left)}\n\n*{shown.caption.replace('*', '')}*"
+
+    return block
+
+
+# --- what is in a run's key
+
+
+def key() -> str:
+    """The settings that a student's key is the hash of."""
+    study = kept().study
+    cell = next(c for c in study.cells() if c.method != "kd")
+    return paragraph(", ".join(f"`{name}`" for name in flat(student_settings(study, cell, "", ""))))
+
+
+def provenance() -> str:
+    """What a record says beside its settings and metrics: noted, and in no key."""
+    names = {name: None for r in kept().students for name in flat(r.provenance.model_dump(exclude_none=True))}
+    return paragraph(", ".join(f"`{name}`" for name in names))
+
+
+def flat(values: dict, before: str = "") -> list[str]:
+    """The names in nested mappings, with dots."""
+    parts = [flat(v, f"{before}{k}.") if isinstance(v, dict) else [f"{before}{k}"] for k, v in values.items()]
+    return [name for part in parts for name in part]
+
+
+def columns() -> str:
+    """The columns of results.csv."""
+    return table(["column", "meaning"], [[f"`{k}`", v] for k, v in records.COLUMNS.items()], left=2)
+
+
+# --- the keys of a study, from its pydantic schema and the comments beside the fields
+
+
+# of keys whose name and type were thought to say enough in the code
+MEANING = {
+    "Study.title": "the report's title",
+    "Study.data": "the images",
+    "Study.augment": "the training views",
+    "Study.train": "how models are trained",
+    "Study.teacher": "the teacher candidates",
+    "Study.students": "the students",
+    "Study.grid": "the temperatures and weights",
+    "Study.seeds": "of initial weights, order and views; each is a run of every cell",
+    "Data.name": "the data set; folder: one folder of images for each class, in `train/` and `val/`",
+    "Augment.crop": "none; shift: moved by some pixels; resized: a part of the image, enlarged",
+    "Train.epochs": "passes over the training images",
+    "Train.batch_size": "images a step",
+    "Train.optimizer": "of torch.optim; sgd has a Nesterov momentum of 0.9",
+    "Train.lr": "learning rate, at the start where there is a schedule",
+    "Train.weight_decay": "as the optimizer takes it",
+    "Train.schedule": "of the learning rate",
+    "Teacher.candidates": "the models of which the best one becomes the teacher",
+    "Model.model": "the model's name in timm or torchvision",
+    "Grid.T": "temperatures",
+    "Grid.alpha": "weights of the cross-entropy; 1, the baseline, is always run",
+    "Method.method": "the way to teach",
+}
+
+
+def study_keys() -> str:
+    """A table for each part of a study file."""
+    parts = []
+    places_of = _models(Study)
+    for model, places in places_of.items():
+        names = [n for n in model.model_fields if not (model is Study and n in ("name", "file"))]
+        said = _comments(model)
+        rows = []
+        for name in names:
+            field = model.model_fields[name]
+            kind = _kind(field.annotation, field.metadata)
+            if inner := _inside(field.annotation):
+                part = _title(inner[0], places_of[inner[0]])
+                slug = re.sub(r"[^a-z0-9 _-]", "", part.lower()).replace(" ", "-")
+                kind = f"[{kind}](#{slug})"
+            meaning = said.get(name) or MEANING.get(f"{model.__name__}.{name}", "")
+            rows.append([f"`{name}`", kind, _default(field), meaning])
+        title = _title(model, places)
+        about = " ".join(inspect.cleandoc(model.__doc__ or "").split())
+        parts.append(
+            f"## {title}\n\n{paragraph(about)}\n\n" + table(["key", "value", "default", "meaning"], rows, left=4)
+        )
+    return "\n\n".join(parts)
+
+
+def _title(model: type[BaseModel], places: list[str]) -> str:
+    return "The file" if model is Study else " and ".join(f"`{p}`" for p in places)
+
+
+def _models(model: type[BaseModel], place: str = "", known: dict | None = None) -> dict[type[BaseModel], list[str]]:
+    known = {} if known is None else known
+    known.setdefault(model, []).append(place)
+    for name, field in model.model_fields.items():
+        for inner in _inside(field.annotation):
+            _models(inner, f"{place}.{name}".lstrip("."), known)
+    return known
+
+
+def _inside(annotation) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for a in typing.get_args(annotation) for m in _inside(a)]
+
+
+def _kind(annotation, limits: typing.Sequence = ()) -> str:
+    """A type and its limits, as someone who writes YAML would say it."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _kind(args[0], [*args[1:], *limits])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_kind(a, limits) for a in args if a is not type(None))
+    if origin is typing.Literal:
+        return ", ".join(f"`{a}`" for a in args)
+    if origin is list:
+        return f"list: {_kind(args[0])}"
+    if origin is dict:
+        return "mapping"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "mapping"
+    words = {int: "integer", float: "number", str: "text", bool: "`true`, `false`", typing.Any: "any"}
+    return words.get(annotation, str(annotation)) + (_limits(limits) if annotation in (int, float) else "")
+
+
+def _limits(metadata: typing.Sequence) -> str:
+    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+    inner = [x for m in metadata for x in (m.metadata if isinstance(m, FieldInfo) else [m])]
+    said = [f"{sign} {getattr(m, name):g}" for m in inner for name, sign in signs.items() if hasattr(m, name)]
+    return f", {' and '.join(said)}" if said else ""
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "**required**"
+    value = field.default if field.default is not PydanticUndefined else field.default_factory()
+    if isinstance(value, BaseModel) or value is None or value in ("", [], {}):
+        return "–"
+    return f"`{json.dumps(value)}`" if not isinstance(value, str) else f"`{value}`"
+
+
+def _comments(model: type[BaseModel]) -> dict[str, str]:
+    """The comment beside each field of a class."""
+    source = textwrap.dedent(inspect.getsource(model))
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    notes = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
+    fields = (node for node in ast.parse(source).body[0].body if isinstance(node, ast.AnnAssign))
+    return {node.target.id: notes.get(node.end_lineno, "") for node in fields}
+
+
+# --- speed, from the JSON of `make bench`
+
+
+def speed() -> str:
+    """A table for each measurement that is kept."""
+    parts = []
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json"), reverse=True):
+        told = json.loads(path.read_text(encoding="utf-8"))
+        machine, asked = told["machine"], told["asked"]
+        flags = f" with {', '.join(machine['flags'])}" if machine["flags"] else ""
+        about = (
+            f"**{machine['gpu'] or machine['cpu']}**, {machine['cores']} cores{flags}, {told['date']}, torch "
+            f"{told['versions']['torch']}: medians of {asked['rounds']} rounds of {asked['batches']} batches of "
+            f"{asked['batch_size']}, {asked['classes']} classes at {asked['size']} px, teacher `{asked['teacher']}` "
+            f"([{path.name}](../benchmarks/results/{path.name}))."
+        )
+        rows = []
+        for name, measured in told["students"].items():
+            rates = measured["images_per_second"]
+            pairs = [("step", "floor"), ("step", "plain"), ("grid", "plain"), ("grid", "step")]
+            ratios = [median(x / y for x, y in zip(rates[a], rates[b], strict=True)) for a, b in pairs]
+            parts_of = [f"{median(rates[k]):.0f}" for k in ("floor", "step", "plain", "grid")]
+            rows.append([_student(name), *parts_of, *(f"{r:.2f}" for r in ratios), str(measured["private_mib"])])
+        head = ["student", "floor", "step", "plain loop", "grid", "step / floor", "step / plain", "grid / plain"]
+        runs = [r for measured in told["students"].values() for r in measured["images_per_second"].values()]
+        spread = max((max(r) - min(r)) / median(r) for r in runs)
+        below = f"Between rounds, a rate differs by up to {percent(spread, 0)} % of its median."
+        parts.append(f"{paragraph(about)}\n\n{table([*head, 'grid / step', 'memory, MiB'], rows)}\n\n{below}")
+    return "\n\n".join(parts) or "No measurement is kept yet."
+
+
+def _student(name: str) -> str:
+    model, _, option = name.partition("+")
+    options = {"": "", "compile": ", `compile: true`", "bf16": ", `precision: bf16`"}
+    return NAMES.get(model, model) + options[option]
+
+
+# --- other code's weights of cross-entropy and KL divergence -> our alpha
+
+
+def converted(ce: float, kl: float) -> float:
+    """Our alpha for the loss ce * CE + kl * T^2 * KL, KL summed over classes: ours times the factor ce + kl."""
+    return ce / (ce + kl)
+
+
+# name -> the weights (of CE, of T^2 KL) that a code base's settings amount to. N: classes, T: temperature.
+WEIGHTS: dict[str, Callable[..., tuple[float, float]]] = {
+    "sum": lambda ce, kl, N, T: (ce, kl),
+    "no T^2": lambda ce, kl, N, T: (ce, kl / T**2),
+    "mean over classes": lambda ce, kl, N, T: (ce, kl / N),
+    "mean over classes, no T^2": lambda ce, kl, N, T: (ce, kl / (N * T**2)),
+    "squared error of probabilities, large T": lambda ce, kl, N, T: (ce, 2 * kl / N**2),
+}
+EXAMPLES = [
+    ("RepDistiller, `-r 0.1 -a 0.9`", "sum", 0.1, 0.9, 100, 4.0),
+    ("RepDistiller, `-a 0.9`, `-r` left at 1", "sum", 1.0, 0.9, 100, 4.0),
+    ("mdistiller, default KD weights", "sum", 0.1, 0.9, 100, 4.0),
+    ("timm, no weight given", "sum", 1.0, 1.0, 1000, 1.0),
+    ("`nn.KLDivLoss()` as it is, T² kept, a = 0.5", "mean over classes", 0.5, 0.5, 100, 4.0),
+    ("`nn.KLDivLoss()` as it is, T² kept, a = 0.9", "mean over classes", 0.1, 0.9, 100, 4.0),
+    ("`nn.KLDivLoss()` as it is, no T², a = 0.9", "mean over classes, no T^2", 0.1, 0.9, 100, 4.0),
+    ("`batchmean`, no T², a = 0.9", "no T^2", 0.1, 0.9, 100, 4.0),
+    ("KD_Lib, defaults (approximate)", "squared error of probabilities, large T", 0.5, 0.5, 100, 20.0),
+]
+
+
+def conversions() -> str:
+    """Our alpha for some settings elsewhere."""
+    rows = []
+    for what, kind, ce, kl, N, T in EXAMPLES:
+        rows.append([what, f"{ce:g}", f"{kl:g}", str(N), f"{T:g}", f"{converted(*WEIGHTS[kind](ce, kl, N, T)):.4f}"])
+    head = ["code and settings", "their weight of CE", "their weight of the KL term", "N", "T", "our alpha"]
+    return table(head, rows)
+
+
+# --- Markdown
+
+
+def table(head: list[str], rows: list[list[str]], left: int | set[int] = 1) -> str:
+    """A Markdown table; the first `left` columns, or those numbered in it, are aligned left."""
+    left = set(range(left)) if isinstance(left, int) else left
+    line = "|" + "|".join("---" if k in left else "---:" for k in range(len(head))) + "|"
+    body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(["| " + " | ".join(head) + " |", line, *body])
+
+
+def paragraph(text: str) -> str:
+    """Text in lines of at most WIDTH characters."""
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def unbroken(text: str) -> str:
+    """Text that stays on one line."""
+    return text.replace(" ", "\xa0")
+
+
+def bullet(text: str) -> str:
+    """An item of a list, in lines of at most WIDTH characters."""
+    return textwrap.fill(f"- {text}", WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "setting": setting,
+    "summary": summary,
+    "selected": selected,
+    "not-run": not_run,
+    "seen-views": seen_views,
+    "gains": gains,
+    "cost": cost,
+    "teachers": of_report(tables.leaderboard),
+    "claims-list": claims_list,
+    "claims": of_report(tables.verdicts),
+    "choice": of_report(tables.choice),
+    "further": of_report(tables.further),
+    "cost-table": of_report(tables.cost),
+    **{f"grid-{s}": of_report(lambda r, s=s: tables.grid(r, s)) for s in NAMES},
+    "key": key,
+    "provenance": provenance,
+    "columns": columns,
+    "study-keys": study_keys,
+    "speed": speed,
+    "conversions": conversions,
+}
+
+
+def main() -> int:
+    """Write the pages, or with --check say which ones are out of date."""
+    os.environ.pop("KD_ROOT", None)  # the records are the checkout's
+    check = "--check" in sys.argv[1:]
+    old = []
+    for path in pages():
+        text = path.read_text(encoding="utf-8")
+        new = filled(text)
+        if new != text:
+            old.append(path.relative_to(ROOT))
+            if not check:
+                path.write_text(new, encoding="utf-8")
+    for path in old:
+        print(f"{path}: {'out of date; run: make docs' if check else 'written'}")
+    return 1 if check and old else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

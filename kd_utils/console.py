@@ -1,0 +1,156 @@
+"""What the terminal shows: a study's events as bars and lines, how far it is, and what a run has printed."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from . import paths
+from .records import StudentRecord
+from .running import events
+from .shelf import Progress as RunProgress
+from .shelf import Shelf, ShelfError
+from .study import Cell, Study
+
+STYLES = {events.Failed: "red", events.Retried: "yellow", events.Advised: "yellow"}
+
+
+class Terminal:
+    """Shows events as they come: a bar for the stage at work, a line for each thing that ends."""
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Console(highlight=False)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self._stage, self._line = "", TaskID(0)
+
+    def __enter__(self) -> "Terminal":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, event: events.Event) -> None:
+        if not isinstance(event, events.Progress):
+            self.console.print(str(event), style=STYLES.get(type(event)), markup=False, soft_wrap=True)
+            return
+        total = event.total or None
+        if event.stage != self._stage:
+            for task in self._bar.task_ids:
+                self._bar.remove_task(task)
+            self._stage, self._line = event.stage, self._bar.add_task(event.stage, total=total)
+        self._bar.update(self._line, completed=event.done, total=total)
+
+
+def status(study: Study, console: Console | None = None) -> None:
+    """Show how far a study is, its accuracies so far and the time left."""
+    console = console or Console(highlight=False)
+    shelf = Shelf(study)
+    cells, failures, running = shelf.cells, shelf.failures(), shelf.running()
+    if shelf.dataset is None:
+        console.print(f"data: not prepared; run: kd data {study.name}")
+    console.print(f"teachers: {len(shelf.teachers)} of {len(shelf.candidates)} trained")
+    for label, record in shelf.candidates.items():
+        mark = " (the teacher)" if record and record is shelf.teacher else ""
+        top1 = f"{record.metrics.top1_best:.2%}{mark}" if record else "–"
+        console.print(f"  {label:<28}{top1}", markup=False)
+    done = sum(record is not None for record in cells.values())
+    failed = sum(cell.name in failures for cell in cells)
+    working = sum(cell.name in running for cell in cells)
+    waiting = len(cells) - done - failed - working
+    console.print(f"cells: {done} done, {failed} failed, {working} running, {waiting} waiting")
+    for name, at in running.items():
+        pace = f", {at.epoch_seconds:.0f} s an epoch, {at.images_per_second:,.0f} images/s"
+        console.print(f"running: {name}, epoch {at.epoch} of {at.epochs}{pace}", markup=False, soft_wrap=True)
+    seconds, unknown = seconds_left(shelf, running)
+    if running and seconds:
+        left = f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes"
+        without = f", without {', '.join(unknown)}, of which no cell has run yet" if unknown else ""
+        console.print(f"about {left} left{without}", soft_wrap=True)
+    for student in study.students:
+        _accuracies(console, study, student.label, cells)
+    if shelf.others:
+        console.print(
+            f"{shelf.others} finished runs of other settings are kept in results/{study.name}/students; "
+            "they are not part of the study as its file stands"
+        )
+    for name, error in failures.items():
+        console.print(f"failed: {name}: {error}", style="red", markup=False, soft_wrap=True)
+
+
+def seconds_left(shelf: Shelf, running: Mapping[str, RunProgress]) -> tuple[float, list[str]]:
+    """Seconds that the cells which are not done will take, and the students for whom that is not known.
+
+    A student's pace is that of its finished cells, or, as long as it has none, of those that are running; a student
+    that has neither is named and not counted.
+    """
+    finished, current = defaultdict(list), defaultdict(list)
+    for cell, record in shelf.cells.items():
+        if record:
+            finished[cell.student].append(record.cost.train_seconds)
+        elif at := running.get(cell.name):
+            current[cell.student].append(at.epochs * at.epoch_seconds)
+    pace = {student: sum(s) / len(s) for student, s in {**current, **finished}.items()}
+    work, unknown = 0.0, []
+    for cell in (cell for cell, record in shelf.cells.items() if record is None):
+        at = running.get(cell.name)
+        if cell.student in pace:
+            work += pace[cell.student] * (1 - at.epoch / at.epochs if at else 1)
+        elif cell.student not in unknown:
+            unknown.append(cell.student)
+    return work / max(1, len(running)), unknown
+
+
+def _accuracies(console: Console, study: Study, student: str, cells: Mapping[Cell, StudentRecord | None]) -> None:
+    """The grid of one student, and its further methods: mean accuracies over the seeds that are done."""
+    top1: dict[tuple[str, float | None, float], list[float]] = defaultdict(list)
+    for cell, record in cells.items():
+        if record and cell.student == student:
+            top1[cell.method, cell.T, cell.alpha].append(record.metrics.top1_best)
+
+    def shown(*point) -> str:
+        values = top1.get(point)
+        return f"{100 * sum(values) / len(values):.2f}" if values else "–"
+
+    over = ", mean over seeds" if len(study.seeds) > 1 else ""
+    table = Table(title=f"{student}, top-1 on val in %{over}")
+    alphas = sorted({*study.grid.alpha, 1.0})
+    table.add_column("T")
+    for alpha in alphas:
+        table.add_column(f"alpha {alpha:g}", justify="right")
+    for T in sorted(study.grid.T):
+        table.add_row(f"{T:g}", *(shown("kd", None if alpha == 1 else T, alpha) for alpha in alphas))
+    console.print(table)
+    for method in study.methods:
+        for T, alpha in ((T, alpha) for T in method.T for alpha in method.alpha):
+            console.print(f"  {method.label}, T {T:g}, alpha {alpha:g}: {shown(method.label, T, alpha)}", markup=False)
+
+
+def logs(study: Study, run: str) -> None:
+    """Show what a run has printed so far, its error if it failed, and where its notebook lies. Raises ShelfError."""
+    folders = {name: folder for name, folder in Shelf(study).folders() if folder.is_dir()}
+    if run not in folders:
+        raise ShelfError(f"no run {run!r} yet; there are: {', '.join(folders) or 'none'}")
+    for path in sorted(folders[run].glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        for output in (o for cell in cells for o in cell.get("outputs", [])):
+            if output["output_type"] == "stream":
+                print("".join(output["text"]), end="")
+            elif output["output_type"] == "error":
+                print(f"{output['ename']}: {output['evalue']}")
+        print(path)
+    for path in (folders[run] / paths.LOG, folders[run] / paths.FAILURE):
+        if path.is_file():
+            print(path.read_text(encoding="utf-8"), path, sep="")

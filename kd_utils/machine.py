@@ -1,0 +1,125 @@
+"""This machine: its cores, GPUs and processor, and how many runs go side by side. Loads no torch."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+from .study import Model, Study
+
+
+class MachineError(RuntimeError):
+    """A study asks for what this machine does not have; the message says what, and what to do."""
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpus() -> list[str]:
+    """The CUDA devices that may be used, as CUDA_VISIBLE_DEVICES names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name.strip()]
+    try:
+        answer = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=30
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return answer.stdout.split() if answer.returncode == 0 else []
+
+
+def slots(study: Study, jobs: int | None, device: str) -> list[dict[str, str]]:
+    """Where runs go side by side: the environment variables of each slot.
+
+    On CPUs a run has study.threads threads, and there are as many slots as the cores hold. With GPUs there is a slot
+    for each, or for each `data_parallel` of them. jobs overrides the number.
+    Raises MachineError where the study asks for more GPUs a run than there are.
+    """
+    names = [] if device == "cpu" else gpus()
+    each = study.data_parallel
+    if each > 1 and len(names) < each:
+        raise MachineError(
+            f"study '{study.name}' trains each run on {each} GPUs (data_parallel: {each}) and this machine has "
+            f"{len(names)}; run it where there are {each}, or set data_parallel: 1, which makes other runs (batch "
+            "normalisation sees other batches)"
+        )
+    if names:
+        groups = [",".join(names[k : k + each]) for k in range(0, len(names) - each + 1, each)]
+        return [{"CUDA_VISIBLE_DEVICES": groups[k % len(groups)]} for k in range(jobs or len(groups))]
+    if device not in ("auto", "cpu"):
+        return [{}] * (jobs or 1)
+    return [{}] * (jobs or max(1, cores() // study.threads))
+
+
+def check(study: Study, models: list[Model], device: str) -> list[str]:
+    """What speaks against training these models of a study here, before hours are spent: sentences of advice.
+
+    Raises MachineError for what cannot work at all: compiling without a compiler, more GPUs than there are.
+    """
+    slots(study, None, device)
+    compiled = [m for m in models if m.compile]
+    if compiled and not compiler():
+        raise MachineError(
+            f"{_names(compiled)}: `compile: true` needs a C++ compiler and none is here (looked for $CXX, g++ and "
+            "clang++); install one (Debian: apt install g++), or remove the line, which makes other runs"
+        )
+    half = [m for m in models if study.precision_of(m) == "bf16"]
+    on_cpu = device == "cpu" or (device == "auto" and sys.platform != "darwin" and not gpus())
+    if half and on_cpu and native_bf16() is False:
+        return [
+            f"{_names(half)}: this processor does not compute in bf16 (it has neither AVX512-BF16 nor AMX), where bf16 "
+            "is slower than fp32: 7 to 9 times with AVX2 alone; `precision: fp32` makes other runs, of other keys"
+        ]
+    return []
+
+
+def _names(models: list[Model]) -> str:
+    return ", ".join(dict.fromkeys(m.label for m in models))
+
+
+def compiler() -> str | None:
+    """The C++ compiler that torch.compile would use on a CPU, if there is one."""
+    named = [name for name in (os.environ.get("CXX"), "g++", "clang++") if name]
+    return next((path for path in map(shutil.which, named) if path), None)
+
+
+@cache
+def _cpuinfo() -> dict[str, str]:
+    """The first processor of /proc/cpuinfo; empty where there is no such file."""
+    try:
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines() if ":" in line)
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def native_bf16() -> bool | None:
+    """Whether the processor multiplies bf16 numbers itself; None where that is not known."""
+    flags = _cpuinfo().get("flags", "").split()
+    if not flags:
+        return None
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def processor() -> str:
+    """The processor's name and the widest vector instructions that are used, as 'AMD EPYC 7763 (AVX2)'.
+
+    Two machines that say the same round floating point in the same way, as far as is known; with ATEN_CPU_CAPABILITY
+    and ONEDNN_MAX_CPU_ISA set, which make PyTorch compute as an older processor, they are named instead.
+    """
+    flags = _cpuinfo().get("flags", "").split()
+    known = {"amx_tile": "AMX", "avx512f": "AVX-512", "avx2": "AVX2"}
+    widest = next((name for flag, name in known.items() if flag in flags), "")
+    asked = [os.environ[k] for k in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA") if os.environ.get(k)]
+    name = _cpuinfo().get("model name") or platform.processor() or platform.machine()
+    if sys.platform == "darwin":
+        name = platform.machine()
+    detail = "as " + "/".join(asked) if asked else widest
+    return f"{name} ({detail})" if detail else name

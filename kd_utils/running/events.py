@@ -1,0 +1,82 @@
+"""What a study tells of itself while it runs: the terminal, a notebook and a test each show it in their way."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Said:
+    """Something that a reader wants to know: what a stage has come to."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Advised:
+    """Something to consider before hours are spent."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return f"note: {self.text}"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is: steps done, of how many (0: not known). It is told at its start, then twice a second."""
+
+    stage: str
+    done: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"{self.stage}: {self.done} of {self.total}" if self.total else self.stage
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run that has ended well, what it took in seconds, and its accuracy on val, a fraction."""
+
+    name: str
+    seconds: float
+    top1: float
+
+    def __str__(self) -> str:
+        return f"done: {self.name}, {self.top1:.2%} top-1 ({self.seconds:.0f} s)"
+
+
+@dataclass(frozen=True)
+class Retried:
+    """A run that was killed or ran out of memory, and is tried again."""
+
+    name: str
+    error: str
+
+    def __str__(self) -> str:
+        return f"tried again: {self.name}: {self.error}"
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A run that failed for a reason of its own; folder has its log."""
+
+    name: str
+    error: str
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"failed: {self.name}: {self.error}; see {self.folder}"
+
+
+Event = Said | Advised | Progress | Done | Retried | Failed
+Listener = Callable[[Event], None]
+
+
+def printed(event: Event) -> None:
+    """Print a line for each thing that ends."""
+    if not isinstance(event, Progress):
+        print(event, flush=True)

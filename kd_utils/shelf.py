@@ -1,0 +1,213 @@
+"""Which records answer a study: done, failed, running, of other settings. The only place that asks. Loads no torch.
+
+A record answers if and only if the name of its folder ends in the key of what the study asks for.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from . import files, paths, records
+from .records import Record, StudentRecord, TeacherRecord
+from .study import Cell, Data, Study, key, noted, student_settings, teacher_settings
+
+
+class ShelfError(RuntimeError):
+    """A step that cannot start from what is there; the message names the command that comes first."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is that is not done: epochs done, of how many, and the seconds and pace of the latest one."""
+
+    epoch: int
+    epochs: int
+    epoch_seconds: float
+    images_per_second: float = 0.0
+
+
+def data_spec(data: Data) -> dict[str, Any]:
+    """What a study asks of its data, but for where they lie."""
+    return data.model_dump(exclude={"source"})
+
+
+def note(study: Study, meta: dict[str, Any]) -> None:
+    """Note beside the results which data they are of (`meta` is a data set's), and which files models start from.
+
+    By this, records can be told apart where the images, or these files, are not at hand.
+    """
+    about = {k: meta[k] for k in ("fingerprint", "classes", "counts", "image_size")} | {"spec": data_spec(study.data)}
+    models = [*study.teacher.candidates, *study.students]
+    weights = [Path(m.pretrained) for m in models if isinstance(m.pretrained, str)]
+    if hashes := {path.name: files.sha256(path) for path in weights if path.is_file()}:
+        about["pretrained"] = hashes
+    if noted(study) != about:
+        files.write_json(paths.results(study.name) / paths.DATA, about)
+
+
+class Shelf:
+    """The records of one study as its file stands. Each is read once; `take` reads that of a run which has ended."""
+
+    def __init__(self, study: Study):
+        self.study = study
+        self._run_ids: dict[Cell, str] = {}
+
+    @cached_property
+    def dataset(self) -> dict[str, Any] | None:
+        """fingerprint, classes, counts and image_size of the data that the records are of; None if not prepared."""
+        about = noted(self.study)
+        return about if about and about["spec"] == data_spec(self.study.data) else None
+
+    @property
+    def fingerprint(self) -> str:
+        """The data's. Raises ShelfError if they are not prepared."""
+        if self.dataset is None:
+            raise ShelfError(f"the data of study '{self.study.name}' are not prepared; run: kd data {self.study.name}")
+        return self.dataset["fingerprint"]
+
+    @cached_property
+    def candidates(self) -> dict[str, TeacherRecord | None]:
+        """Every candidate of the study, in its order, with its record if it is trained."""
+        if self.dataset is None:
+            return dict.fromkeys(c.label for c in self.study.teacher.candidates)
+        read = {c.label: records.read(self.teacher_folder(c.label)) for c in self.study.teacher.candidates}
+        return {label: record if isinstance(record, TeacherRecord) else None for label, record in read.items()}
+
+    @property
+    def teachers(self) -> list[TeacherRecord]:
+        """The trained candidates, best first (of equals, the earlier in the study file)."""
+        return sorted((r for r in self.candidates.values() if r), key=lambda r: -r.score)
+
+    @cached_property
+    def teacher(self) -> TeacherRecord | None:
+        """The study's teacher: the best candidate, once every one of them is trained; None before that."""
+        return self.teachers[0] if self.teachers and None not in self.candidates.values() else None
+
+    def chosen_teacher(self) -> TeacherRecord:
+        """The study's teacher. Raises ShelfError, naming the command, while there is none."""
+        self.fingerprint  # noqa: B018 - raises where there are no data yet
+        if self.teacher is None:
+            raise ShelfError(
+                f"study '{self.study.name}' has no teacher yet ({len(self.teachers)} of {len(self.candidates)} "
+                f"candidates trained); run: kd teacher {self.study.name}"
+            )
+        return self.teacher
+
+    def teacher_folder(self, label: str) -> Path:
+        """Where the run of a candidate lies, done or not."""
+        settings = teacher_settings(self.study, self.study.candidate(label), self.fingerprint)
+        return paths.run(self.study.name, "teacher", f"{label}-s{self.study.teacher.seed}-{key(settings)}")
+
+    def student_folder(self, cell: Cell) -> Path:
+        """Where the run of a cell lies, done or not. Raises ShelfError while there is no teacher."""
+        return paths.run(self.study.name, "student", self._run_id(cell))
+
+    def _run_id(self, cell: Cell) -> str:
+        """The name of a cell's folder, by which its record is known."""
+        if cell not in self._run_ids:
+            settings = student_settings(self.study, cell, self.fingerprint, self.chosen_teacher().weights_sha256)
+            self._run_ids[cell] = f"{cell.name}-{key(settings)}"
+        return self._run_ids[cell]
+
+    @cached_property
+    def _on_disk(self) -> dict[str, StudentRecord]:
+        """Every finished student in the study's results, whatever its settings, by the name of its folder."""
+        folders = sorted((paths.results(self.study.name) / "students").glob("*/"))
+        read = ((folder.name, records.read(folder)) for folder in folders)
+        return {name: record for name, record in read if isinstance(record, StudentRecord)}
+
+    @cached_property
+    def _answering(self) -> dict[Cell, StudentRecord]:
+        """The finished runs that fit the study as it stands, points off its grid among them."""
+        if self.teacher is None:
+            return {}
+        labels = {s.label for s in self.study.students}
+        methods = {"kd", *(m.label for m in self.study.methods)}
+        return {
+            r.cell: r
+            for name, r in self._on_disk.items()
+            if r.student in labels and r.method in methods and self._run_id(r.cell) == name
+        }
+
+    @property
+    def cells(self) -> dict[Cell, StudentRecord | None]:
+        """Every cell of the study, in the order in which they are run, with its record if it is done."""
+        return {cell: self._answering.get(cell) for cell in self.study.cells()}
+
+    @property
+    def students(self) -> list[StudentRecord]:
+        """All finished runs that fit the study as it stands, off-grid points among them, sorted as results.csv is."""
+        order = ["kd", *(m.label for m in self.study.methods)]
+        return sorted(
+            self._answering.values(),
+            key=lambda r: (order.index(r.method), r.student, r.T is None, r.T or 0, r.alpha, r.seed),
+        )
+
+    @property
+    def others(self) -> int:
+        """How many finished students lie in the study's results that do not fit the study as it stands."""
+        return len(self._on_disk) - len(self._answering)
+
+    def done(self, cell: Cell) -> bool:
+        """Whether a cell is done."""
+        return cell in self._answering
+
+    def take(self, folder: Path) -> Record | None:
+        """Read the record of a run that has just ended: one file. Returns it, None if the run is not done."""
+        record = records.read(folder)
+        if isinstance(record, TeacherRecord):
+            self.candidates[record.teacher] = record
+            self._run_ids.clear()  # which students fit depends on the teacher
+            for name in ("teacher", "_answering"):
+                self.__dict__.pop(name, None)
+        elif record is not None:
+            self._on_disk[folder.name] = record
+            self._answering[record.cell] = record
+        return record
+
+    def folders(self) -> Iterator[tuple[str, Path]]:
+        """The folder of every run that the study asks for, by the run's name, as far as it can be told by now."""
+        if self.dataset is not None:
+            yield from ((label, self.teacher_folder(label)) for label in self.candidates)
+        if self.teacher is not None:
+            yield from ((cell.name, self.student_folder(cell)) for cell in self.study.cells())
+
+    def failures(self) -> dict[str, str]:
+        """Why runs failed that are not done, by their names."""
+        reasons = ((name, _read(folder / paths.FAILURE)) for name, folder in self._unfinished())
+        return {name: reason["error"] for name, reason in reasons if reason}
+
+    def running(self) -> dict[str, Progress]:
+        """The runs that a living command is working on and that have an epoch behind them, by their names."""
+        since = _changed(paths.results(self.study.name) / paths.HOLDER)
+        progress = {}
+        for name, folder in self._unfinished() if since else ():
+            # what is older than the holder was left by a command that is gone
+            if _changed(folder / paths.PROGRESS) > since and (values := _read(folder / paths.PROGRESS)):
+                progress[name] = Progress(**values)
+        return progress
+
+    def _unfinished(self) -> Iterator[tuple[str, Path]]:
+        if self.dataset is not None:
+            waiting = (label for label, record in self.candidates.items() if record is None)
+            yield from ((label, self.teacher_folder(label)) for label in waiting)
+        if self.teacher is not None:
+            waiting = (cell for cell, record in self.cells.items() if record is None)
+            yield from ((cell.name, self.student_folder(cell)) for cell in waiting)
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

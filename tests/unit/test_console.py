@@ -1,0 +1,43 @@
+import io
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from kd_utils import console
+from kd_utils.running import events
+from kd_utils.shelf import Progress
+from kd_utils.study import Cell
+
+A, B, OTHER = Cell("x", 4.0, 0.5, 0), Cell("x", None, 1.0, 0), Cell("y", None, 1.0, 0)
+DONE = SimpleNamespace(cost=SimpleNamespace(train_seconds=100.0))
+
+
+@pytest.mark.parametrize(
+    ("cells", "running", "left"),
+    [
+        ({A: DONE, B: None}, {B.name: Progress(3, 4, 25.0)}, (25, [])),  # a quarter of 100 s
+        ({A: DONE, OTHER: None}, {OTHER.name: Progress(3, 4, 7.0)}, (7, [])),  # nothing finished: an epoch took 7 s
+        ({A: DONE, B: None, OTHER: None}, {B.name: Progress(3, 4, 25.0)}, (25, ["y"])),  # of y nothing is known
+    ],
+)
+def test_the_time_left_is_that_of_what_is_left(cells, running, left):
+    seconds, unknown = console.seconds_left(SimpleNamespace(cells=cells), running)
+    assert (seconds, unknown) == (pytest.approx(left[0]), left[1])
+
+
+def test_the_terminal_shows_a_line_for_each_thing_that_ends(tmp_path):
+    out = io.StringIO()
+    with console.Terminal(Console(file=out, width=60)) as tell:
+        tell(events.Progress("teachers", 0, 10))
+        tell(events.Progress("teachers", 5, 10))
+        tell(events.Done("one", 3.2, 0.4567))
+        tell(events.Retried("two", "killed by SIGKILL"))
+        tell(events.Failed("three", "ValueError: a [red]b[/x]", tmp_path))
+        tell(events.Progress("cells", 0, 1))
+    lines = [line.strip() for line in out.getvalue().splitlines() if line.strip()]
+    assert lines == [
+        "done: one, 45.67% top-1 (3 s)",
+        "tried again: two: killed by SIGKILL",
+        f"failed: three: ValueError: a [red]b[/x]; see {tmp_path}",
+    ]

@@ -1,0 +1,91 @@
+"""A run's key holds what changes its metrics, as it is used, and nothing else."""
+
+import pytest
+from helpers import SMALL, write_study
+
+from kd_utils import shelf
+from kd_utils.study import Cell, StudyError, key, load, student_settings, teacher_settings
+
+META = {"fingerprint": "f", "classes": ["a", "b"], "counts": {"train": 1, "val": 1, "holdout": 0}, "image_size": 16}
+CELL = Cell("lcnet_050", 4.0, 0.5, 0)
+
+
+def keys(root, **changes):
+    """The keys of a candidate and a cell of the small study, changed so."""
+    write_study(root, {**SMALL, **changes})
+    study = load("small")
+    return (
+        key(teacher_settings(study, study.teacher.candidates[0], "f")),
+        key(student_settings(study, CELL, "f", "teacher")),
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "bf16"},
+        {"data_parallel": 4},
+        {"threads": 2},
+        {"views": 2},
+        {"augment": {"flip": False}},
+        {"train": {**SMALL["train"], "lr": 0.002}},
+        {"data": {**SMALL["data"], "train_per_class": 7}},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_changes_metrics_changes_the_key(root, changes):
+    before = keys(root)
+    if "data" in changes:  # by the data's fingerprint, which is not of these settings
+        assert keys(root, **changes) == before
+    else:
+        assert all(a != b for a, b in zip(keys(root, **changes), before, strict=True))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "fp32"},
+        {"data_parallel": 1},
+        {"title": "Another"},
+        {"seeds": [0, 1]},
+        {"grid": {"T": [4], "alpha": [0.5]}},
+        {"methods": [{"method": "self"}]},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_does_not_change_metrics_leaves_the_key(root, changes):
+    assert keys(root, **changes) == keys(root)
+
+
+@pytest.mark.parametrize(("name", "value"), [("precision", "auto"), ("data_parallel", True), ("data_parallel", 0)])
+def test_what_would_depend_on_the_machine_cannot_be_asked_for(root, name, value):
+    with pytest.raises(StudyError, match=name):
+        keys(root, **{name: value})
+
+
+def test_weights_from_a_file_are_known_by_their_content(root):
+    weights = root / "studies" / "start.safetensors"  # relative to the study file
+    weights.write_bytes(b"one")
+    students = {"students": [{"model": "lcnet_050", "pretrained": "start.safetensors"}]}
+    plain, (_, one) = keys(root), keys(root, **students)
+    assert one != plain[1]
+    weights.write_bytes(b"another one")
+    assert keys(root, **students)[1] != one
+    weights.write_bytes(b"one")
+    assert keys(root, **students)[1] == one
+    elsewhere = root / "elsewhere" / "start.safetensors"
+    elsewhere.parent.mkdir()
+    weights.rename(elsewhere)
+    moved = {"students": [{"model": "lcnet_050", "pretrained": str(elsewhere)}]}
+    assert keys(root, **moved)[1] == one
+
+
+def test_a_clone_without_that_file_still_knows_its_records(root):
+    """What the data step notes beside the results stands for the file where it is not at hand."""
+    weights = root / "studies" / "start.safetensors"
+    weights.write_bytes(b"one")
+    students = {"students": [{"model": "lcnet_050", "pretrained": "start.safetensors"}]}
+    with_file = keys(root, **students)
+    shelf.note(load("small"), META)
+    weights.unlink()
+    assert keys(root, **students) == with_file

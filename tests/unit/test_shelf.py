@@ -1,0 +1,134 @@
+"""The shelf over the records that are in git: which answer which study, each read once."""
+
+import json
+import shutil
+
+import pytest
+
+from kd_utils import paths, records, shelf
+from kd_utils.records import RecordError
+from kd_utils.shelf import Shelf
+from kd_utils.study import Cell, key, load
+
+STUDY = "tiny-imagenet-20"
+
+
+@pytest.fixture
+def study(monkeypatch):
+    monkeypatch.delenv("KD_ROOT", raising=False)
+    return load(STUDY)
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The folders whose records were read."""
+    folders, read = [], records.read
+    monkeypatch.setattr(records, "read", lambda folder: folders.append(folder.name) or read(folder))
+    return folders
+
+
+def test_every_record_in_git_answers_its_study(study):
+    full = Shelf(study)
+    folder = paths.results(STUDY)
+    assert len(full.teachers) == len(list((folder / "teachers").glob("*/record.json")))
+    assert len(full.students) == len(list((folder / "students").glob("*/record.json"))) >= 94
+    assert full.others == 0 and full.teacher.teacher == "tf_efficientnet_lite0"
+    for record in [*full.teachers, *full.students]:
+        assert key(record.settings) == record.key and record.id == record.folder.name
+
+
+def test_each_record_is_read_once_whatever_is_asked(study, reads):
+    full = Shelf(study)
+    for _ in range(3):
+        assert len(full.cells) == len(study.cells()) and full.students and full.teacher and full.others == 0
+    assert len(reads) == len(set(reads)) == len(full.teachers) + len(full.students)
+
+
+def test_a_run_that_ends_costs_one_read(study, reads):
+    full = Shelf(study)
+    before = full.cells
+    cell, record = next((c, r) for c, r in before.items() if r)
+    reads.clear()
+    assert full.take(record.folder) == record
+    assert full.cells == before and len(full.students) == sum(r is not None for r in before.values())
+    assert reads == [record.folder.name]
+
+
+def test_without_its_teacher_no_cell_is_done(study, reads):
+    """A candidate more, which is not trained: there is no teacher, and so no student answers."""
+    more = study.teacher.candidates[0].model_copy(update={"name": "new"})
+    teacher = study.teacher.model_copy(update={"candidates": [*study.teacher.candidates, more]})
+    waiting = Shelf(study.model_copy(update={"teacher": teacher}))
+    assert waiting.teacher is None and not any(waiting.cells.values()) and waiting.students == []
+    assert waiting.others == len(Shelf(study).students)
+    with pytest.raises(shelf.ShelfError, match=rf"11 of 12 candidates trained\); run: kd teacher {STUDY}"):
+        waiting.student_folder(Cell("resnet18", 4.0, 0.5, 0))
+
+
+def test_a_teacher_that_is_trained_at_last_brings_its_students(study):
+    full = Shelf(study)
+    winner = full.teacher
+    full.candidates[winner.teacher] = None
+    full.__dict__.pop("teacher", None)
+    full.__dict__.pop("_answering", None)
+    assert full.teacher is None and full.students == []
+    full.take(winner.folder)
+    assert full.teacher == winner and len(full.students) == len(Shelf(study).students)
+
+
+def test_records_of_other_data_do_not_answer(study):
+    other = Shelf(study.model_copy(update={"data": study.data.model_copy(update={"train_per_class": 7})}))
+    assert other.dataset is None and other.teacher is None and not any(other.cells.values())
+    with pytest.raises(shelf.ShelfError, match=f"not prepared; run: kd data {STUDY}"):
+        other.teacher_folder("convnext_atto")
+
+
+@pytest.fixture
+def record(study, tmp_path):
+    """A folder with one record of the study, to be spoilt."""
+    source = next((paths.results(STUDY) / "students").glob("resnet18-baseline-s0-*"))
+    return shutil.copytree(source, tmp_path / source.name)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda r: r.pop("score"), r"record\.json: score: Field required"),
+        (lambda r: r["metrics"].pop("nll"), r"record\.json: metrics\.nll: Field required"),
+        (lambda r: r.update(extra=1), r"record\.json: extra: Extra inputs are not permitted"),
+        (lambda r: r["provenance"].update(host="x"), r"record\.json: provenance\.host: Extra inputs"),
+        (lambda r: r["metrics"].update(top1_best="0.4"), r"record\.json: metrics\.top1_best: Input should be a valid"),
+    ],
+)
+def test_a_record_of_other_keys_is_named_with_its_key(record, change, says):
+    values = json.loads((record / "record.json").read_text())
+    del values["checksum"]
+    change(values)
+    (record / "record.json").write_text(json.dumps({**values, "checksum": records.digest(values)}))
+    with pytest.raises(RecordError, match=says):
+        records.read(record)
+
+
+def test_a_record_written_today_is_read_back(record):
+    old = records.read(record)
+    values = old.model_dump(exclude={"version", "predictions_sha256"}, exclude_none=True)
+    new = records.write(record, {**values, "T": None}, old.predictions)
+    assert new.version == records.SCHEMA and new.metrics == old.metrics and new.cell == old.cell
+    assert (new.predictions["predicted"] == old.predictions["predicted"]).all()
+    text = (record / "record.json").read_text()
+    (record / "record.json").write_bytes(text.replace("\n", "\r\n").encode())  # as a checkout on Windows may have it
+    assert records.read(record) == new
+    (record / "record.json").write_text(text.replace('"alpha": 1.0', '"alpha": 0.9'))
+    with pytest.raises(RecordError, match="changed after it was written"):
+        records.read(record)
+
+
+def test_another_run_s_predictions_are_refused(record):
+    """From schema 2 on a record holds the hash of its predictions."""
+    old = records.read(record)
+    values = old.model_dump(exclude={"version", "predictions_sha256"}, exclude_none=True)
+    records.write(record, {**values, "T": None}, old.predictions)
+    other = next((paths.results(STUDY) / "students").glob("resnet18-T4-a0-*"))
+    shutil.copy(other / "predictions.npz", record / "predictions.npz")
+    with pytest.raises(RecordError, match=r"predictions\.npz: not the file that the record speaks of"):
+        records.read(record).predictions  # noqa: B018

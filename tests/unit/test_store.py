@@ -1,0 +1,89 @@
+"""The store of soft targets, without a teacher."""
+
+import threading
+
+import numpy as np
+import pytest
+from helpers import SMALL, write_study
+
+from kd_utils.learning import data
+from kd_utils.learning.soft_targets import SoftTargets, SoftTargetsError
+from kd_utils.study import load
+
+BINDING = {"teacher": "a", "seed": 0}
+
+
+def logits(value=1.0):
+    return np.full((5, 3), value, np.float32)
+
+
+def test_a_store_that_says_something_else_is_refused(root):
+    store = SoftTargets(BINDING, 5, 3)
+    (store.folder / "binding.json").write_text('{"teacher": "b", "seed": 0}')
+    with pytest.raises(SoftTargetsError, match="delete the folder"):
+        SoftTargets(BINDING, 5, 3)
+
+
+def test_what_is_stored_is_not_computed_again(root):
+    store, asked = SoftTargets(BINDING, 5, 3), []
+
+    def compute(view):
+        asked.append(view)
+        return logits(view)
+
+    assert store.ensure(range(3), compute, "a CPU") == 3
+    assert SoftTargets(BINDING, 5, 3).ensure(range(4), compute, "a GPU") == 1
+    assert asked == [0, 1, 2, 3]
+    assert store[2].dtype == np.float16 and (store[2] == 2).all()
+    assert store.computed_on(range(3)) == ["a CPU"] and store.computed_on(range(4)) == ["a CPU", "a GPU"]
+
+
+def test_two_at_once_compute_a_view_once(root):
+    asked, gate = [], threading.Barrier(2, timeout=30)
+
+    def work():
+        store = SoftTargets(BINDING, 5, 3)
+        gate.wait()
+        store.ensure(range(5), lambda v: asked.append(v) or logits(v), "here")
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert sorted(asked) == list(range(5))
+
+
+def test_a_missing_or_truncated_view_is_named(root):
+    store = SoftTargets(BINDING, 5, 3)
+    with pytest.raises(SoftTargetsError, match="no soft targets yet"):
+        store[0]
+    store.ensure([0], logits, "here")
+    path = store.folder / "view_0000.npy"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(SoftTargetsError, match="view_0000.npy: damaged.*delete it"):
+        store[0]
+    np.save(path, logits())
+    with pytest.raises(SoftTargetsError, match="float32.*expected float16"):
+        store[0]
+
+
+@pytest.mark.parametrize("value", [1e6, np.nan])
+def test_logits_that_float16_cannot_hold_are_refused(root, value):
+    store = SoftTargets(BINDING, 5, 3)
+    with pytest.raises(SoftTargetsError, match="not finite in float16"):
+        store.ensure([0], lambda v: logits(value), "here")
+    assert not store.has(0)
+
+
+def test_an_interrupted_view_leaves_nothing(root):
+    store = SoftTargets(BINDING, 5, 3)
+    with pytest.raises(KeyboardInterrupt):
+        store.ensure([0], lambda v: (_ for _ in ()).throw(KeyboardInterrupt), "here")
+    assert [p.name for p in store.folder.iterdir() if p.suffix != ".lock"] == ["binding.json"]
+
+
+def test_studies_differ_only_where_they_do(root):
+    """A second study on the same data, teacher, views and seed takes the same store."""
+    write_study(root, {**SMALL, "grid": {"T": [1], "alpha": [0.9]}}, "other")
+    for name in ("small", "other"):
+        data.prepare(load(name))
+    assert data.load(load("small")).folder == data.load(load("other")).folder
