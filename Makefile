@@ -6,7 +6,7 @@ STUDY ?= studies/digits.yaml
 BIN := .venv/bin
 UV = $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
 
-.PHONY: demo test check emulate study lab bench docs
+.PHONY: demo test check types unit emulate study lab bench docs
 demo: STUDY := studies/digits.yaml
 demo: study
 
@@ -16,10 +16,16 @@ study: .venv/ready
 lab: .venv/ready
 	$(BIN)/jupyter lab notebooks
 
-# style, and what can be tested without training
+# style, types, and what can be tested without training; types and tests side by side
 check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) --no-print-directory -j2 types unit
+
+types: .venv/dev
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+unit: .venv/dev
 	$(BIN)/python -m pytest tests/unit
 
 # two at a time: whoever is free takes the next

@@ -80,7 +80,7 @@ def measure(asked, root: Path) -> dict:
     teacher = models.create(study.teacher.candidates[0], asked.classes, asked.size).to(device).eval()
     store = soft_targets(study, dataset, teacher, device)
     found = {}
-    used = {models.precision(study.student(name).precision, device) for name in asked.students}
+    used = {study.precision_of(study.student(name)) for name in asked.students}
     ceiling = {precision: matmul(device, precision) for precision in sorted(used)}
     for name in asked.students:
         spec = study.student(name)
@@ -102,7 +102,7 @@ def measure(asked, root: Path) -> dict:
         found[name] = {"images_per_second": rounded, "private_mib": round(cells.private())}
         cells.close()
         report(name, medians, rates, found[name]["private_mib"])
-        kind = models.precision(spec.precision, device)
+        kind = spec.precision or "fp32"
         rate = medians["grid"] * 3 * forward_flops(spec, asked) / 1e12
         print(f"{name:<25} grid {rate:.3f} TFLOP/s; a {kind} matrix product here: {ceiling[kind]:.2f}", flush=True)
     about = machine(device)
@@ -249,7 +249,7 @@ def floor(spec, asked, device) -> float:
     model = models.create(spec, asked.classes, asked.size).to(device).backbone.train()
     optimizer = _optimizer(model, Train())
     forward = models.compiled(model) if spec.compile else model
-    precision = models.precision(spec.precision, device)
+    precision = spec.precision or "fp32"
     batch = torch.randn(BATCH, 3, asked.size, asked.size, device=device).to(memory_format=torch.channels_last)
     labels = torch.randint(0, asked.classes, (BATCH,), device=device)
 
@@ -291,7 +291,7 @@ def step(study, name: str, dataset, store, device) -> float:
         score=lambda model, epoch: {"score": 0.0},
         extra=lambda epoch: torch.as_tensor(store[epoch]).to(device),
         forward=models.compiled(model) if spec.compile else None,
-        precision=models.precision(spec.precision, device),
+        precision=spec.precision or "fp32",
     )
     return done.history[1]["images_per_second"]
 

@@ -27,10 +27,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from kd_utils import records
+from kd_utils import methods, records
 from kd_utils.reporting import claims, results, tables
 from kd_utils.reporting.results import Point
 from kd_utils.reporting.shown import Table, duration, half, percent, points, temperature
+from kd_utils.sources import SOURCES
 from kd_utils.study import Study, student_settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -298,6 +299,26 @@ def study_keys() -> str:
     return "\n\n".join(parts)
 
 
+def ways_to_teach() -> str:
+    """The rows of methods.py that a study may name."""
+    rows = []
+    for row in methods.FURTHER.values():
+        weights = ", ".join(f"`{name}`: {value:g}" for name, value in row.weights.items()) or "–"
+        who = {"": "nobody", "teacher": "the teacher", "self": "its own baseline"}[row.taught_by]
+        rows.append([f"`{row.name}`", row.about, who, "yes" if row.temperature else "no", weights, row.cited or "–"])
+    return table(["method", "what it does", "taught by", "T", "weights", "source"], rows, left=6)
+
+
+def data_sets() -> str:
+    """The rows of sources.py."""
+    where = {"none": "–", "optional": "`--source` or `data.source`; else downloaded", "required": "`data.source`"}
+    rows = [
+        [f"`{row.name}`", row.about, where[row.path], row.licence, "yes" if row.shown else "no", row.cited or "–"]
+        for row in SOURCES.values()
+    ]
+    return table(["data.name", "what it holds", "where it lies", "licence", "shown in reports", "source"], rows, left=6)
+
+
 def _title(model: type[BaseModel], places: list[str]) -> str:
     return "The file" if model is Study else " and ".join(f"`{p}`" for p in places)
 
@@ -481,6 +502,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "provenance": provenance,
     "columns": columns,
     "study-keys": study_keys,
+    "ways-to-teach": ways_to_teach,
+    "data-sets": data_sets,
     "speed": speed,
     "conversions": conversions,
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 if TYPE_CHECKING:
-    from .running.pipeline import Where
+    from .running.pipeline import Resources
 
 app = typer.Typer(
     help="Knowledge distillation over a T x alpha grid, from images to the report's PDF.",
@@ -145,12 +145,12 @@ def main() -> None:
         sys.exit(2)
 
 
-def _where(jobs: int | None, device: str, engine: str, address: str | None, gpus: float | None) -> "Where":
-    from .running.pipeline import Where
+def _where(jobs: int | None, device: str, engine: str, address: str | None, gpus: float | None) -> "Resources":
+    from .running.pipeline import Resources
 
     if engine not in ("local", "ray"):
         raise typer.BadParameter(f"--engine is local or ray, not {engine!r}")
-    return Where(jobs, device, cast(Literal["local", "ray"], engine), address, gpus)
+    return Resources(jobs, device, cast(Literal["local", "ray"], engine), address, gpus)
 
 
 @contextmanager

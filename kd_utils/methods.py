@@ -22,7 +22,7 @@ class Teaching:
     more often than those of fresh ones.
     temperature: whether the loss has one; if not, T is 1 in its cells' names and keys.
     weights: the weights that the loss takes beside T and alpha, each from 0 on, and their defaults.
-    cited, reference: the work it is from, as a text cites it and as the report's list has it.
+    cited, reference: the work it is from, as a text cites it and as the report's list has it; '' where there is none.
     """
 
     name: str

@@ -23,6 +23,16 @@ ANALYSIS = "analysis.ipynb"  # as executed for the report
 LOCK = "study.lock"
 HOLDER = "study.holder"  # who has the lock
 
+# the files of a report
+PDF = "report.pdf"
+HTML = "report.html"
+
+# the files of a decoded data set
+META = "meta.json"  # written last: fingerprint, classes, counts
+
+# the files of stored soft targets
+BINDING = "binding.json"  # what they depend on
+
 
 def root() -> Path:
     """The folder that holds studies, results, report, data and cache: KD_ROOT, or else the checkout."""
@@ -70,6 +80,16 @@ def arrays(name: str) -> Path:
 def compiled() -> Path:
     """What torch.compile has made."""
     return root() / "cache" / "inductor"
+
+
+def array(folder: Path, split: str, what: str) -> Path:
+    """An array of a decoded data set: the images, or the labels, of a split."""
+    return folder / f"{split}_{what}.npy"
+
+
+def view(folder: Path, number: int) -> Path:
+    """The soft targets of a view; beside it lie a note of the device that computed them, .json, and a .lock."""
+    return folder / f"view_{number:04d}.npy"
 
 
 def soft_targets(name: str) -> Path:

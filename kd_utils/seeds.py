@@ -10,7 +10,7 @@
 A stream is a counter-based generator (Philox; Salmon et al. 2011, 'Parallel random numbers: as easy as 1, 2, 3'),
 keyed by NumPy's SeedSequence over its numbers: streams of other numbers are independent, none is the state that
 another one left behind. The numbers are part of what records say: another number is another experiment.
-Loads no torch.
+The report's bootstrap draws from generators of its own (reporting/stats.py), on which no run depends. Loads no torch.
 """
 
 import numpy as np

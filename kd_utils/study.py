@@ -24,6 +24,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from . import files, methods, paths
 from .methods import TaughtBy, Teaching
+from .sources import SOURCES
 
 
 class StudyError(ValueError):
@@ -55,7 +56,7 @@ def _known(names: Collection[str], name: str) -> str:
 class Data(_Section):
     """Which images. Splits of the training images are disjoint and drawn by a fixed permutation per class."""
 
-    name: Literal["digits", "tiny-imagenet", "cifar100", "folder"]
+    name: Annotated[str, AfterValidator(partial(_known, SOURCES))]
     source: str | None = None  # folder: its path; tiny-imagenet: a zip or folder (default: downloaded)
     image_size: int = Field(default=64, ge=8, le=1024)  # pixels a side, as stored
     classes: int | list[str] | None = None  # the first n classes by name, or these; default: all
@@ -65,8 +66,11 @@ class Data(_Section):
 
     @model_validator(mode="after")
     def _source(self):
-        if self.name == "folder" and not self.source:
-            raise ValueError("data.name is 'folder', so data.source must name the folder")
+        path = SOURCES[self.name].path
+        if path == "required" and not self.source:
+            raise ValueError(f"data.name is '{self.name}', so data.source must name the folder")
+        if path == "none" and self.source:
+            raise ValueError(f"data.name is '{self.name}', which has no source; leave data.source out")
         return self
 
 
@@ -146,7 +150,8 @@ class Method(_Section):
     """
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, Annotated[Number, Field(ge=0)]]  # any other key: a weight
+    # any other key is a weight; pydantic reads their type here
+    __pydantic_extra__: dict[str, Annotated[Number, Field(ge=0)]]  # pyright: ignore[reportIncompatibleVariableOverride]
 
     method: Annotated[str, AfterValidator(partial(_known, methods.FURTHER))]
     name: str = ""  # how records and tables call it; default: the method's name

@@ -7,6 +7,7 @@ from filelock import FileLock
 from helpers import SMALL, kd, write_study
 
 from kd_utils import paths
+from kd_utils.reporting import results
 
 
 def pytest_collection_modifyitems(items):
@@ -16,7 +17,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def root(tmp_path, monkeypatch) -> Path:
-    """A root of its copied, with studies/small.yaml in it."""
+    """A root of its own, with studies/small.yaml in it."""
     monkeypatch.setenv("KD_ROOT", str(tmp_path))
     write_study(tmp_path, SMALL)
     return tmp_path
@@ -45,9 +46,22 @@ def at_finished(finished, monkeypatch) -> Path:
     return finished
 
 
+@pytest.fixture(scope="session")
+def loaded(finished):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KD_ROOT", str(finished))
+        return results.load("small")
+
+
+@pytest.fixture
+def study_results(at_finished, loaded):
+    """The results of the finished study, loaded once; for reading only."""
+    return loaded
+
+
 @pytest.fixture
 def copied(finished, tmp_path, monkeypatch) -> Path:
-    """A root of its copied, with a copy of the finished study, to be changed."""
+    """A root of its own, with a copy of the finished study, to be changed."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     monkeypatch.setenv("KD_ROOT", str(tmp_path))
     return tmp_path

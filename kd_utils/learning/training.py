@@ -14,8 +14,9 @@ from torch import nn
 from .. import files, seeds
 from ..study import Train
 from .losses import HISTORY_COLUMNS
-from .models import set_state, unwrap
+from .models import Classifier, unwrap
 from .views import order
+from .weights import set_state
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +74,7 @@ def fit(
     forward, if given, stands for model(images) on batches of full size: the model, compiled for that one shape.
     extra(epoch) gives an (N, ...) tensor whose rows go to the loss with their images (soft targets, say).
     loss(logits, labels, rows of extra or None) returns a named tuple of scalars; its `loss` is minimised.
-    score(model, epoch) returns the figures of an evaluation after that epoch (from 1); its `score`, higher is better,
+    score(model, epoch) returns the metrics of an evaluation after that epoch (from 1); its `score`, higher is better,
     picks the best epoch.
     precision: 'fp32' or 'bf16' (autocast of the forward pass).
     All randomness of an epoch follows from (seed, epoch), so a resumed training equals an uninterrupted one.
@@ -117,11 +118,11 @@ def fit(
         schedule.step()
         state.history.append(row)
         if (epoch + 1) % train.eval_every == 0 or epoch + 1 == train.epochs:
-            found = score(model, epoch + 1)
-            if found["score"] > state.best_score:
-                state.best_score, state.best_epoch = found["score"], epoch + 1
+            evaluation = score(model, epoch + 1)
+            if evaluation["score"] > state.best_score:
+                state.best_score, state.best_epoch = evaluation["score"], epoch + 1
                 state.best = _snapshot(net)
-            row |= {k: v for k, v in found.items() if k != "score"}
+            row |= {k: v for k, v in evaluation.items() if k != "score"}
         if checkpoint:
             _save(checkpoint, state, net, optimizer, schedule)
         if on_epoch:
@@ -136,7 +137,7 @@ def _epoch(
     """One pass; returns the sums of the loss's parts over images, and the number of images."""
     model.train()
     cast = torch.autocast(labels.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-    total, seen, names = None, 0, ()
+    total, seen, names = torch.zeros((), device=labels.device), 0, ()
     for index in batches:
         with cast:
             logits = (forward if len(index) == full else model)(_batch(view, images, index))
@@ -146,7 +147,7 @@ def _epoch(
         optimizer.step()
         names = parts._fields
         summed = torch.stack([p.detach() for p in parts]) * len(index)
-        total = summed if total is None else total + summed
+        total = total + summed
         seen += len(index)
     return dict(zip(names, total.tolist(), strict=True)), seen
 
@@ -187,7 +188,7 @@ def _stalled(state: Fit, train: Train) -> bool:
     return len(state.history) - state.best_epoch >= train.patience * train.eval_every
 
 
-def _snapshot(net: nn.Module) -> dict:
+def _snapshot(net: Classifier) -> dict[str, torch.Tensor]:
     return {k: v.detach().cpu().clone() for k, v in net.backbone.state_dict().items()}
 
 

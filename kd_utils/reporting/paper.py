@@ -68,7 +68,7 @@ def make(study: Study) -> Path:
     from papermill.exceptions import PapermillExecutionError
     from papermill.execute import execute_notebook
 
-    executed = paths.results(study.name) / "analysis.ipynb"
+    executed = paths.results(study.name) / paths.ANALYSIS
     executed.parent.mkdir(parents=True, exist_ok=True)
     logging.getLogger("traitlets").setLevel(logging.ERROR)  # jupyter_client warns of kernels on the loopback address
     try:
@@ -83,16 +83,16 @@ def make(study: Study) -> Path:
         raise ReportError(f"the analysis failed: {e.evalue}; see {executed}") from None
     folder = paths.report(study.name)
     with _paper(nb, study.name) as paper:
-        with files.whole(folder / "report.pdf") as tmp:
+        with files.whole(folder / paths.PDF) as tmp:
             tmp.write_bytes(paper.pdf())
-        with files.whole(folder / "report.html") as tmp:
+        with files.whole(folder / paths.HTML) as tmp:
             tmp.write_text(paper.html(), encoding="utf-8")
         with files.whole(folder / "figures") as new:
             new.mkdir()
             for figure in sorted(paper.folder.glob("*.svg")):
                 (new / figure.name).write_bytes(figure.read_bytes())
             files.remove(folder / "figures")
-    return folder / "report.pdf"
+    return folder / paths.PDF
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .. import records
-from ..records import Record, StudentRecord, TeacherRecord
+from ..records import StudentRecord, TeacherRecord
 from ..shelf import Shelf
 from ..study import STANDARD, Cell, Study
 from ..study import load as load_study
@@ -274,7 +274,7 @@ def _by_point(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.set_axis(pd.Index(points, dtype=object), axis="index")
 
 
-def _teacher_share(record: Record) -> float:
+def _teacher_share(record: StudentRecord) -> float:
     """The teacher's share of the gradient, over all epochs of a run: 0 to 1."""
     ce, kl = (float(np.mean([epoch[part] for epoch in record.history])) for part in ("ce_grad", "kl_grad"))
     alpha = record.alpha

@@ -1,22 +1,15 @@
 """Results -> the sentences of the report. No number in them is typed: each is computed from records."""
 
 from .. import methods
+from ..sources import SOURCES
 from ..study import STANDARD, Augment, Model, Study
 from . import claims, tables
 from .results import LEAST_P, CellRow, Results
 from .shown import Front, Text, half, percent, points, seeds_a_cell
 
-DATA_REFERENCE = {
-    "tiny-imagenet": "Le and Yang, 2015",
-    "cifar100": "Krizhevsky, 2009",
-    "digits": "Alpaydin and Kaynak, 1998",
-}
-REFERENCES = [  # beside those of methods.py
-    "Alpaydin, E. and Kaynak, C. (1998). Optical recognition of handwritten digits. UCI Machine Learning Repository.",
+REFERENCES = [  # beside those of methods.py and sources.py
     "Guo, C. et al. (2017). On calibration of modern neural networks. ICML. arXiv:1706.04599.",
     "Holm, S. (1979). A simple sequentially rejective multiple test procedure. Scandinavian J. of Statistics 6, 65–70.",
-    "Krizhevsky, A. (2009). Learning multiple layers of features from tiny images. University of Toronto.",
-    "Le, Y. and Yang, X. (2015). Tiny ImageNet visual recognition challenge. CS 231N report, Stanford University.",
     "McNemar, Q. (1947). Note on the sampling error of the difference between correlated proportions or percentages. "
     "Psychometrika 12, 153–157.",
     "Stanton, S. et al. (2021). Does knowledge distillation really work? NeurIPS. arXiv:2106.05945.",
@@ -63,7 +56,7 @@ def setting(results: Results) -> Text:
     held_out = f", {counts['holdout']:,} held out of the training images" if counts["holdout"] else ""
     chosen_on = "held-out training images" if counts["holdout"] else "the validation images themselves"
     devices = sorted({record.provenance.device_name for record in results.students})
-    reference = DATA_REFERENCE.get(study.data.name)
+    reference = SOURCES[study.data.name].cited
     cited = f" ({reference})" if reference else ""
     return Text(
         f"The data are {study.data.name}{cited}, {len(dataset['classes'])} classes at "
@@ -109,7 +102,8 @@ def _soft_targets(results: Results) -> str:
     """How right the teacher's soft targets are, and whether it was trained on the views that they are of."""
     study = results.study
     taught = [record for record in results.students if study.taught_by(record.cell) == "teacher"]
-    right = [record.provenance.soft_targets_top1 for record in taught]
+    shares = (record.provenance.soft_targets_top1 for record in taught)
+    right = [share for share in shares if share is not None]
     said = f"; in a seed's first view they name the right class of {_range(right)} % of the images" if right else ""
     if study.teacher.seed in {record.cell.seed for record in results.students}:
         seen = min(len(results.teacher.history), study.view_count())
@@ -243,9 +237,7 @@ def changes(results: Results) -> Text:
 def references(results: Results) -> Text:
     """The works that the report speaks of."""
     study = results.study
-    cited = {"Guo", "Holm", "McNemar", "Stanton"}
-    cited |= {DATA_REFERENCE.get(study.data.name, "").split(" ")[0].rstrip(",")}
-    lines = {line for line in REFERENCES if line.split(",")[0] in cited} | {methods.KD.reference}
+    lines = {*REFERENCES, methods.KD.reference, SOURCES[study.data.name].reference} - {""}
     if any(point.method != "kd" for point in results.cells.index):
         lines |= {m.teaching.reference for m in study.methods}
     return Text("\n".join(f"- {line}" for line in sorted(lines)) + "\n")

@@ -4,7 +4,7 @@
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -306,14 +306,18 @@ def runs(results: Results) -> Table:
     return Table(pd.DataFrame(rows), caption, "records")
 
 
-def sources(results: Results) -> dict[str, Sequence[Record]]:
+def sources(results: Results) -> Mapping[str, Sequence[Record]]:
     """The records that each figure and table of the report is made from, by its label, in the order of the report."""
     grid = [record for record in results.students if record.method == "kd"]
     grid_of = {student: [record for record in grid if record.student == student] for student in results.labels}
     telling = [record for runs in _runs_of_roles(results, ["best", "standard", "baseline"]) for record in runs]
     first_runs = [runs[0] for runs in _runs_of_roles(results, ["best", "standard", "worst", "baseline"])]
-    by_label: dict[str, Sequence[Record]] = {"tbl-teachers": results.teachers}
-    by_label |= {"fig-accuracy": grid, "fig-gain": grid, "fig-temperature": grid}
+    by_label: dict[str, Sequence[Record]] = {
+        "tbl-teachers": results.teachers,
+        "fig-accuracy": grid,
+        "fig-gain": grid,
+        "fig-temperature": grid,
+    }
     by_label |= {f"tbl-summary-{student}": runs for student, runs in grid_of.items()}
     if choice(results) is not None:
         by_label["tbl-choice"] = grid
@@ -324,8 +328,7 @@ def sources(results: Results) -> dict[str, Sequence[Record]]:
     if further(results) is not None:
         by_label["tbl-further"] = results.students
     by_label["tbl-cost"] = [results.teacher, *results.students]
-    by_label |= {f"tbl-grid-{student}": runs for student, runs in grid_of.items()}
-    return by_label
+    return by_label | {f"tbl-grid-{student}": runs for student, runs in grid_of.items()}
 
 
 def _runs_of_roles(results: Results, names: list[str]) -> list[list[StudentRecord]]:
@@ -353,11 +356,10 @@ def provenance(results: Results) -> Table:
     return Table(pd.DataFrame(rows), caption, "provenance")
 
 
-def _numbered(results: Results) -> dict[str, Record]:
+def _numbered(results: Results) -> Mapping[str, Record]:
     """T1, T2, ... the teachers, best first; R1, R2, ... the runs, sorted as results.csv is."""
-    numbered: dict[str, Record] = {f"T{k}": record for k, record in enumerate(results.teachers, 1)}
-    numbered |= {f"R{k}": record for k, record in enumerate(results.students, 1)}
-    return numbered
+    teachers: dict[str, Record] = {f"T{k}": record for k, record in enumerate(results.teachers, 1)}
+    return teachers | {f"R{k}": record for k, record in enumerate(results.students, 1)}
 
 
 def _ranges(names: list[str]) -> str:

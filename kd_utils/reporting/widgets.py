@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from .. import records
 from ..learning import data
 from ..learning.metrics import entropy
-from ..records import Record
+from ..records import StudentRecord
 from ..study import Cell
 from . import plots
 from .results import CellRow, Point, Results
@@ -90,7 +90,7 @@ def compare(results: Results) -> widgets.VBox:
     picture, words = widgets.Image(format="png", layout=_PICTURE), widgets.HTML()
 
     def draw() -> None:
-        pair: list[Record] = [_set(first), _set(second)]
+        pair: list[StudentRecord] = [_set(first), _set(second)]
         right = [record.predictions["predicted"] == record.predictions["label"] for record in pair]
         of_kind = {name: np.flatnonzero(test(*right)) for name, test in kinds.items()}
         words.value = "; ".join(f"{name}: {len(places):,}" for name, places in of_kind.items())
@@ -126,7 +126,7 @@ def _set(control) -> Any:
     return control.value
 
 
-def _runs(results: Results) -> list[tuple[str, Record]]:
+def _runs(results: Results) -> list[tuple[str, StudentRecord]]:
     """Every run by name, best first."""
     ranked = sorted(results.students, key=lambda record: -record.metrics.top1_best)
     return [(f"{record.cell.name} ({percent(record.metrics.top1_best)} %)", record) for record in ranked]
@@ -199,14 +199,14 @@ def _learned(results: Results, point: Point) -> Figure:
     return plots.cell(histories, results.score_column, {classes[k]: float(accuracy[k]) for k in worst})
 
 
-def _val_image(results: Results, record: Record, index: int) -> _Image:
+def _val_image(results: Results, record: StudentRecord, index: int) -> _Image:
     """An image of val, and what the teacher and a student say of it."""
     dataset = data.load(results.study)
     says = {"teacher": results.teacher.val_logits[index], "student": record.val_logits[index]}
     return _Image(dataset.images("val")[index], int(dataset.labels("val")[index]), _in_float64(says))
 
 
-def _view_image(results: Results, record: Record, view: int, index: int) -> _Image:
+def _view_image(results: Results, record: StudentRecord, view: int, index: int) -> _Image:
     """A training image in a view, the teacher's stored soft target of it, and what a student says of it."""
     import torch
 

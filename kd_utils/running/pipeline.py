@@ -30,8 +30,8 @@ class PipelineError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Where:
-    """Where tasks run, none of which changes a metric on the same kind of device.
+class Resources:
+    """What tasks run on, none of which changes a metric on the same kind of device.
 
     jobs: side by side, on this machine. device: auto, cpu, cuda or mps. engine: local or ray. address: of a running
     Ray cluster. gpus: how much of a GPU a run takes on Ray (default: one with device cuda, else none).
@@ -44,14 +44,14 @@ class Where:
     gpus: float | None = None
 
 
-HERE = Where()
+HERE = Resources()
 
 
 def run_study(
     study: str | Study = "digits",
     *,
     source: str | Path | None = None,
-    where: Where = HERE,
+    where: Resources = HERE,
     on_event: Listener | None = None,
 ) -> bool:
     """Do a whole study, each step only as far as it is not done. Returns whether every run succeeded.
@@ -82,7 +82,7 @@ def prepare_data(study: Study, source: str | Path | None, tell: Listener) -> "Da
     return dataset
 
 
-def train_teachers(shelf: Shelf, where: Where, tell: Listener) -> bool:
+def train_teachers(shelf: Shelf, where: Resources, tell: Listener) -> bool:
     """Train the candidates that are not trained yet; the best one is the teacher, and its weights are kept apart."""
     _advise(shelf, where, tell)
     ok = _run("teachers", teacher_tasks(shelf, where.device), shelf, where, tell)
@@ -94,7 +94,7 @@ def train_teachers(shelf: Shelf, where: Where, tell: Listener) -> bool:
     return ok
 
 
-def run_cells(shelf: Shelf, where: Where, tell: Listener) -> bool:
+def run_cells(shelf: Shelf, where: Resources, tell: Listener) -> bool:
     """Run the cells that are not done, stage by stage, each after the soft targets of its seed."""
     study = shelf.study
     _advise(shelf, where, tell)
@@ -268,7 +268,7 @@ def execute(notebook: str, output: str, parameters: dict) -> None:
 # --- doing it
 
 
-def _run(stage: str, tasks: list[Task], shelf: Shelf, where: Where, tell: Listener, quiet: bool = False) -> bool:
+def _run(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell: Listener, quiet: bool = False) -> bool:
     """Run tasks side by side, taking in each record as its run ends. Returns whether all succeeded."""
     if not tasks:
         return True
@@ -308,7 +308,7 @@ def _run(stage: str, tasks: list[Task], shelf: Shelf, where: Where, tell: Listen
     return not failures
 
 
-def _advise(shelf: Shelf, where: Where, tell: Listener) -> None:
+def _advise(shelf: Shelf, where: Resources, tell: Listener) -> None:
     """Say before hours are spent what speaks against them; of a cluster's machines nothing is known here.
 
     The candidates are spoken of while there is no teacher, the students from then on.

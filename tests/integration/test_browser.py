@@ -15,7 +15,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 
 @pytest.fixture
-def lab(at_finished, tmp_path, checkout):
+def lab(page, at_finished, tmp_path, checkout):
     """The address of a JupyterLab whose folder holds the notebooks, set to the small study."""
     for name in ("explore", "distill"):
         text = (checkout / "notebooks" / f"{name}.ipynb").read_text()
@@ -88,7 +88,7 @@ def changed(page, number: int, before: bytes) -> bytes:
     raise AssertionError(f"picture {number} stayed as it was")
 
 
-def test_explore_redraws_when_its_controls_move(lab, page):
+def test_explore_redraws_when_its_controls_move(page, lab):
     run_all(page, lab("explore"))
     page.locator("img.widget-image").nth(2).wait_for()
     assert not page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count()
@@ -106,7 +106,7 @@ def test_explore_redraws_when_its_controls_move(lab, page):
     changed(page, 1, before)
 
 
-def test_run_all_of_distill_shows_a_run_that_is_done(lab, page):
+def test_run_all_of_distill_shows_a_run_that_is_done(page, lab):
     run_all(page, lab("distill"))
     page.locator("text=done before, on").first.wait_for()
     page.locator(".jp-OutputArea-output svg, .jp-OutputArea-output img").nth(2).wait_for()

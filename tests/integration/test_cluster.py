@@ -1,6 +1,8 @@
 """The grid on a real Ray cluster of two nodes on this machine, one of which is lost in the middle."""
 
+import contextlib
 import shutil
+import socket
 import time
 
 import pytest
@@ -11,12 +13,23 @@ from kd_utils.running import cluster
 ray = pytest.importorskip("ray", reason="the extra cluster is not installed")
 
 
+def node() -> dict:
+    """A node's settings. Ports that are given spare Ray's wait of 15 s for them, which kills it on a busy machine."""
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(socket.create_server(("", 0))) for _ in PORTS]
+        ports = [s.getsockname()[1] for s in held]
+    return {"num_cpus": 1, "include_dashboard": False, **dict(zip(PORTS, ports, strict=True))}
+
+
+PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+
+
 @pytest.fixture
 def two_nodes():
     from ray.cluster_utils import Cluster
 
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    second = nodes.add_node(num_cpus=1)
+    nodes = Cluster(initialize_head=True, head_node_args=node())
+    second = nodes.add_node(**node())
     yield nodes, second
     nodes.shutdown()
 

@@ -16,11 +16,6 @@ def forgotten():
     widgets._run.cache_clear()
 
 
-@pytest.fixture
-def study_results(at_finished):
-    return results.load("small")
-
-
 def parts(panel, kind):
     return [w for w in panel.children if type(w).__name__ == kind]
 

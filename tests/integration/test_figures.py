@@ -4,13 +4,8 @@ import numpy as np
 import pytest
 
 from kd_utils.learning import data
-from kd_utils.reporting import figures, plots, results
+from kd_utils.reporting import figures, plots
 from kd_utils.reporting.results import Point
-
-
-@pytest.fixture
-def study_results(at_finished):
-    return results.load("small")
 
 
 def drawn(monkeypatch, name: str) -> dict:

@@ -6,10 +6,11 @@ import time
 
 import pandas as pd
 import pytest
-from helpers import SMALL, kd, write_study
+from helpers import SMALL, kd, same, write_study
 
+import kd_utils
 from kd_utils import console
-from kd_utils.running import pipeline, pool
+from kd_utils.running import events, pipeline, pool
 from kd_utils.shelf import Progress, Shelf
 from kd_utils.study import load
 
@@ -27,16 +28,21 @@ def test_what_is_done_is_not_done_again(finished, copied):
         assert (copied / path).read_bytes() == (finished / path).read_bytes(), path
 
 
-def test_only_what_is_missing_is_done_and_comes_out_the_same(copied):
-    students = sorted((copied / "results" / "small" / "students").iterdir())
-    (students[3] / "record.json").unlink()
-    shutil.rmtree(students[6])
-    before = pd.read_csv(copied / "results" / "small" / "results.csv")
-    done = kd(copied, "grid", "small", "--jobs", "1")
-    assert done.returncode == 0 and done.stdout.count("done: ") == 2
-    after = pd.read_csv(copied / "results" / "small" / "results.csv")
-    timing = ["train_seconds", "images_per_second"]
-    pd.testing.assert_frame_equal(before.drop(columns=timing), after.drop(columns=timing))
+def test_python_runs_a_study_and_is_told_what_happens(finished, copied):
+    """One cell is missing; run_study trains it and nothing else, by the events that a terminal would show."""
+    missing = next((copied / "results" / "small" / "students").glob("shuffle-T20-a0-*"))
+    shutil.rmtree(missing)
+    told = []
+    assert kd_utils.run_study("small", on_event=told.append) is True
+    done = [event for event in told if isinstance(event, events.Done)]
+    assert [event.name for event in done] == ["shuffle-T20-a0-s0"]
+    assert done[0].top1 == json.loads((missing / "record.json").read_text())["metrics"]["top1_best"]
+    steps = [event.done for event in told if isinstance(event, events.Progress) and event.stage == "cells, seed 0"]
+    assert steps[0] == 0 and steps == sorted(steps)
+    said = [str(event) for event in told if isinstance(event, events.Said)]
+    assert [line.split(":")[0] for line in said] == ["data", "teacher", "cells", "report"]
+    assert said[2] == "cells: 10 of 10 done" and (copied / "report" / "small" / "report.pdf").is_file()
+    same(finished, copied)
 
 
 def test_further_methods_are_added_to_a_finished_study(copied):

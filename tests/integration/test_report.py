@@ -18,9 +18,8 @@ def text(pdf: bytes) -> str:
     return " ".join(" ".join(page.extract_text() for page in PdfReader(io.BytesIO(pdf)).pages).split())
 
 
-def test_the_report_holds_the_metrics_of_the_records(at_finished):
+def test_the_report_holds_the_metrics_of_the_records(at_finished, study_results):
     shown = text((at_finished / "report" / "small" / "report.pdf").read_bytes())
-    study_results = results.load("small")
     for student in study_results.labels:
         ranked = study_results.cells_of(student)
         for cell in (ranked.iloc[0], ranked.iloc[-1]):
@@ -64,9 +63,9 @@ def test_the_html_says_the_same_and_loads_nothing(at_finished):
         assert " ".join(words[:5]) in pdf, "the PDF numbers it otherwise"
 
 
-def test_figures_lie_beside_it_as_svg(at_finished):
+def test_figures_lie_beside_it_as_svg(at_finished, study_results):
     names = {p.stem for p in (at_finished / "report" / "small" / "figures").iterdir()}
-    assert names == {label for label in tables.sources(results.load("small")) if label.startswith("fig-")}
+    assert names == {label for label in tables.sources(study_results) if label.startswith("fig-")}
 
 
 def test_nbconvert_exports_the_same(at_finished, tmp_path):

@@ -21,8 +21,7 @@ def keep(root, *patterns):
             shutil.rmtree(path)
 
 
-def test_each_cell_has_its_interval_and_its_test_against_the_baseline(at_finished):
-    study_results = results.load("small")
+def test_each_cell_has_its_interval_and_its_test_against_the_baseline(study_results):
     for student in study_results.labels:
         cells, distilled = study_results.cells_of(student), study_results.distilled_of(student)
         base = study_results.records_of(Point.baseline(student))[0].predictions
@@ -40,9 +39,8 @@ def test_each_cell_has_its_interval_and_its_test_against_the_baseline(at_finishe
         assert cells.iloc[0]["tied"] and np.isnan(cells.loc[Point.baseline(student), "p"])
 
 
-def test_a_cell_has_one_identity(at_finished):
+def test_a_cell_has_one_identity(study_results):
     """The point of a record, of a row of the cells and of the bootstrap are equal; the baseline's T is None."""
-    study_results = results.load("small")
     of_records = {Point.of(record.cell) for record in study_results.students}
     assert of_records == set(study_results.cells.index) == set(study_results.bootstrap.hits)
     assert study_results.cells.index.is_unique and len(of_records) == 10
@@ -54,8 +52,7 @@ def test_a_cell_has_one_identity(at_finished):
     assert Point("shuffle", 4.0, 0.5).words == "T = 4, alpha = 0.5" and Point.baseline("x").words == "the baseline"
 
 
-def test_tables_keep_numbers_and_show_them_formatted(at_finished):
-    study_results = results.load("small")
+def test_tables_keep_numbers_and_show_them_formatted(study_results):
     table = tables.grid(study_results, "shuffle")
     pd.testing.assert_frame_equal(table.frame, study_results.cells_of("shuffle"))
     for (_, cell), formatted in zip(table.frame.iterrows(), table.formatted().to_dict("records"), strict=True):
@@ -71,8 +68,7 @@ def test_tables_keep_numbers_and_show_them_formatted(at_finished):
     )
 
 
-def test_the_report_says_where_students_see_the_views_that_the_teacher_was_trained_on(at_finished):
-    study_results = results.load("small")
+def test_the_report_says_where_students_see_the_views_that_the_teacher_was_trained_on(study_results):
     named = [r.provenance.soft_targets_top1 for r in study_results.students if r.T is not None]
     text = sentences.setting(study_results).markdown
     assert f"right class of {100 * named[0]:.2f} % of the images" in text and "was trained on" not in text
@@ -154,14 +150,13 @@ NONE = float("nan")
         ("3", [(4, 0.5, 55), (NONE, 1, 60)], "contradicted"),
     ],
 )
-def test_verdicts_follow_the_accuracies(at_finished, monkeypatch, claim, rows, says):
-    study_results = results.load("small")
+def test_verdicts_follow_the_accuracies(study_results, monkeypatch, claim, rows, says):
     assert answer(monkeypatch, study_results, claim, rows).answer == says
 
 
-def test_the_published_rows_contradict_lower_alpha_for_shufflenet(at_finished):
+def test_the_published_rows_contradict_lower_alpha_for_shufflenet(study_results):
     """STUDY: alpha 0 at T = 20 and 100 are its two worst cells, alpha 0.5 there its two best."""
-    verdicts = claims.verdicts(results.load("small"))
+    verdicts = claims.verdicts(study_results)
     there = {(v.claim, v.student): v for v in verdicts if v.source == "published"}
     assert there["1b", "shufflenet_v2_x1_0"].answer == "contradicted"
     assert there["3", "resnet18"].answer == there["3", "shufflenet_v2_x1_0"].answer == "supported"
@@ -169,7 +164,7 @@ def test_the_published_rows_contradict_lower_alpha_for_shufflenet(at_finished):
     assert there["4", "shufflenet_v2_x1_0"].value == pytest.approx(0.0353)
 
 
-def test_every_figure_and_table_names_its_records(at_finished):
+def test_every_figure_and_table_names_its_records(at_finished, study_results):
     """The labels that the analysis shows are those that the provenance knows, and each has records."""
     import nbformat
 
@@ -180,7 +175,7 @@ def test_every_figure_and_table_names_its_records(at_finished):
             shown.add(output["metadata"]["kd_utils"]["label"])
         elif "{#tbl-" in output["data"].get("text/markdown", ""):
             shown.add(output["data"]["text/markdown"].split("{#")[1].split("}")[0])
-    sources = tables.sources(results.load("small"))
+    sources = tables.sources(study_results)
     assert shown - {"tbl-provenance", "tbl-records"} == set(sources)
     assert all(sources.values())
 

@@ -109,8 +109,7 @@ def test_a_teacher_with_a_normalisation_of_its_own_teaches_with_it(root, monkeyp
     content = {**SMALL, "teacher": {"candidates": [{"model": "lcnet_050", "pretrained": True}], "train": {"epochs": 3}}}
     write_study(root, content)
     norm = (0.1, 0.2, 0.3), (0.9, 0.8, 0.7)
-    built = models._build
-    monkeypatch.setattr(models, "_pretrained", lambda lib, name, classes: (built(lib, name, classes), *norm, "a test"))
+    monkeypatch.setattr(models.weights, "pretrained", lambda library, name, build: (build(), *norm, "a test"))
     study = load("small")
     data.prepare(study)
     trained = runs.teacher(study)

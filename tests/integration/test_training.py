@@ -7,6 +7,7 @@ from torch import nn
 
 from kd_utils.learning import losses, models, training
 from kd_utils.learning.views import View
+from kd_utils.learning.weights import fingerprint
 from kd_utils.study import Augment, Model, Train
 
 pytestmark = pytest.mark.numeric
@@ -72,10 +73,10 @@ def test_it_learns(optimizer, lr):
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, schedule, optimizer):
     """Interrupted after each epoch by an exception, started anew from the checkpoint: every bit is the same."""
-    train = Train(epochs=5, batch_size=16, lr=0.003, schedule=schedule, optimizer=optimizer)
+    train = Train(epochs=3, batch_size=16, lr=0.003, schedule=schedule, optimizer=optimizer)
     whole = fit(make("mobilenetv3_small_050"), train)  # a model with dropout: torch's generator matters
     pieces = None
-    for _ in range(5):
+    for _ in range(3):
 
         class Killed(Exception):
             pass
@@ -88,8 +89,8 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, schedule, opti
     pieces = fit(make("mobilenetv3_small_050"), train, checkpoint=tmp_path / "c.pt")
     for a, b in zip(whole.history, pieces.history, strict=True):
         assert {k: v for k, v in a.items() if "second" not in k} == {k: v for k, v in b.items() if "second" not in k}
-    assert models.fingerprint(whole.last) == models.fingerprint(pieces.last)
-    assert models.fingerprint(whole.best) == models.fingerprint(pieces.best)
+    assert fingerprint(whole.last) == fingerprint(pieces.last)
+    assert fingerprint(whole.best) == fingerprint(pieces.best)
     assert whole.best_epoch == pieces.best_epoch
 
 
@@ -97,7 +98,7 @@ def test_a_model_whose_weights_carry_a_version_goes_through(tmp_path):
     train = Train(epochs=2, batch_size=25)
     done = fit(make("mnasnet0_5"), train, checkpoint=tmp_path / "c.pt")
     again = fit(make("mnasnet0_5"), train, checkpoint=tmp_path / "c.pt")
-    assert models.fingerprint(done.last) == models.fingerprint(again.last)
+    assert fingerprint(done.last) == fingerprint(again.last)
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
@@ -157,10 +158,10 @@ def test_training_is_in_train_mode_after_an_evaluation_and_predicting_is_in_eval
 
     fit(model, Train(epochs=3, batch_size=25), loss=loss)
     assert modes == [True] * 6
-    before = models.fingerprint(model.backbone.state_dict())
+    before = fingerprint(model.backbone.state_dict())
     model.train()
     one = training.predict_logits(model, IMAGES, batch_size=50)
-    assert model.training and models.fingerprint(model.backbone.state_dict()) == before
+    assert model.training and fingerprint(model.backbone.state_dict()) == before
     other = training.predict_logits(model, IMAGES, batch_size=7)
     np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3 * np.abs(one).max())
 
@@ -181,7 +182,7 @@ def test_a_compiled_model_trains_as_the_plain_one(tmp_path, monkeypatch):
 
 
 def test_bf16_on_a_cpu_trains_nearly_as_fp32():
-    train = Train(epochs=3, batch_size=16, optimizer="sgd", lr=0.01)
+    train = Train(epochs=2, batch_size=16, optimizer="sgd", lr=0.01)
     full, half = (fit(make("convnext_atto", 32), train, images=LARGER, precision=p) for p in ("fp32", "bf16"))
     for a, b in zip(full.history, half.history, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=0.03) and a["loss"] != b["loss"]
@@ -192,7 +193,7 @@ def test_data_parallel_without_gpus_is_the_plain_model():
     plain, wrapped = make(), torch.nn.DataParallel(make())
     train = Train(epochs=2, batch_size=16)
     a, b = fit(plain, train), fit(wrapped, train)
-    assert models.fingerprint(a.last) == models.fingerprint(b.last)
+    assert fingerprint(a.last) == fingerprint(b.last)
     assert not any(k.startswith("module.") for k in b.last)
 
 

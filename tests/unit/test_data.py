@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import http.server
+import inspect
 import io
 import re
 import shutil
@@ -12,7 +13,8 @@ import pytest
 from helpers import SMALL, write_study
 from PIL import Image
 
-from kd_utils.learning import data
+from kd_utils.learning import data, loaders
+from kd_utils.sources import SOURCES
 from kd_utils.study import load
 
 COUNTS = {"classes": 3, "train": 6, "val": 2}
@@ -52,7 +54,7 @@ def write_zip(path, files):
 @pytest.fixture
 def tiny(root, monkeypatch):
     for key, value in COUNTS.items():
-        monkeypatch.setitem(data.TINY_IMAGENET, key, value)
+        monkeypatch.setitem(loaders.TINY_IMAGENET, key, value)
     write_study(root, {**SMALL, "data": {"name": "tiny-imagenet", "image_size": 64}})
     return root
 
@@ -197,6 +199,34 @@ def test_digits_are_scikit_learn_s(root):
     assert found.images("val").shape == (50, 16, 16, 3)
 
 
+def test_the_fingerprint_of_decoded_images_stays(root):
+    """It is in the keys of records. At 8 pixels the digits are as scikit-learn has them, so no resizing is in it."""
+    content = {"name": "digits", "image_size": 8, "train_per_class": 8, "val_from_train_per_class": 5}
+    write_study(root, {**SMALL, "data": {**content, "holdout_per_class": 3, "classes": 7}})
+    wanted = "899a64c6b88ce362d62a82dffd6715638ab1828699b38e256ad7ae2c99428523"
+    found = data.prepare(load("small"))
+    assert found.fingerprint == wanted and found.folder.name == "digits-72d1052dfdbb"
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=lambda s: s.name)
+def test_every_source_has_its_loader(source):
+    assert list(inspect.signature(getattr(loaders, source.loader)).parameters) == ["path", "progress"]
+    assert source.licence and bool(source.cited) == bool(source.reference)
+
+
+def test_only_images_that_may_be_shown_are(root):
+    assert {s.name for s in SOURCES.values() if s.shown} == {"digits", "folder"}
+    study = load("small")
+    assert data.pictures(study) is None  # not decoded yet
+    data.prepare(study)
+    assert data.pictures(study).shape == (50, 16, 16, 3)
+
+
+def test_a_source_is_refused_where_the_data_set_takes_none(root):
+    with pytest.raises(data.DataError, match="a source is for tiny-imagenet; the data set here is 'digits'"):
+        data.prepare(load("small"), root / "x.zip")
+
+
 def image_folder(root):
     for split, classes in (("train", "ab"), ("val", "ab")):
         for c in classes:
@@ -268,7 +298,7 @@ def server():
 
 def fetch(url, path):
     md5 = hashlib.md5(Server.content).hexdigest()
-    data.download(url, path, md5, len(Server.content))
+    loaders.download(url, path, md5, len(Server.content))
 
 
 def test_a_download_goes_on_where_it_stopped(server, tmp_path):
@@ -284,13 +314,13 @@ def test_a_download_goes_on_where_it_stopped(server, tmp_path):
 
 def test_a_download_with_a_wrong_md5_is_removed(server, tmp_path):
     with pytest.raises(data.DataError, match="MD5"):
-        data.download(server, tmp_path / "tiny.zip", "0" * 32, len(Server.content))
+        loaders.download(server, tmp_path / "tiny.zip", "0" * 32, len(Server.content))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_network_says_how_to_do_without(tmp_path):
     with pytest.raises(data.DataError, match="--source FILE"):
-        data.download("http://127.0.0.1:9/tiny.zip", tmp_path / "tiny.zip", "0", 10)
+        loaders.download("http://127.0.0.1:9/tiny.zip", tmp_path / "tiny.zip", "0", 10)
 
 
 @pytest.mark.tinyimagenet

@@ -29,6 +29,8 @@ WITHOUT_TORCH = [
     "kd_utils.machine",
     "kd_utils.methods",
     "kd_utils.seeds",
+    "kd_utils.sources",
+    "kd_utils.learning.loaders",
     "kd_utils.console",
     "kd_utils.learning.data",
     "kd_utils.learning.metrics",
@@ -74,3 +76,34 @@ def test_every_public_function_has_a_docstring(checkout):
             if named and not ast.get_docstring(node):
                 bare.append(f"{path.name}: {node.name}")
     assert not bare
+
+
+# who may import whom: a module of a folder imports from its own folder and from these; '' is the ground floor
+MAY_IMPORT = {"": {""}, "learning": {"", "learning"}, "running": {"", "learning", "running"}}
+MAY_IMPORT["reporting"] = {"", "learning", "reporting"}
+ABOVE_ALL = {"cli", "console", "_preload", "__init__"}  # of the ground floor's files, those that may import everything
+MAKES_THE_REPORT = ("running.pipeline", "reporting")  # the pipeline's last stage
+
+
+def test_imports_run_one_way(checkout):
+    """ground floor <- learning <- running; ground floor, learning <- reporting; console and cli above all."""
+    import ast
+
+    wrong = []
+    for path in sorted((checkout / "kd_utils").rglob("*.py")):
+        module = path.relative_to(checkout / "kd_utils").with_suffix("").as_posix().replace("/", ".")
+        folder = module.rpartition(".")[0]
+        if module in ABOVE_ALL:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                inside = [part for part in folder.split(".") if part]
+                base = inside[: len(inside) - node.level + 1] + (node.module.split(".") if node.module else [])
+                for name in node.names:
+                    target = ".".join([*base, name.name] if not node.module else base)
+                    first = target.split(".")[0]
+                    to = first if (checkout / "kd_utils" / first).is_dir() else ""
+                    above = not to and first in ABOVE_ALL
+                    if (to not in MAY_IMPORT[folder] or above) and (module, target) != MAKES_THE_REPORT:
+                        wrong.append(f"{module} imports {target}")
+    assert not wrong

@@ -1,4 +1,5 @@
 import inspect
+import json
 import math
 
 import numpy as np
@@ -310,3 +311,10 @@ def test_alpha_1_by_its_row_is_the_cross_entropy():
     student, targets, teacher = example()
     got = losses.of("baseline", T=None, alpha=1)(student, targets, teacher)
     assert got.loss == ce_loss(student, targets).loss and got.distillation == 0
+
+
+def test_histories_have_the_columns_of_the_committed_records(checkout):
+    """Records of before and after `distillation` had its name are read alike."""
+    path = next((checkout / "results" / "tiny-imagenet-20" / "students").glob("*/record.json"))
+    recorded = json.loads(path.read_text())["history"][0]
+    assert {losses.HISTORY_COLUMNS.get(name, name) for name in losses.Loss._fields} <= set(recorded)

