@@ -434,9 +434,13 @@ def _trained(plan: Plan, record: Record, dataset: Dataset, device: torch.device)
         )
     spec = plan.model.model_copy(update={"pretrained": False})
     model = models.create(spec, len(dataset.classes), dataset.meta["image_size"])
-    models.restore(model, path)
+    other = f"{path} is not the file that the record {record.id} speaks of; bring that, or remove this one"
+    try:
+        models.restore(model, path)
+    except RuntimeError:  # of another model
+        raise RunError(other) from None
     if fingerprint(model.backbone.state_dict(), model.mean, model.std) != record.weights_sha256:
-        raise RunError(f"{path} is not the file that the record {record.id} speaks of; bring that, or remove this one")
+        raise RunError(other)
     model.origin = record.provenance.weights_from
     wanted = record.predictions["example_logits"].astype(np.float32)
     images = np.asarray(dataset.images("val"))[record.predictions["example"]]

@@ -9,7 +9,7 @@ import os
 import socket
 import time
 
-from .pool import NOBODY, Callbacks, Failure, Task
+from .pool import NOBODY, Callbacks, Failure, Task, settings
 from .pool import run_tasks as run_here
 
 
@@ -50,7 +50,7 @@ def run_tasks(
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except (ConnectionError, RuntimeError, ValueError) as e:
         raise ClusterError(f"no Ray cluster at {address}: {e}; start one with: ray start --head") from e
-    environment = {k: v for k, v in os.environ.items() if k.startswith("KD_")}
+    environment = settings()
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(_on_a_node)
     failures: list[Failure] = []
     try:

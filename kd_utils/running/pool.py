@@ -104,6 +104,7 @@ class _Running:
     task: Task
     process: BaseProcess
     started: float = field(default_factory=time.monotonic)
+    steps: int = 0
 
 
 class _Work:
@@ -132,7 +133,7 @@ class _Work:
             task.folder.mkdir(parents=True, exist_ok=True)
             for name in (paths.FAILURE, paths.LOG):
                 files.remove(task.folder / name)
-            process = self.context.Process(target=_child, args=(task, self.slots[slot]), name=task.name)
+            process = self.context.Process(target=_child, args=(task, settings() | self.slots[slot]), name=task.name)
             self.running[slot] = _Running(task, process)  # first: whatever is started is known to kill()
             process.start()
 
@@ -161,7 +162,9 @@ class _Work:
 
     def steps(self) -> dict[str, int]:
         """The steps that each running task has done."""
-        return {r.task.name: _steps(r.task) for r in self.running.values()}
+        for r in self.running.values():
+            r.steps = max(r.steps, _steps(r.task))  # a run that is being saved has no progress to show any more
+        return {r.task.name: r.steps for r in self.running.values()}
 
     def kill(self) -> None:
         """End what runs; an interrupt may have come before a process was started."""
@@ -207,9 +210,16 @@ def _error(task: Task, code: int) -> str:
     return json.loads(path.read_text(encoding="utf-8"))["error"]
 
 
+def settings() -> dict[str, str]:
+    """The environment variables of this project as they are now: a fork server has those of its start."""
+    return {name: value for name, value in os.environ.items() if name.startswith("KD_")}
+
+
 def _child(task: Task, environment: dict[str, str]) -> None:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    for name in settings():
+        del os.environ[name]
     os.environ.update(environment)
     log = os.open(task.folder / paths.LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for fd in (1, 2):

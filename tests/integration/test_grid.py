@@ -59,7 +59,7 @@ def test_further_methods_are_added_to_a_finished_study(copied):
     assert done.stdout.count("done: ") == 6
     assert done.stdout.index("done: lcnet_050-baseline-s0") < done.stdout.index("done: lcnet_050-self-T4-a0.5-s0")
     table = pd.read_csv(copied / "results" / "small" / "results.csv")
-    assert list(table["method"].iloc[-5:]) == [r.method for r in rows] and set(table["method"].iloc[:-5]) == {"kd"}
+    assert list(table["method"].iloc[-5:]) == [r["method"] for r in rows] and set(table["method"].iloc[:-5]) == {"kd"}
     assert table["train_loss"].iloc[-5:].nunique() == 5
     (store,) = (p for p in (copied / "cache" / "soft_targets").iterdir() if p.name not in stores)
     baseline = next((copied / "results" / "small" / "students").glob("lcnet_050-baseline-*"))
@@ -162,7 +162,7 @@ def test_the_package_s_errors_are_one_line(root):
     for words, says in (
         (("run", "nothing"), "no study file"),
         (("teacher", "small"), "run: kd data small"),
-        (("grid", "small"), "run: kd teacher small"),
+        (("grid", "small"), "run: kd data small"),
         (("report", "small"), "run: kd run small"),
         (("data", "small", "--source", "x.zip"), "a source is for tiny-imagenet"),
     ):

@@ -60,7 +60,7 @@ def test_the_line_of_the_readme_works_from_anywhere(copied, tmp_path_factory):
     (made,) = set(students.iterdir()) - before
     assert made.name.rsplit("-", 1)[0] == "shuffle-T20-a0.1-s0"
     record = json.loads((made / "record.json").read_text())
-    assert (record.T, record.alpha) == (20, 0.1)
+    assert (record["T"], record["alpha"]) == (20, 0.1)
     notebook = paths.CHECKOUT / "notebooks" / "distill.ipynb"
     again = papermill(notebook, "b.ipynb", *words, cwd=elsewhere, root=copied)
     assert again.returncode == 0 and "done before" in (elsewhere / "b.ipynb").read_text()
