@@ -20,17 +20,20 @@ class DiskFull(OSError):
 def whole(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary name beside path; rename it to path when the block ends well, remove it otherwise.
 
-    Works for a file and for a folder (one that is not there yet). A durable file also survives a loss of power.
+    Works for a file and for a folder. A durable file also survives a loss of power.
     Raises DiskFull where space runs out.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    old = tmp.with_name(tmp.name.replace(".tmp", "-old.tmp"))  # a folder is not replaced in one step
     remove(tmp)
     try:
         yield tmp
         if durable and tmp.is_file():
             with open(tmp, "rb") as f:
                 os.fsync(f.fileno())
+        if tmp.is_dir() and path.is_dir():
+            os.replace(path, old)
         os.replace(tmp, path)
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -40,12 +43,22 @@ def whole(path: Path, durable: bool = True) -> Iterator[Path]:
         raise
     finally:
         remove(tmp)
+        remove(old)
 
 
 def write_json(path: Path, value: object, durable: bool = True) -> None:
     """Write JSON, whole or not at all."""
     with whole(path, durable) as tmp:
         tmp.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict | None:
+    """The object in a JSON file; None if it is not there, or is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def sweep(folder: Path) -> None:

@@ -1,7 +1,8 @@
 """Data sets as uint8 arrays, decoded once: (N, H, W, 3) images and (N,) labels for train, val and holdout.
 
 A data set is decoded into a folder of .npy files under a temporary name and renamed when it is whole; later
-starts map the files into memory and read no JPEG. Its fingerprint is the SHA-256 of all arrays and class names.
+starts map the files into memory and read no JPEG. Its fingerprint is the SHA-256 of all arrays and class names;
+meta.json also has the SHA-256 of each file, which is compared once a process, when the file is first read.
 Loads no torch.
 """
 
@@ -9,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,8 +37,15 @@ class Dataset:
 
     @cached_property
     def meta(self) -> dict:
-        """fingerprint, classes (names), counts (images a split), image_size in pixels."""
-        return json.loads((self.folder / paths.META).read_text(encoding="utf-8"))
+        """fingerprint, classes (names), counts (images a split), image_size in pixels, sha256 of each file.
+
+        Raises DataError if it is damaged.
+        """
+        path = self.folder / paths.META
+        meta = files.read_json(path)
+        if meta is None:
+            raise DataError(f"{path}: damaged, or not there; `kd data` decodes the data set again")
+        return meta
 
     @property
     def fingerprint(self) -> str:
@@ -57,9 +66,18 @@ class Dataset:
     def _array(self, split: str, what: str) -> np.ndarray:
         path = paths.array(self.folder, split, what)
         try:
+            if (noted := self.meta.get("sha256")) and files.sha256(path) != noted.get(path.name):
+                raise ValueError("changed after it was written")
             return np.load(path, mmap_mode="c")  # copy-on-write: shared, and torch takes it
-        except (OSError, ValueError) as e:
-            raise DataError(f"{path}: {e}; delete the folder {self.folder} and run `kd data` again") from e
+        except (OSError, EOFError, ValueError) as e:
+            raise DataError(f"{path}: damaged ({e}); `kd data` decodes the data set again") from e
+
+    def check(self) -> None:
+        """Read every file once. Raises DataError for one that is damaged."""
+        for split in SPLITS:
+            self.images(split), self.labels(split)
+        if "sha256" not in self.meta and _fingerprint(self.folder, self.classes) != self.fingerprint:
+            raise DataError(f"{self.folder}: changed after it was written; `kd data` decodes the data set again")
 
 
 def pictures(study: Study) -> np.ndarray | None:
@@ -72,25 +90,44 @@ def pictures(study: Study) -> np.ndarray | None:
         return None
 
 
-def prepare(study: Study, source: str | Path | None = None, progress: Progress | None = None) -> Dataset:
-    """The study's data set, decoded now if it is not on disk yet.
+def prepare(
+    study: Study,
+    source: str | Path | None = None,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = print,
+) -> Dataset:
+    """The study's data set, decoded now if it is not on disk yet, or is damaged, which say() is told.
 
     source: where the data set lies, for those that may lie anywhere: TinyImageNet's zip or folder (default: the
     study's data.source, else data/tiny-imagenet-200.zip, downloaded if absent).
     Raises DataError on anything that is not as it should be, and leaves nothing half-written behind.
     """
     progress = progress or (lambda what, done, total: None)
-    dataset = Dataset(_folder(study.data))
-    if not (dataset.folder / paths.META).is_file():
-        dataset.folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{dataset.folder}.lock"):
-            if not (dataset.folder / paths.META).is_file():
+    folder = _folder(study.data)
+    if _damage(Dataset(folder)) or "sha256" not in Dataset(folder).meta:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if damage := _damage(Dataset(folder)):
+                if (folder / paths.META).exists():
+                    say(f"{damage}: this is done now")
                 pools = _pools(study.data, source, progress)
-                with files.whole(dataset.folder) as tmp:
+                with files.whole(folder) as tmp:
                     tmp.mkdir()
                     _decode(study.data, pools, tmp, progress)
+            elif "sha256" not in (meta := Dataset(folder).meta):  # decoded before digests were noted
+                files.write_json(folder / paths.META, {**meta, "sha256": _digests(folder)})
+    dataset = Dataset(folder)
     shelf.note(study, dataset.meta)
     return dataset
+
+
+def _damage(dataset: Dataset) -> str:
+    """Why a data set cannot be read, '' if it can."""
+    try:
+        dataset.check()
+    except DataError as e:
+        return str(e)
+    return ""
 
 
 def load(study: Study) -> Dataset:
@@ -215,12 +252,19 @@ def _decode(data: Data, pools: Pools, folder: Path, progress: Progress) -> None:
     classes = [pools.classes[c] for c in chosen]
     meta = {
         "fingerprint": _fingerprint(folder, classes),
+        "sha256": _digests(folder),
         "classes": classes,
         "keys": [pools.keys[c] for c in chosen],
         "counts": {s: int(sum(len(i) for _, i in parts)) for s, parts in splits.items()},
         "image_size": size,
     }
     files.write_json(folder / paths.META, meta)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each array's file, by its name."""
+    arrays = [paths.array(folder, split, what) for split in SPLITS for what in ("images", "labels")]
+    return {path.name: files.sha256(path) for path in arrays}
 
 
 def _fingerprint(folder: Path, classes: list[str]) -> str:

@@ -76,7 +76,9 @@ def prepare_data(study: Study, source: str | Path | None, tell: Listener) -> "Da
     """Decode the study's data set, once."""
     from ..learning import data
 
-    dataset = data.prepare(study, source, lambda what, done, total: tell(events.Progress(what, done, total)))
+    dataset = data.prepare(
+        study, source, lambda *how: tell(events.Progress(*how)), lambda text: tell(events.Advised(text))
+    )
     counts = ", ".join(f"{n:,} {split}" for split, n in dataset.meta["counts"].items() if n)
     tell(events.Said(f"data: {study.data.name}, {len(dataset.classes)} classes, {counts} images"))
     return dataset
@@ -272,6 +274,9 @@ def _run(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell: Li
     """Run tasks side by side, taking in each record as its run ends. Returns whether all succeeded."""
     if not tasks:
         return True
+    from ..learning import data
+
+    data.load(shelf.study).check()  # once, and not by a failure of every task
     started, total = time.monotonic(), sum(task.steps for task in tasks)
     finished = 0
     tell(events.Progress(stage, 0, total))

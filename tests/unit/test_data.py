@@ -3,6 +3,7 @@ import hashlib
 import http.server
 import inspect
 import io
+import json
 import re
 import shutil
 import threading
@@ -188,8 +189,66 @@ def test_damaged_arrays_are_named(root):
     found = data.prepare(load("small"))
     path = found.folder / "train_images.npy"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(data.DataError, match="train_images.npy.*delete the folder"):
+    with pytest.raises(data.DataError, match="train_images.npy: damaged.*kd data"):
         found.images("train")
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 64
+    path.write_bytes(content)
+
+
+def roll(path):
+    np.save(path, np.roll(np.load(path), 1))
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def lose(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "name"),
+    [(flip, "train_images.npy"), (flip, "val_images.npy"), (roll, "train_labels.npy"), (roll, "val_labels.npy")]
+    + [(how, name) for how in (empty, truncate, lose) for name in ("train_images.npy", "val_labels.npy", "meta.json")],
+)
+def test_damaged_data_are_named_and_decoded_again(root, damage, name):
+    before = data.prepare(load("small"))
+    wanted = before.fingerprint, before.images("train").copy(), before.labels("val").copy()
+    damage(before.folder / name)
+    with pytest.raises(data.DataError, match="kd data"):
+        data.load(load("small")).check()
+    said = []
+    after = data.prepare(load("small"), say=said.append)
+    assert damage is lose and name == "meta.json" or name in said[0]
+    data.load(load("small")).check()
+    assert after.fingerprint == wanted[0]
+    assert (after.images("train") == wanted[1]).all() and (after.labels("val") == wanted[2]).all()
+
+
+def test_data_that_were_decoded_before_digests_were_noted(root):
+    """They are compared with their fingerprint once, and their digests are noted."""
+    found = data.prepare(load("small"))
+    meta = found.folder / "meta.json"
+    noted = json.loads(meta.read_text())
+    old = json.dumps({k: v for k, v in noted.items() if k != "sha256"})
+    meta.write_text(old)
+    assert data.load(load("small")).images("train").shape == (80, 16, 16, 3)
+    data.prepare(load("small"), say=pytest.fail)
+    assert json.loads(meta.read_text()) == noted
+    meta.write_text(old)
+    roll(found.folder / "train_labels.npy")
+    said = []
+    data.prepare(load("small"), say=said.append)
+    assert "changed after it was written" in said[0] and json.loads(meta.read_text()) == noted
 
 
 def test_digits_are_scikit_learn_s(root):

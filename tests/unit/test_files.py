@@ -34,3 +34,13 @@ def test_what_a_killed_process_left_is_swept_and_what_a_living_one_writes_is_not
         path.write_text("x")
     files.sweep(tmp_path)
     assert not left.exists() and written.exists()
+
+
+def test_a_folder_takes_the_place_of_one_that_is_there(tmp_path):
+    """What was left of it, say without the file that says it is whole, must not be in the way for ever."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "old").write_text("x")
+    with files.whole(tmp_path / "data") as tmp:
+        tmp.mkdir()
+        (tmp / "new").write_text("x")
+    assert [str(p.relative_to(tmp_path)) for p in sorted(tmp_path.rglob("*"))] == ["data", "data/new"]
