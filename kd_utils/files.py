@@ -4,12 +4,18 @@ import errno
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+
+HOST = re.sub(r"\W", "_", platform.node())[:40]  # several machines may share a root
+OLD = 86_400  # seconds after which what another machine left unfinished is taken to be left for good
 
 
 class DiskFull(OSError):
@@ -24,7 +30,7 @@ def whole(path: Path, durable: bool = True) -> Iterator[Path]:
     Raises DiskFull where space runs out.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    tmp = path.with_name(f".{path.name}.{HOST}.{os.getpid()}-{threading.get_ident()}.tmp")
     old = tmp.with_name(tmp.name.replace(".tmp", "-old.tmp"))  # a folder is not replaced in one step
     remove(tmp)
     try:
@@ -62,11 +68,24 @@ def read_json(path: Path) -> dict | None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what `whole` left below folder where its process was killed."""
+    """Remove what `whole` left below folder where its process was killed; on another machine, only what is old."""
     for path in folder.rglob(".*.tmp"):
-        pid = path.name.removesuffix(".tmp").rsplit(".", 1)[-1].split("-")[0]
-        if pid.isdigit() and not _alive(int(pid)):
+        host, _, writer = path.name.removesuffix(".tmp").rpartition(".")
+        pid = writer.split("-")[0]
+        if host.endswith(f".{HOST}") and pid.isdigit():
+            left = not _alive(int(pid))
+        else:
+            left = _changed(path) < time.time() - OLD
+        if left:
             remove(path)
+
+
+def _changed(path: Path) -> float:
+    """When a file, or anything in a folder, was last changed; now, if it is gone meanwhile."""
+    try:
+        return max(p.stat().st_mtime for p in (path, *path.rglob("*")))
+    except FileNotFoundError:
+        return time.time()
 
 
 def _alive(pid: int) -> bool:

@@ -1,6 +1,7 @@
 import errno
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -25,15 +26,39 @@ def test_a_full_disk_keeps_what_was_there(tmp_path, monkeypatch):
     assert path.read_text() == before and [p.name for p in tmp_path.iterdir()] == ["record.json"]
 
 
-def test_what_a_killed_process_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path):
+@pytest.mark.parametrize(
+    ("host", "alive", "hours", "swept"),
+    [
+        (files.HOST, False, 0, True),
+        (files.HOST, True, 48, False),
+        ("another", False, 0, False),  # its process may be alive there
+        ("another", True, 25, True),
+    ],
+)
+def test_what_a_killed_process_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path, host, alive, hours, swept):
     dead = subprocess.Popen(["true"])
     dead.wait()
-    left = tmp_path / f".record.json.{dead.pid}-1.tmp"
-    written = tmp_path / f".record.json.{os.getpid()}-1.tmp"
-    for path in (left, written):
-        path.write_text("x")
+    path = tmp_path / f".record.json.{host}.{os.getpid() if alive else dead.pid}-1.tmp"
+    path.write_text("x")
+    os.utime(path, (time.time() - 3600 * hours,) * 2)
     files.sweep(tmp_path)
-    assert not left.exists() and written.exists()
+    assert path.exists() != swept
+
+
+def test_a_folder_that_another_machine_is_filling_is_not_swept(tmp_path):
+    folder = tmp_path / ".data.another.1-1.tmp"
+    folder.mkdir()
+    (folder / "train_images.npy").write_text("x")
+    os.utime(folder, (0, 0))
+    files.sweep(tmp_path)
+    assert folder.exists()
+
+
+def test_temporary_names_say_whose_they_are(tmp_path):
+    with files.whole(tmp_path / "a.json") as tmp:
+        tmp.write_text("x")
+        files.sweep(tmp_path)
+        assert tmp.name.startswith(f".a.json.{files.HOST}.{os.getpid()}-") and tmp.exists()
 
 
 def test_a_folder_takes_the_place_of_one_that_is_there(tmp_path):
