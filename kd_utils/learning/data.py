@@ -10,11 +10,12 @@ import hashlib
 import io
 import json
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,8 @@ class Dataset:
     def check(self) -> None:
         """Read every file once. Raises DataError for one that is damaged."""
         for split in SPLITS:
-            self.images(split), self.labels(split)
+            for what in ("images", "labels"):
+                self._array(split, what)
         if "sha256" not in self.meta and _fingerprint(self.folder, self.classes) != self.fingerprint:
             raise DataError(f"{self.folder}: changed after it was written; `kd data` decodes the data set again")
 
@@ -289,7 +291,7 @@ def _decode_files(jobs: list[tuple], progress: Progress) -> None:
     workers = min(cores, len(jobs))
     done = 0
     progress("decoding images", 0, total)
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent) as pool:
         futures = {pool.submit(_decode_some, *job): len(job[1]) for job in jobs}
         try:
             for future in as_completed(futures):
@@ -299,6 +301,18 @@ def _decode_files(jobs: list[tuple], progress: Progress) -> None:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """Let this process end when its parent does, however that ends: a pool's process would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _decode_some(reader: Reader, names: list[str], path: Path, row: int) -> None:
