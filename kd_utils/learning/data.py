@@ -105,6 +105,8 @@ def prepare(
     Raises DataError on anything that is not as it should be, and leaves nothing half-written behind.
     """
     progress = progress or (lambda what, done, total: None)
+    if source is not None:
+        _may_lie_anywhere(study.data)
     folder = _folder(study.data)
     if _damage(Dataset(folder)) or "sha256" not in Dataset(folder).meta:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -116,9 +118,17 @@ def prepare(
                 with files.whole(folder) as tmp:
                     tmp.mkdir()
                     _decode(study.data, pools, tmp, progress)
+                    if SOURCES[study.data.name].path == "optional":
+                        meta = {**Dataset(tmp).meta, "source": _resolved(source or study.data.source)}
+                        files.write_json(tmp / paths.META, meta)
             elif "sha256" not in (meta := Dataset(folder).meta):  # decoded before digests were noted
                 files.write_json(folder / paths.META, {**meta, "sha256": _digests(folder)})
     dataset = Dataset(folder)
+    if source is not None and dataset.meta.get("source") not in (None, where := _resolved(source)):
+        raise DataError(
+            f"the data of study '{study.name}' are decoded already, from {dataset.meta['source']}, so {where} would "
+            f"not be read; leave --source out, or delete the folder {folder} to decode from there"
+        )
     shelf.note(study, dataset.meta)
     return dataset
 
@@ -153,14 +163,20 @@ def _folder(data: Data) -> Path:
     return paths.arrays(f"{data.name}-{digest(spec)}")
 
 
-def _pools(data: Data, path: str | Path | None, progress: Progress) -> Pools:
-    """The study's data set as published; path: where it lies, before what the study says."""
-    source = SOURCES[data.name]
-    if path is not None and source.path != "optional":
+def _may_lie_anywhere(data: Data) -> None:
+    if SOURCES[data.name].path != "optional":
         takes = ", ".join(s.name for s in SOURCES.values() if s.path == "optional")
         raise DataError(f"a source is for {takes}; the data set here is '{data.name}'")
+
+
+def _resolved(source: str | Path | None) -> str:
+    return str(Path(source).expanduser().resolve()) if source else "the download"
+
+
+def _pools(data: Data, path: str | Path | None, progress: Progress) -> Pools:
+    """The study's data set as published; path: where it lies, before what the study says."""
     path = path or data.source
-    return getattr(loaders, source.loader)(Path(path).expanduser() if path else None, progress)
+    return getattr(loaders, SOURCES[data.name].loader)(Path(path).expanduser() if path else None, progress)
 
 
 # --- which of them a study takes
@@ -235,6 +251,7 @@ def _decode(data: Data, pools: Pools, folder: Path, progress: Progress) -> None:
         n = sum(len(i) for _, i in parts)
         path = paths.array(folder, split, "images")
         images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(n, size, size, 3))
+        _allocate(path)
         row = 0
         labels = []
         for pool, index in parts:
@@ -261,6 +278,13 @@ def _decode(data: Data, pools: Pools, folder: Path, progress: Progress) -> None:
         "image_size": size,
     }
     files.write_json(folder / paths.META, meta)
+
+
+def _allocate(path: Path) -> None:
+    """Take a file's space now: where the disk is full, writing to a mapped file with holes ends the process."""
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as f:
+            os.posix_fallocate(f.fileno(), 0, path.stat().st_size)
 
 
 def _digests(folder: Path) -> dict[str, str]:

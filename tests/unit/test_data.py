@@ -200,6 +200,29 @@ def test_a_full_disk_leaves_nothing_behind(tiny, monkeypatch):
     prepare(tiny)
 
 
+def test_space_is_taken_before_it_is_mapped(tiny, monkeypatch):
+    """A mapped file with holes in it, on a full disk, would end the process by a bus error."""
+
+    def full(fd, start, size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(data.os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="free some and run the same command again"):
+        prepare(tiny)
+    assert leaves_nothing(tiny)
+
+
+def test_another_source_is_refused_once_the_data_are_decoded(tiny):
+    found = prepare(tiny)
+    assert prepare(tiny).fingerprint == found.fingerprint  # the same one is not
+    with pytest.raises(data.DataError, match=r"decoded already, from .*tiny\.zip, so .*other\.zip would not be read"):
+        data.prepare(load("small"), tiny / "other.zip")
+    data.prepare(load("small"))
+    meta = found.folder / "meta.json"  # as it was before sources were noted
+    meta.write_text(json.dumps({k: v for k, v in json.loads(meta.read_text()).items() if k != "source"}))
+    data.prepare(load("small"), tiny / "other.zip")
+
+
 def test_unprepared_data_name_the_command(root):
     with pytest.raises(data.DataError, match="kd data small"):
         data.load(load("small"))
@@ -303,6 +326,9 @@ def test_only_images_that_may_be_shown_are(root):
 
 def test_a_source_is_refused_where_the_data_set_takes_none(root):
     with pytest.raises(data.DataError, match="a source is for tiny-imagenet; the data set here is 'digits'"):
+        data.prepare(load("small"), root / "x.zip")
+    data.prepare(load("small"))
+    with pytest.raises(data.DataError, match="a source is for tiny-imagenet"):
         data.prepare(load("small"), root / "x.zip")
 
 
