@@ -41,15 +41,22 @@ def whole(path: Path, durable: bool = True) -> Iterator[Path]:
         if tmp.is_dir() and path.is_dir():
             os.replace(path, old)
         os.replace(tmp, path)
-    except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, RuntimeError) as e:
+        if _full(e, path.parent):
             raise DiskFull(
-                e.errno, f"no space left while writing {path}; free some and run the same command again"
+                errno.ENOSPC, f"no space left while writing {path}; free some and run the same command again"
             ) from e
         raise
     finally:
         remove(tmp)
         remove(old)
+
+
+def _full(error: OSError | RuntimeError, folder: Path) -> bool:
+    """Whether an error means that space ran out; torch.save says so by a RuntimeError of other words."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return folder.is_dir() and shutil.disk_usage(folder).free < 1_000_000
 
 
 def write_json(path: Path, value: object, durable: bool = True) -> None:

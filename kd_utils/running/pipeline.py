@@ -336,11 +336,15 @@ def held(study: Study) -> Iterator[None]:
 
     What a killed command left half-written is swept away first. Raises PipelineError if another command holds it.
     """
+    try:
+        os.getcwd()  # what every process that is started asks for
+    except FileNotFoundError:
+        raise PipelineError("the folder that this was started in is gone; change to another one, and repeat") from None
     folder = paths.results(study.name)
-    folder.mkdir(parents=True, exist_ok=True)
     holder = folder / paths.HOLDER
     lock = FileLock(folder / paths.LOCK)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout:
         who = holder.read_text(encoding="utf-8") if holder.is_file() else "a process that is just starting"
@@ -348,12 +352,24 @@ def held(study: Study) -> Iterator[None]:
             f"another kd command is working on study '{study.name}': {who.strip()}; "
             f"wait for it, or watch it with: kd status {study.name}"
         ) from None
+    except OSError as e:
+        raise _cannot_write(folder, e) from e
     try:
         now = datetime.now().astimezone().isoformat(" ", "seconds")
-        holder.write_text(f"process {os.getpid()} on {platform.node()}, since {now}\n", encoding="utf-8")
+        try:
+            holder.write_text(f"process {os.getpid()} on {platform.node()}, since {now}\n", encoding="utf-8")
+        except OSError as e:
+            raise _cannot_write(folder, e) from e
         for below in (folder, paths.arrays(""), paths.soft_targets("")):
             files.sweep(below)
         yield
     finally:
         files.remove(holder)
         lock.release()
+
+
+def _cannot_write(folder: Path, error: OSError) -> PipelineError:
+    return PipelineError(
+        f"{folder} cannot be written to ({error.strerror}); free space, or change its rights; or let KD_ROOT name "
+        "another folder, with the study in its studies/, and run the same command again"
+    )

@@ -3,6 +3,7 @@ import os
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,6 +25,23 @@ def test_a_full_disk_keeps_what_was_there(tmp_path, monkeypatch):
         with pytest.raises(files.DiskFull, match=r"record\.json; free some and run the same command again"):
             files.write_json(path, {"a": 2})
     assert path.read_text() == before and [p.name for p in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_a_full_disk_is_said_where_torch_says_something_else(tmp_path, monkeypatch):
+    """Writing a checkpoint: torch raises a RuntimeError about positions in a file."""
+    import torch
+
+    def save(path):
+        with files.whole(path) as tmp:
+            tmp.symlink_to("/dev/full")
+            torch.save({"weights": torch.zeros(100_000)}, tmp)
+
+    with pytest.raises(RuntimeError):
+        save(tmp_path / "checkpoint.pt")  # the disk has space
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
+    with pytest.raises(files.DiskFull, match=r"checkpoint\.pt; free some"):
+        save(tmp_path / "checkpoint.pt")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
