@@ -4,12 +4,18 @@ import errno
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+
+HOST = re.sub(r"\W", "_", platform.node())[:40]  # several machines may share a root
+OLD = 86_400  # seconds after which what another machine left unfinished is taken to be left for good
 
 
 class DiskFull(OSError):
@@ -20,26 +26,37 @@ class DiskFull(OSError):
 def whole(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary name beside path; rename it to path when the block ends well, remove it otherwise.
 
-    Works for a file and for a folder (one that is not there yet). A durable file also survives a loss of power.
+    Works for a file and for a folder. A durable file also survives a loss of power.
     Raises DiskFull where space runs out.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    tmp = path.with_name(f".{path.name}.{HOST}.{os.getpid()}-{threading.get_ident()}.tmp")
+    old = tmp.with_name(tmp.name.replace(".tmp", "-old.tmp"))  # a folder is not replaced in one step
     remove(tmp)
     try:
         yield tmp
         if durable and tmp.is_file():
             with open(tmp, "rb") as f:
                 os.fsync(f.fileno())
+        if tmp.is_dir() and path.is_dir():
+            os.replace(path, old)
         os.replace(tmp, path)
-    except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, RuntimeError) as e:
+        if _full(e, path.parent):
             raise DiskFull(
-                e.errno, f"no space left while writing {path}; free some and run the same command again"
+                errno.ENOSPC, f"no space left while writing {path}; free some and run the same command again"
             ) from e
         raise
     finally:
         remove(tmp)
+        remove(old)
+
+
+def _full(error: OSError | RuntimeError, folder: Path) -> bool:
+    """Whether an error means that space ran out; torch.save says so by a RuntimeError of other words."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return folder.is_dir() and shutil.disk_usage(folder).free < 1_000_000
 
 
 def write_json(path: Path, value: object, durable: bool = True) -> None:
@@ -48,12 +65,34 @@ def write_json(path: Path, value: object, durable: bool = True) -> None:
         tmp.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def read_json(path: Path) -> dict | None:
+    """The object in a JSON file; None if it is not there, or is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def sweep(folder: Path) -> None:
-    """Remove what `whole` left below folder where its process was killed."""
+    """Remove what `whole` left below folder where its process was killed; on another machine, only what is old."""
     for path in folder.rglob(".*.tmp"):
-        pid = path.name.removesuffix(".tmp").rsplit(".", 1)[-1].split("-")[0]
-        if pid.isdigit() and not _alive(int(pid)):
+        host, _, writer = path.name.removesuffix(".tmp").rpartition(".")
+        pid = writer.split("-")[0]
+        if host.endswith(f".{HOST}") and pid.isdigit():
+            left = not _alive(int(pid))
+        else:
+            left = _changed(path) < time.time() - OLD
+        if left:
             remove(path)
+
+
+def _changed(path: Path) -> float:
+    """When a file, or anything in a folder, was last changed; now, if it is gone meanwhile."""
+    try:
+        return max(p.stat().st_mtime for p in (path, *path.rglob("*")))
+    except FileNotFoundError:
+        return time.time()
 
 
 def _alive(pid: int) -> bool:

@@ -146,7 +146,7 @@ class Record(_Strict):
         path = self.folder / paths.VAL_LOGITS
         try:
             return np.load(path, mmap_mode="r")
-        except (OSError, ValueError) as e:
+        except (OSError, EOFError, ValueError) as e:
             raise RecordError(
                 f"{path} cannot be read ({e}); logits are not kept in git: delete the folder {self.folder} and run "
                 f"`kd run {self.study}` to make them again"

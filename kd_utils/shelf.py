@@ -12,7 +12,7 @@ from typing import Any
 
 from . import files, paths, records
 from .records import Record, StudentRecord, TeacherRecord
-from .study import Cell, Data, Study, key, noted, student_settings, teacher_settings
+from .study import Cell, Data, Study, key, student_settings, teacher_settings
 
 
 class ShelfError(RuntimeError):
@@ -44,7 +44,7 @@ def note(study: Study, meta: dict[str, Any]) -> None:
     weights = [Path(m.pretrained) for m in models if isinstance(m.pretrained, str)]
     if hashes := {path.name: files.sha256(path) for path in weights if path.is_file()}:
         about["pretrained"] = hashes
-    if noted(study) != about:
+    if files.read_json(paths.results(study.name) / paths.DATA) != about:
         files.write_json(paths.results(study.name) / paths.DATA, about)
 
 
@@ -58,7 +58,10 @@ class Shelf:
     @cached_property
     def dataset(self) -> dict[str, Any] | None:
         """fingerprint, classes, counts and image_size of the data that the records are of; None if not prepared."""
-        about = noted(self.study)
+        path = paths.results(self.study.name) / paths.DATA
+        about = files.read_json(path)
+        if about is None and path.exists() or about is not None and {"spec", "fingerprint"} - about.keys():
+            raise ShelfError(f"{path}: damaged; restore it, or write it again with: kd data {self.study.name}")
         return about if about and about["spec"] == data_spec(self.study.data) else None
 
     @property

@@ -1,7 +1,8 @@
 """Data sets as uint8 arrays, decoded once: (N, H, W, 3) images and (N,) labels for train, val and holdout.
 
 A data set is decoded into a folder of .npy files under a temporary name and renamed when it is whole; later
-starts map the files into memory and read no JPEG. Its fingerprint is the SHA-256 of all arrays and class names.
+starts map the files into memory and read no JPEG. Its fingerprint is the SHA-256 of all arrays and class names;
+meta.json also has the SHA-256 of each file, which is compared once a process, when the file is first read.
 Loads no torch.
 """
 
@@ -9,10 +10,12 @@ import hashlib
 import io
 import json
 import os
+import threading
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +38,15 @@ class Dataset:
 
     @cached_property
     def meta(self) -> dict:
-        """fingerprint, classes (names), counts (images a split), image_size in pixels."""
-        return json.loads((self.folder / paths.META).read_text(encoding="utf-8"))
+        """fingerprint, classes (names), counts (images a split), image_size in pixels, sha256 of each file.
+
+        Raises DataError if it is damaged.
+        """
+        path = self.folder / paths.META
+        meta = files.read_json(path)
+        if meta is None:
+            raise DataError(f"{path}: damaged, or not there; `kd data` decodes the data set again")
+        return meta
 
     @property
     def fingerprint(self) -> str:
@@ -57,9 +67,19 @@ class Dataset:
     def _array(self, split: str, what: str) -> np.ndarray:
         path = paths.array(self.folder, split, what)
         try:
+            if (noted := self.meta.get("sha256")) and files.sha256(path) != noted.get(path.name):
+                raise ValueError("changed after it was written")
             return np.load(path, mmap_mode="c")  # copy-on-write: shared, and torch takes it
-        except (OSError, ValueError) as e:
-            raise DataError(f"{path}: {e}; delete the folder {self.folder} and run `kd data` again") from e
+        except (OSError, EOFError, ValueError) as e:
+            raise DataError(f"{path}: damaged ({e}); `kd data` decodes the data set again") from e
+
+    def check(self) -> None:
+        """Read every file once. Raises DataError for one that is damaged."""
+        for split in SPLITS:
+            for what in ("images", "labels"):
+                self._array(split, what)
+        if "sha256" not in self.meta and _fingerprint(self.folder, self.classes) != self.fingerprint:
+            raise DataError(f"{self.folder}: changed after it was written; `kd data` decodes the data set again")
 
 
 def pictures(study: Study) -> np.ndarray | None:
@@ -72,25 +92,54 @@ def pictures(study: Study) -> np.ndarray | None:
         return None
 
 
-def prepare(study: Study, source: str | Path | None = None, progress: Progress | None = None) -> Dataset:
-    """The study's data set, decoded now if it is not on disk yet.
+def prepare(
+    study: Study,
+    source: str | Path | None = None,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = print,
+) -> Dataset:
+    """The study's data set, decoded now if it is not on disk yet, or is damaged, which say() is told.
 
     source: where the data set lies, for those that may lie anywhere: TinyImageNet's zip or folder (default: the
     study's data.source, else data/tiny-imagenet-200.zip, downloaded if absent).
     Raises DataError on anything that is not as it should be, and leaves nothing half-written behind.
     """
     progress = progress or (lambda what, done, total: None)
-    dataset = Dataset(_folder(study.data))
-    if not (dataset.folder / paths.META).is_file():
-        dataset.folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{dataset.folder}.lock"):
-            if not (dataset.folder / paths.META).is_file():
+    if source is not None:
+        _may_lie_anywhere(study.data)
+    folder = _folder(study.data)
+    if _damage(Dataset(folder)) or "sha256" not in Dataset(folder).meta:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if damage := _damage(Dataset(folder)):
+                if (folder / paths.META).exists():
+                    say(f"{damage}: this is done now")
                 pools = _pools(study.data, source, progress)
-                with files.whole(dataset.folder) as tmp:
+                with files.whole(folder) as tmp:
                     tmp.mkdir()
                     _decode(study.data, pools, tmp, progress)
+                    if SOURCES[study.data.name].path == "optional":
+                        meta = {**Dataset(tmp).meta, "source": _resolved(source or study.data.source)}
+                        files.write_json(tmp / paths.META, meta)
+            elif "sha256" not in (meta := Dataset(folder).meta):  # decoded before digests were noted
+                files.write_json(folder / paths.META, {**meta, "sha256": _digests(folder)})
+    dataset = Dataset(folder)
+    if source is not None and dataset.meta.get("source") not in (None, where := _resolved(source)):
+        raise DataError(
+            f"the data of study '{study.name}' are decoded already, from {dataset.meta['source']}, so {where} would "
+            f"not be read; leave --source out, or delete the folder {folder} to decode from there"
+        )
     shelf.note(study, dataset.meta)
     return dataset
+
+
+def _damage(dataset: Dataset) -> str:
+    """Why a data set cannot be read, '' if it can."""
+    try:
+        dataset.check()
+    except DataError as e:
+        return str(e)
+    return ""
 
 
 def load(study: Study) -> Dataset:
@@ -114,14 +163,20 @@ def _folder(data: Data) -> Path:
     return paths.arrays(f"{data.name}-{digest(spec)}")
 
 
-def _pools(data: Data, path: str | Path | None, progress: Progress) -> Pools:
-    """The study's data set as published; path: where it lies, before what the study says."""
-    source = SOURCES[data.name]
-    if path is not None and source.path != "optional":
+def _may_lie_anywhere(data: Data) -> None:
+    if SOURCES[data.name].path != "optional":
         takes = ", ".join(s.name for s in SOURCES.values() if s.path == "optional")
         raise DataError(f"a source is for {takes}; the data set here is '{data.name}'")
+
+
+def _resolved(source: str | Path | None) -> str:
+    return str(Path(source).expanduser().resolve()) if source else "the download"
+
+
+def _pools(data: Data, path: str | Path | None, progress: Progress) -> Pools:
+    """The study's data set as published; path: where it lies, before what the study says."""
     path = path or data.source
-    return getattr(loaders, source.loader)(Path(path).expanduser() if path else None, progress)
+    return getattr(loaders, SOURCES[data.name].loader)(Path(path).expanduser() if path else None, progress)
 
 
 # --- which of them a study takes
@@ -196,6 +251,7 @@ def _decode(data: Data, pools: Pools, folder: Path, progress: Progress) -> None:
         n = sum(len(i) for _, i in parts)
         path = paths.array(folder, split, "images")
         images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(n, size, size, 3))
+        _allocate(path)
         row = 0
         labels = []
         for pool, index in parts:
@@ -215,12 +271,26 @@ def _decode(data: Data, pools: Pools, folder: Path, progress: Progress) -> None:
     classes = [pools.classes[c] for c in chosen]
     meta = {
         "fingerprint": _fingerprint(folder, classes),
+        "sha256": _digests(folder),
         "classes": classes,
         "keys": [pools.keys[c] for c in chosen],
         "counts": {s: int(sum(len(i) for _, i in parts)) for s, parts in splits.items()},
         "image_size": size,
     }
     files.write_json(folder / paths.META, meta)
+
+
+def _allocate(path: Path) -> None:
+    """Take a file's space now: where the disk is full, writing to a mapped file with holes ends the process."""
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as f:
+            os.posix_fallocate(f.fileno(), 0, path.stat().st_size)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each array's file, by its name."""
+    arrays = [paths.array(folder, split, what) for split in SPLITS for what in ("images", "labels")]
+    return {path.name: files.sha256(path) for path in arrays}
 
 
 def _fingerprint(folder: Path, classes: list[str]) -> str:
@@ -245,7 +315,7 @@ def _decode_files(jobs: list[tuple], progress: Progress) -> None:
     workers = min(cores, len(jobs))
     done = 0
     progress("decoding images", 0, total)
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent) as pool:
         futures = {pool.submit(_decode_some, *job): len(job[1]) for job in jobs}
         try:
             for future in as_completed(futures):
@@ -255,6 +325,18 @@ def _decode_files(jobs: list[tuple], progress: Progress) -> None:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """Let this process end when its parent does, however that ends: a pool's process would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _decode_some(reader: Reader, names: list[str], path: Path, row: int) -> None:

@@ -2,6 +2,7 @@
 
 A store is bound to what its logits depend on: the teacher's weights and input, the data's fingerprint, the
 augmentation and the seed of the views. The hash of that names the folder, and binding.json in it says it in full.
+A note beside each view has the SHA-256 of its file, which is compared once a process, when the view is first read.
 """
 
 import json
@@ -32,9 +33,10 @@ class SoftTargets:
         self.shape = (n, classes)
         self.folder = paths.soft_targets(digest(binding))
         path = self.folder / paths.BINDING
-        if not path.is_file():
+        stored = files.read_json(path)
+        if stored is None:  # not there, or damaged: what it says is known, for the folder's name is its hash
             files.write_json(path, binding)
-        elif json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(binding)):
+        elif stored != json.loads(json.dumps(binding)):
             raise SoftTargetsError(
                 f"{path} does not say what this folder's name stands for; delete the folder {self.folder}, "
                 "the soft targets are computed again"
@@ -59,20 +61,23 @@ class SoftTargets:
         """The logits of a view, (n, classes) float16, mapped from disk. Raises SoftTargetsError."""
         path = self._path(view)
         try:
+            if (noted := self._note(view).get("sha256")) and files.sha256(path) != noted:
+                raise ValueError("changed after it was written")
             logits = np.load(path, mmap_mode="c")  # copy-on-write: shared, and torch takes it
         except FileNotFoundError:
-            raise SoftTargetsError(f"{path}: view {view} has no soft targets yet") from None
-        except (OSError, ValueError) as e:
-            raise SoftTargetsError(f"{path}: damaged ({e}); delete it, it is computed again") from e
+            raise SoftTargetsError(f"{path}: view {view} has no soft targets yet; run the same command again") from None
+        except (OSError, EOFError, ValueError) as e:
+            raise SoftTargetsError(f"{path}: damaged ({e}); run the same command again, it is made anew") from e
         if logits.shape != self.shape or logits.dtype != np.float16:
             raise SoftTargetsError(
-                f"{path}: {logits.dtype} {logits.shape}, expected float16 {self.shape}; delete it, it is computed again"
+                f"{path}: {logits.dtype} {logits.shape}, expected float16 {self.shape}; "
+                "run the same command again, it is made anew"
             )
         return logits
 
     def computed_on(self, views: range | list[int]) -> list[str]:
         """The kinds of device that computed these views, each once; 'unknown' where that was not noted."""
-        return sorted({self._note(view) for view in views})
+        return sorted({self._note(view).get("device", "unknown") for view in views})
 
     def ensure(self, views: range | list[int], compute: Callable[[int], np.ndarray], device: str) -> int:
         """Compute and store the views that are missing; returns how many. Safe from several processes at once.
@@ -83,25 +88,25 @@ class SoftTargets:
         """
         made = 0
         for view in views:
-            if self._whole(view):
+            if not self._damage(view):
                 continue
             with FileLock(self._path(view).with_suffix(".lock")):
-                if not self._whole(view):
+                if damage := self._damage(view):
+                    if self.has(view):
+                        print(f"{damage}: computed again now")
+                    for path in (self._path(view), self._path(view).with_suffix(".json")):
+                        files.remove(path)
                     self._write(view, compute(view), device)
                     made += 1
         return made
 
-    def _whole(self, view: int) -> bool:
-        """Whether a view can be read; a damaged one is removed."""
-        if not self.has(view):
-            return False
+    def _damage(self, view: int) -> str:
+        """Why a view cannot be read, '' if it can."""
         try:
             self[view]
         except SoftTargetsError as e:
-            print(e)
-            files.remove(self._path(view))
-            return False
-        return True
+            return str(e)
+        return ""
 
     def _write(self, view: int, logits: np.ndarray, device: str) -> None:
         if logits.shape != self.shape:
@@ -113,13 +118,19 @@ class SoftTargets:
                 f"the teacher's logits of view {view} are not finite in float16 (largest: {np.abs(logits).max():g}); "
                 "is the teacher trained well?"
             )
-        files.write_json(self._path(view).with_suffix(".json"), {"device": device})
-        with files.whole(self._path(view)) as tmp, open(tmp, "wb") as f:
-            np.save(f, half)
+        with files.whole(self._path(view)) as tmp:
+            with open(tmp, "wb") as f:
+                np.save(f, half)
+            # the note comes first: a view is never there without its digest
+            files.write_json(self._path(view).with_suffix(".json"), {"device": device, "sha256": files.sha256(tmp)})
 
-    def _note(self, view: int) -> str:
+    def _note(self, view: int) -> dict:
+        """device, and sha256 of the view's file; the first stores noted no digest, or nothing."""
         path = self._path(view).with_suffix(".json")
-        return json.loads(path.read_text(encoding="utf-8"))["device"] if path.is_file() else "unknown"
+        note = files.read_json(path)
+        if note is None and path.is_file():
+            raise SoftTargetsError(f"{path}: damaged; run the same command again, it is made anew")
+        return note or {}
 
     def _path(self, view: int) -> Path:
         return paths.view(self.folder, view)

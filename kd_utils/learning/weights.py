@@ -125,6 +125,8 @@ def load_file(backbone: nn.Module, path: Path) -> tuple[Channels, Channels]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
             mean, std = IMAGENET_MEAN, IMAGENET_STD
+        if not (isinstance(state, Mapping) and all(isinstance(v, torch.Tensor) for v in state.values())):
+            raise ValueError(f"it holds a {type(state).__name__}, not a state dict: names, each with a tensor")
     except Exception as e:
         raise ModelError(f"{path}: not weights that can be loaded safely ({str(e).splitlines()[0]})") from None
     load(backbone, state, str(path))

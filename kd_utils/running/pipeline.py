@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from .. import files, machine, paths, records
 from ..records import TeacherRecord
 from ..shelf import Shelf
-from ..study import Cell, Study
+from ..study import Cell, Study, StudyError
 from ..study import load as load_study
 from . import events
 from .events import Listener
@@ -68,7 +68,10 @@ def run_study(
         prepare_data(study, source, tell)
         shelf = Shelf(study)
         ok = train_teachers(shelf, where, tell) and run_cells(shelf, where, tell)
-        make_report(study, tell)
+        if ok or shelf.students:
+            make_report(study, tell)
+        else:
+            tell(events.Said(f"no report: no cell is done; `kd run {study.name}` tries again what failed"))
     return ok
 
 
@@ -76,7 +79,9 @@ def prepare_data(study: Study, source: str | Path | None, tell: Listener) -> "Da
     """Decode the study's data set, once."""
     from ..learning import data
 
-    dataset = data.prepare(study, source, lambda what, done, total: tell(events.Progress(what, done, total)))
+    dataset = data.prepare(
+        study, source, lambda *how: tell(events.Progress(*how)), lambda text: tell(events.Advised(text))
+    )
     counts = ", ".join(f"{n:,} {split}" for split, n in dataset.meta["counts"].items() if n)
     tell(events.Said(f"data: {study.data.name}, {len(dataset.classes)} classes, {counts} images"))
     return dataset
@@ -168,10 +173,11 @@ def teacher_tasks(shelf: Shelf, device: str = "auto") -> list[Task]:
     data.load(study)
     return [
         _notebook(
+            study,
             "teacher",
             label,
             shelf.teacher_folder(label),
-            {"study": study.file, "candidate": label, "device": device},
+            {"candidate": label, "device": device},
             study.training(study.candidate(label), teacher=True).epochs,
         )
         for label, record in shelf.candidates.items()
@@ -193,7 +199,7 @@ def soft_target_tasks(shelf: Shelf, seed: int, device: str = "auto") -> list[Tas
         Task(
             f"soft targets, seed {seed}, view {view}",
             compute_view,
-            {"file": study.file, "seed": seed, "view": view, "device": device},
+            {"study": study, "seed": seed, "view": view, "device": device},
             paths.results(study.name) / f"soft-targets-seed{seed}-view{view:04d}",
         )
         for view in range(study.view_count())
@@ -222,11 +228,11 @@ def cell_tasks(shelf: Shelf, cells: list[Cell], device: str = "auto") -> list[Ta
 
     return [
         _notebook(
+            study,
             "distill",
             cell.name,
             shelf.student_folder(cell),
             {
-                "study": study.file,
                 "student": cell.student,
                 "T": cell.T or 1.0,
                 "alpha": cell.alpha,
@@ -241,28 +247,46 @@ def cell_tasks(shelf: Shelf, cells: list[Cell], device: str = "auto") -> list[Ta
     ]
 
 
-def _notebook(notebook: str, name: str, folder: Path, parameters: dict, steps: int) -> Task:
+def _notebook(study: Study, notebook: str, name: str, folder: Path, parameters: dict, steps: int) -> Task:
     arguments = {
+        "study": study,
         "notebook": str(paths.notebook(notebook)),
         "output": str(folder / f"{notebook}.ipynb"),
-        "parameters": parameters,
+        "parameters": {"study": study.file, **parameters},
     }
     return Task(name, execute, arguments, folder, steps)
 
 
-def compute_view(file: str, seed: int, view: int, device: str) -> None:
+def compute_view(study: Study, seed: int, view: int, device: str) -> None:
     """One view's soft targets, in a process of its own."""
-    from .. import study
     from ..learning import run
 
-    run.compute_soft_targets(study.load(file), seed, [view], device)
+    run.compute_soft_targets(study, seed, [view], device)
 
 
-def execute(notebook: str, output: str, parameters: dict) -> None:
-    """One notebook, in a process of its own."""
+def execute(study: Study, notebook: str, output: str, parameters: dict) -> None:
+    """One notebook, in a process of its own.
+
+    study: as the command has read it. Raises PipelineError if its file, which the notebook reads, says another thing
+    by now, or if the results were removed meanwhile.
+    """
     from .kernels import run_notebook
 
+    again = "run the same command again, which takes things as they are then"
+    try:
+        changed = load_study(study.file) != study
+    except StudyError:
+        changed = True
+    if changed:
+        raise PipelineError(f"{study.file} was changed after this command had read it; {again}")
+    about = paths.results(study.name) / paths.DATA
+    if not about.is_file():
+        raise PipelineError(f"{about} was removed while this command ran; run: kd run {study.name}")
     run_notebook(notebook, output, parameters)
+    if not (Path(output).parent / paths.RECORD).is_file():
+        raise PipelineError(
+            f"{Path(output).parent} has no record after its run: it was removed, or {study.file} changed; {again}"
+        )
 
 
 # --- doing it
@@ -272,6 +296,9 @@ def _run(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell: Li
     """Run tasks side by side, taking in each record as its run ends. Returns whether all succeeded."""
     if not tasks:
         return True
+    from ..learning import data
+
+    data.load(shelf.study).check()  # once, and not by a failure of every task
     started, total = time.monotonic(), sum(task.steps for task in tasks)
     finished = 0
     tell(events.Progress(stage, 0, total))
@@ -331,11 +358,15 @@ def held(study: Study) -> Iterator[None]:
 
     What a killed command left half-written is swept away first. Raises PipelineError if another command holds it.
     """
+    try:
+        os.getcwd()  # what every process that is started asks for
+    except FileNotFoundError:
+        raise PipelineError("the folder that this was started in is gone; change to another one, and repeat") from None
     folder = paths.results(study.name)
-    folder.mkdir(parents=True, exist_ok=True)
     holder = folder / paths.HOLDER
     lock = FileLock(folder / paths.LOCK)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout:
         who = holder.read_text(encoding="utf-8") if holder.is_file() else "a process that is just starting"
@@ -343,12 +374,24 @@ def held(study: Study) -> Iterator[None]:
             f"another kd command is working on study '{study.name}': {who.strip()}; "
             f"wait for it, or watch it with: kd status {study.name}"
         ) from None
+    except OSError as e:
+        raise _cannot_write(folder, e) from e
     try:
         now = datetime.now().astimezone().isoformat(" ", "seconds")
-        holder.write_text(f"process {os.getpid()} on {platform.node()}, since {now}\n", encoding="utf-8")
+        try:
+            holder.write_text(f"process {os.getpid()} on {platform.node()}, since {now}\n", encoding="utf-8")
+        except OSError as e:
+            raise _cannot_write(folder, e) from e
         for below in (folder, paths.arrays(""), paths.soft_targets("")):
             files.sweep(below)
         yield
     finally:
         files.remove(holder)
         lock.release()
+
+
+def _cannot_write(folder: Path, error: OSError) -> PipelineError:
+    return PipelineError(
+        f"{folder} cannot be written to ({error.strerror}); free space, or change its rights; or let KD_ROOT name "
+        "another folder, with the study in its studies/, and run the same command again"
+    )

@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
@@ -23,7 +24,9 @@ from pathlib import Path
 from .. import files, paths
 
 FORKS = sys.platform == "linux"
+PRELOADED = ["kd_utils._preload"]  # what the process that forks imports
 KILLED_HINT = {int(signal.SIGKILL): " (out of memory?)"}
+FORK_SERVER_GONE = 255  # what multiprocessing says of a process whose fork server can no longer be asked
 # causes that may have passed by another time: memory that something else held, a kernel that was killed
 MAY_PASS = ("killed by ", "DeadKernelError", "MemoryError", "OutOfMemoryError")
 BACK_OFF = 5.0  # seconds before the first retry, doubled for each further one
@@ -181,7 +184,7 @@ def warm_up() -> SpawnContext | ForkServerContext:
     if not FORKS:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kd_utils._preload"])
+    context.set_forkserver_preload(PRELOADED)
     forkserver.ensure_running()
     return context
 
@@ -198,12 +201,14 @@ def _error(task: Task, code: int) -> str:
     path = task.folder / paths.FAILURE
     if code == 0:
         files.remove(task.folder / paths.LOG)
-        if not any(task.folder.iterdir()):
+        with suppress(OSError):  # a folder with something in it is not removed
             task.folder.rmdir()
         return ""
     if not path.is_file():
         if code < 0:
             reason = f"killed by {signal.Signals(-code).name}{KILLED_HINT.get(-code, '')}"
+        elif code == FORK_SERVER_GONE and FORKS:
+            reason = "killed by the end of the process that forks runs; a new one is started"
         else:
             reason = f"ended with exit code {code}; see {task.folder / paths.LOG}"
         files.write_json(path, {"error": reason})

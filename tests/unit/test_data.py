@@ -3,12 +3,16 @@ import hashlib
 import http.server
 import inspect
 import io
+import json
 import re
 import shutil
+import subprocess
+import sys
 import threading
 import zipfile
 
 import numpy as np
+import psutil
 import pytest
 from helpers import SMALL, write_study
 from PIL import Image
@@ -148,6 +152,23 @@ def test_a_corrupt_image_is_named_and_nothing_half_written_is_left(tiny):
     assert prepare(tiny).meta["counts"]["train"] == 18  # and a good archive is taken afterwards
 
 
+def test_decoding_processes_die_with_the_command_that_started_them():
+    code = """
+import os, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from kd_utils.learning import data
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=data._end_with_parent) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as command:
+        worker = psutil.Process(int(command.stdout.readline()))
+        command.kill()
+    worker.wait(timeout=20)  # raises TimeoutExpired
+
+
 def test_a_missing_class_is_named(tiny):
     files = {k: v for k, v in tiny_files().items() if "/train/n02/" not in k}
     with pytest.raises(data.DataError, match="class n02 has 0 train images, not 6"):
@@ -179,6 +200,29 @@ def test_a_full_disk_leaves_nothing_behind(tiny, monkeypatch):
     prepare(tiny)
 
 
+def test_space_is_taken_before_it_is_mapped(tiny, monkeypatch):
+    """A mapped file with holes in it, on a full disk, would end the process by a bus error."""
+
+    def full(fd, start, size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(data.os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="free some and run the same command again"):
+        prepare(tiny)
+    assert leaves_nothing(tiny)
+
+
+def test_another_source_is_refused_once_the_data_are_decoded(tiny):
+    found = prepare(tiny)
+    assert prepare(tiny).fingerprint == found.fingerprint  # the same one is not
+    with pytest.raises(data.DataError, match=r"decoded already, from .*tiny\.zip, so .*other\.zip would not be read"):
+        data.prepare(load("small"), tiny / "other.zip")
+    data.prepare(load("small"))
+    meta = found.folder / "meta.json"  # as it was before sources were noted
+    meta.write_text(json.dumps({k: v for k, v in json.loads(meta.read_text()).items() if k != "source"}))
+    data.prepare(load("small"), tiny / "other.zip")
+
+
 def test_unprepared_data_name_the_command(root):
     with pytest.raises(data.DataError, match="kd data small"):
         data.load(load("small"))
@@ -188,8 +232,66 @@ def test_damaged_arrays_are_named(root):
     found = data.prepare(load("small"))
     path = found.folder / "train_images.npy"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(data.DataError, match="train_images.npy.*delete the folder"):
+    with pytest.raises(data.DataError, match="train_images.npy: damaged.*kd data"):
         found.images("train")
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 64
+    path.write_bytes(content)
+
+
+def roll(path):
+    np.save(path, np.roll(np.load(path), 1))
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def lose(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "name"),
+    [(flip, "train_images.npy"), (flip, "val_images.npy"), (roll, "train_labels.npy"), (roll, "val_labels.npy")]
+    + [(how, name) for how in (empty, truncate, lose) for name in ("train_images.npy", "val_labels.npy", "meta.json")],
+)
+def test_damaged_data_are_named_and_decoded_again(root, damage, name):
+    before = data.prepare(load("small"))
+    wanted = before.fingerprint, before.images("train").copy(), before.labels("val").copy()
+    damage(before.folder / name)
+    with pytest.raises(data.DataError, match="kd data"):
+        data.load(load("small")).check()
+    said = []
+    after = data.prepare(load("small"), say=said.append)
+    assert damage is lose and name == "meta.json" or name in said[0]
+    data.load(load("small")).check()
+    assert after.fingerprint == wanted[0]
+    assert (after.images("train") == wanted[1]).all() and (after.labels("val") == wanted[2]).all()
+
+
+def test_data_that_were_decoded_before_digests_were_noted(root):
+    """They are compared with their fingerprint once, and their digests are noted."""
+    found = data.prepare(load("small"))
+    meta = found.folder / "meta.json"
+    noted = json.loads(meta.read_text())
+    old = json.dumps({k: v for k, v in noted.items() if k != "sha256"})
+    meta.write_text(old)
+    assert data.load(load("small")).images("train").shape == (80, 16, 16, 3)
+    data.prepare(load("small"), say=pytest.fail)
+    assert json.loads(meta.read_text()) == noted
+    meta.write_text(old)
+    roll(found.folder / "train_labels.npy")
+    said = []
+    data.prepare(load("small"), say=said.append)
+    assert "changed after it was written" in said[0] and json.loads(meta.read_text()) == noted
 
 
 def test_digits_are_scikit_learn_s(root):
@@ -224,6 +326,9 @@ def test_only_images_that_may_be_shown_are(root):
 
 def test_a_source_is_refused_where_the_data_set_takes_none(root):
     with pytest.raises(data.DataError, match="a source is for tiny-imagenet; the data set here is 'digits'"):
+        data.prepare(load("small"), root / "x.zip")
+    data.prepare(load("small"))
+    with pytest.raises(data.DataError, match="a source is for tiny-imagenet"):
         data.prepare(load("small"), root / "x.zip")
 
 

@@ -1,7 +1,9 @@
 import errno
 import os
 import subprocess
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -25,12 +27,63 @@ def test_a_full_disk_keeps_what_was_there(tmp_path, monkeypatch):
     assert path.read_text() == before and [p.name for p in tmp_path.iterdir()] == ["record.json"]
 
 
-def test_what_a_killed_process_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path):
+def test_a_full_disk_is_said_where_torch_says_something_else(tmp_path, monkeypatch):
+    """Writing a checkpoint: torch raises a RuntimeError about positions in a file."""
+    import torch
+
+    def save(path):
+        with files.whole(path) as tmp:
+            tmp.symlink_to("/dev/full")
+            torch.save({"weights": torch.zeros(100_000)}, tmp)
+
+    with pytest.raises(RuntimeError):
+        save(tmp_path / "checkpoint.pt")  # the disk has space
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
+    with pytest.raises(files.DiskFull, match=r"checkpoint\.pt; free some"):
+        save(tmp_path / "checkpoint.pt")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("host", "alive", "hours", "swept"),
+    [
+        (files.HOST, False, 0, True),
+        (files.HOST, True, 48, False),
+        ("another", False, 0, False),  # its process may be alive there
+        ("another", True, 25, True),
+    ],
+)
+def test_what_a_killed_process_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path, host, alive, hours, swept):
     dead = subprocess.Popen(["true"])
     dead.wait()
-    left = tmp_path / f".record.json.{dead.pid}-1.tmp"
-    written = tmp_path / f".record.json.{os.getpid()}-1.tmp"
-    for path in (left, written):
-        path.write_text("x")
+    path = tmp_path / f".record.json.{host}.{os.getpid() if alive else dead.pid}-1.tmp"
+    path.write_text("x")
+    os.utime(path, (time.time() - 3600 * hours,) * 2)
     files.sweep(tmp_path)
-    assert not left.exists() and written.exists()
+    assert path.exists() != swept
+
+
+def test_a_folder_that_another_machine_is_filling_is_not_swept(tmp_path):
+    folder = tmp_path / ".data.another.1-1.tmp"
+    folder.mkdir()
+    (folder / "train_images.npy").write_text("x")
+    os.utime(folder, (0, 0))
+    files.sweep(tmp_path)
+    assert folder.exists()
+
+
+def test_temporary_names_say_whose_they_are(tmp_path):
+    with files.whole(tmp_path / "a.json") as tmp:
+        tmp.write_text("x")
+        files.sweep(tmp_path)
+        assert tmp.name.startswith(f".a.json.{files.HOST}.{os.getpid()}-") and tmp.exists()
+
+
+def test_a_folder_takes_the_place_of_one_that_is_there(tmp_path):
+    """What was left of it, say without the file that says it is whole, must not be in the way for ever."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "old").write_text("x")
+    with files.whole(tmp_path / "data") as tmp:
+        tmp.mkdir()
+        (tmp / "new").write_text("x")
+    assert [str(p.relative_to(tmp_path)) for p in sorted(tmp_path.rglob("*"))] == ["data", "data/new"]

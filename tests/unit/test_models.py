@@ -152,3 +152,11 @@ def test_the_fingerprint_follows_every_value():
     b = {"w": torch.tensor([0, 0, 1e-45]), "b": a["b"]}
     assert weights.fingerprint(a) == weights.fingerprint(dict(reversed(a.items())))
     assert weights.fingerprint(a) != weights.fingerprint(b)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3, "state_dict": {}}, torch.zeros(3)])
+def test_a_file_that_holds_something_else_is_refused(tmp_path, content):
+    path = tmp_path / "list.pth"
+    torch.save(content, path)
+    with pytest.raises(ModelError, match=r"list\.pth: not weights .*it holds a \w+, not a state dict"):
+        create(Model(model="lcnet_050", pretrained=str(path)), 5, 32)

@@ -59,9 +59,10 @@ def test_a_missing_or_truncated_view_is_named(root):
     store.ensure([0], logits, "here")
     path = store.folder / "view_0000.npy"
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(SoftTargetsError, match="view_0000.npy: damaged.*delete it"):
+    with pytest.raises(SoftTargetsError, match="view_0000.npy: damaged.*made anew"):
         store[0]
     np.save(path, logits())
+    path.with_suffix(".json").unlink()  # as in the first stores, which noted no digest
     with pytest.raises(SoftTargetsError, match="float32.*expected float16"):
         store[0]
 
@@ -87,3 +88,44 @@ def test_studies_differ_only_where_they_do(root):
     for name in ("small", "other"):
         data.prepare(load(name))
     assert data.load(load("small")).folder == data.load(load("other")).folder
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 64
+    path.write_bytes(content)
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [flipped, emptied])
+@pytest.mark.parametrize("name", ["view_0001.npy", "view_0001.json"])
+def test_a_damaged_view_is_named_and_made_again(root, capsys, damage, name):
+    store = SoftTargets(BINDING, 5, 3)
+    store.ensure(range(2), logits, "here")
+    damage(store.folder / name)
+    with pytest.raises(SoftTargetsError, match=rf"{name[:9]}.*damaged"):
+        store[1]
+    assert store.ensure(range(2), lambda view: logits(7), "here") == 1
+    assert name[:9] in capsys.readouterr().out
+    assert (store[1] == 7).all() and (store[0] == 0).all()
+
+
+def test_a_store_that_noted_no_digests_is_read(root):
+    store = SoftTargets(BINDING, 5, 3)
+    store.ensure([0, 1], logits, "here")
+    (store.folder / "view_0000.json").unlink()
+    (store.folder / "view_0001.json").write_text('{"device": "there"}')
+    assert store.ensure([0, 1], logits, "here") == 0
+    assert store.computed_on([0, 1]) == ["there", "unknown"]
+
+
+def test_a_truncated_binding_is_written_again(root):
+    path = SoftTargets(BINDING, 5, 3).folder / "binding.json"
+    whole = path.read_text()
+    for left in ("", whole[:9]):
+        path.write_text(left)
+        SoftTargets(BINDING, 5, 3)
+        assert path.read_text() == whole

@@ -1,0 +1,105 @@
+"""A study's stages, without a run."""
+
+import pytest
+from helpers import SMALL, write_study
+
+from kd_utils import paths
+from kd_utils.learning import data
+from kd_utils.running import kernels, pipeline
+from kd_utils.shelf import Shelf, ShelfError
+from kd_utils.study import load
+
+
+@pytest.mark.parametrize("left", ["", '{"fingerprint": "0', "{}", "[]"])
+def test_a_damaged_note_of_the_data_is_named_and_written_again(root, left):
+    data.prepare(load("small"))
+    path = paths.results("small") / "data.json"
+    whole = path.read_text()
+    path.write_text(left)
+    with pytest.raises(ShelfError, match=r"data\.json: damaged.*kd data small"):
+        Shelf(load("small")).candidates  # noqa: B018 - raises
+    data.prepare(load("small"))
+    assert path.read_text() == whole
+
+
+def test_a_root_that_cannot_be_written_to_is_named(root, monkeypatch):
+    def read_only(self, *args, **kwargs):
+        raise OSError(30, "Read-only file system")
+
+    for what in ("write_text", "mkdir"):
+        with monkeypatch.context() as m:
+            m.setattr(pipeline.Path, what, read_only)
+            says = pytest.raises(pipeline.PipelineError, match=r"results/small cannot be written to \(Read-only")
+            with says, pipeline.held(load("small")):
+                pass
+    with pipeline.held(load("small")):
+        pass
+
+
+def test_a_working_directory_that_is_gone_is_said_to_be(root, monkeypatch, tmp_path_factory):
+    gone = tmp_path_factory.mktemp("gone")
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    says = pytest.raises(pipeline.PipelineError, match="the folder that this was started in is gone")
+    with says, pipeline.held(load("small")):
+        pass
+
+
+@pytest.fixture
+def executed(root, monkeypatch):
+    """The tasks of the study's teachers, and what their notebooks were run with: nothing is trained."""
+    data.prepare(load("small"))
+    calls = []
+    monkeypatch.setattr(kernels, "run_notebook", lambda *a: calls.append(a))
+    return pipeline.teacher_tasks(Shelf(load("small"))), calls
+
+
+def edit(root):
+    write_study(root, {**SMALL, "seeds": [0, 1]})
+
+
+def lose_results(root):
+    (root / "results" / "small" / "data.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("do", "says"),
+    [
+        (edit, r"small\.yaml was changed after this command had read it; run the same command again"),
+        (lambda root: (root / "studies" / "small.yaml").unlink(), r"small\.yaml was changed"),
+        (lose_results, r"data\.json was removed while this command ran; run: kd run small"),
+    ],
+)
+def test_a_study_or_results_that_change_while_it_runs_are_blamed(root, executed, do, says):
+    (task, _), calls = executed
+    do(root)
+    with pytest.raises(pipeline.PipelineError, match=says):
+        task.function(**task.arguments)
+    assert not calls
+
+
+def test_a_run_that_leaves_no_record_where_it_should_has_failed(root, executed):
+    (task, _), calls = executed
+    with pytest.raises(pipeline.PipelineError, match="has no record after its run"):
+        task.function(**task.arguments)
+    assert len(calls) == 1
+
+
+def test_soft_targets_are_computed_for_the_study_as_it_was_read(root, monkeypatch):
+    from kd_utils.learning import run
+
+    given, study = [], load("small")
+    monkeypatch.setattr(run, "compute_soft_targets", lambda *a: given.append(a))
+    edit(root)
+    pipeline.compute_view(study, 0, 1, "cpu")
+    assert given == [(study, 0, [1], "cpu")]
+
+
+def test_a_study_of_which_every_run_fails_ends_without_a_report_and_without_an_error(root, monkeypatch):
+    monkeypatch.setattr(
+        pipeline, "run_tasks", lambda tasks, slots, callbacks: [callbacks.done(t, 1.0, "broken") for t in tasks]
+    )
+    said = []
+    assert not pipeline.run_study("small", on_event=said.append)
+    assert str(said[-1]) == "no report: no cell is done; `kd run small` tries again what failed"
+    assert sum("broken" in str(event) for event in said) == 2

@@ -1,0 +1,67 @@
+"""Tasks in processes that are forked: what happens when those that fork, or the folders, go away."""
+
+import os
+import shutil
+import signal
+import time
+from multiprocessing import forkserver
+from pathlib import Path
+
+import pytest
+
+from kd_utils.running import pool
+from kd_utils.running.pool import Callbacks, Task
+
+
+def work(path: str) -> None:
+    """Takes a moment, and leaves a line for each time that it was done."""
+    with open(path, "a") as f:
+        f.write("begun\n")
+    time.sleep(1)
+
+
+def lose_the_folder(folder: str) -> None:
+    shutil.rmtree(folder)
+    raise OSError("the folder is gone")
+
+
+@pytest.fixture
+def light(monkeypatch):
+    """A fork server that imports nothing beforehand, for this test alone."""
+    forkserver._forkserver._stop()
+    monkeypatch.setattr(pool, "BACK_OFF", 0.2)
+    monkeypatch.setattr(pool, "PRELOADED", [])
+    yield
+    forkserver._forkserver._stop()
+
+
+@pytest.mark.skipif(not pool.FORKS, reason="processes are spawned here")
+def test_a_killed_fork_server_is_started_again_and_its_tasks_are_tried_again(light, tmp_path):
+    done, retried, killed = [], [], []
+    tasks = [Task(f"task {k}", work, {"path": str(tmp_path / f"{k}.txt")}, tmp_path / f"{k}") for k in range(2)]
+
+    def kill_once(_):
+        if not killed and (tmp_path / "0.txt").exists():
+            killed.append(forkserver._forkserver._forkserver_pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    callbacks = Callbacks(
+        lambda task, _, error: done.append((task.name, error)), lambda *a: retried.append(a), kill_once
+    )
+    assert pool.run_tasks(tasks, [{}], callbacks) == []
+    assert sorted(done) == [("task 0", ""), ("task 1", "")]
+    assert killed and [task.name for task, _ in retried] == ["task 0"]
+    assert (tmp_path / "0.txt").read_text() == "begun\n" * 2
+
+
+def test_a_task_whose_folder_is_removed_fails_alone(light, tmp_path):
+    folder = tmp_path / "run"
+    tasks = [
+        Task("lost", lose_the_folder, {"folder": str(folder)}, folder),
+        Task("other", work, {"path": str(tmp_path / "x.txt")}, tmp_path / "other"),
+    ]
+    (failure,) = pool.run_tasks(tasks, [{}])
+    assert failure.task.name == "lost" and failure.error == "OSError: the folder is gone"
+    shutil.rmtree(folder)
+    assert pool._error(tasks[0], 0) == ""
+    assert "exit code 3" in pool._error(tasks[0], 3) and Path(folder, "failure.json").is_file()
