@@ -111,7 +111,8 @@ class _Paper:
         self.folder = folder
         metadata = {"title": in_markdown(title), **front}
         head = "".join(f"{key}: |\n{_indent(text)}\n" for key, text in metadata.items())
-        self.text = f"---\n{head}---\n\n{body}"
+        # of a file's name that is not UTF-8, Python has signs that no file may hold
+        self.text = f"---\n{head}---\n\n{body}".encode("utf-8", "backslashreplace").decode()
         for name in ("paper.lua", "paper.typ", "paper.css"):
             (folder / name).write_text(
                 package_files("kd_utils.reporting").joinpath(name).read_text(encoding="utf-8"), encoding="utf-8"

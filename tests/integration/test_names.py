@@ -169,6 +169,14 @@ def test_raw_markup_of_an_output_runs_and_loads_nothing(kind, tmp_path):
     paper.PaperExporter().from_notebook_node(nb)
 
 
+def test_what_a_cell_prints_may_hold_any_sign():
+    outputs = [nbformat.v4.new_output("stream", text=f"{name}\n") for name in HOSTILE]
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=outputs)])
+    page, _ = paper.PaperHTMLExporter().from_notebook_node(nb)
+    assert HOSTILE[0] in inert(page).said
+    paper.PaperExporter().from_notebook_node(nb)
+
+
 STUDENT = "<img src=http:x onerror=alert(1)> $\\frac$ @foo"
 
 
