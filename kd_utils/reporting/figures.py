@@ -10,7 +10,7 @@ from .. import records
 from ..learning import metrics
 from . import plots
 from .results import LEAST_P, CellRow, Point, Results
-from .shown import Figure, percent, points, seeds_a_cell, signed
+from .shown import Figure, in_markdown, percent, points, seeds_a_cell, signed
 
 SOFT_TEMPERATURES = [1.0, 4.0, 20.0]
 IMAGES_SHOWN = 3
@@ -96,7 +96,7 @@ def agreement(results: Results) -> Figure:
         scattered[student] = pd.DataFrame({"T": cells["T"], "alpha": cells["alpha"], **percentages})
         if len(cells) > 2:
             correlation: Any = spearmanr(cells["agreement"], cells["top1_best"])
-            correlations.append(f"{signed(correlation.statistic)} for {student}")
+            correlations.append(f"{signed(correlation.statistic)} for {in_markdown(student)}")
     rho = f" Spearman's rank correlation is {', '.join(correlations)}." if correlations else ""
     caption = f"Accuracy against agreement with the teacher, a point a cell; larger points are higher T.{rho}"
     return Figure(plots.agreement(scattered), caption, "agreement")
@@ -140,9 +140,9 @@ def softened(results: Results, pictures: np.ndarray | None = None) -> Figure:
         for place in places
     ]
     caption = (
-        f"Probabilities of the teacher and of {cell.point.student} at {cell.point.words}, softened at three "
-        f"temperatures, for {len(examples)} validation images fixed by their places in the data set, and the teacher's "
-        "first classes."
+        f"Probabilities of the teacher and of {in_markdown(cell.point.student)} at {cell.point.words}, softened at "
+        f"three temperatures, for {len(examples)} validation images fixed by their places in the data set, and the "
+        "teacher's first classes."
     )
     drawn = plots.softened_beside(examples, SOFT_TEMPERATURES, results.dataset["classes"])
     return Figure(drawn, caption, "softened")

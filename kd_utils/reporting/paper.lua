@@ -3,6 +3,7 @@
 
 local typst = FORMAT:match 'typst'
 local numbers = {}
+local labels = {}
 local counts = {Figure = 0, Table = 0, Equation = 0}
 
 local function numbered(kind, id)
@@ -23,6 +24,7 @@ end
 local function equation(math)
   local text, id = math.text:match '^(.*)\\label{([%w-]+)}%s*$'
   if not id then return nil end
+  labels[id] = true
   if typst then
     local written = pandoc.write(pandoc.Pandoc(pandoc.Plain {pandoc.Math('DisplayMath', text)}), 'typst')
     return pandoc.RawInline('typst', (written:gsub('%s+$', '')) .. ' <' .. id .. '>')
@@ -34,8 +36,13 @@ local function equation(math)
   )
 end
 
+local function labelled(block)
+  labels[block.identifier] = true
+end
+
 local function reference(cite)
   local id = cite.citations[1].id
+  if not labels[id] then return cite.content end
   if typst then return pandoc.RawInline('typst', '#ref(<' .. id .. '>)') end
   return pandoc.Link({pandoc.Str(numbers[id])}, '#' .. id)
 end
@@ -60,17 +67,57 @@ local function fitted(block)
   end
 end
 
--- a plain DataFrame has a table in HTML only
-local function html_table(raw)
-  if raw.format:match 'html' then return pandoc.read(raw.text, 'html').blocks end
+-- attributes may hold handlers
+local function bare(element)
+  if element.attr then element.attr = pandoc.Attr() end
+  if element.t ~= 'Table' then return element end
+  local rows = pandoc.List {}
+  rows:extend(element.head.rows)
+  for _, body in ipairs(element.bodies) do rows:extend(body.head) rows:extend(body.body) end
+  rows:extend(element.foot.rows)
+  for _, row in ipairs(rows) do
+    row.attr = pandoc.Attr()
+    for _, cell in ipairs(row.cells) do cell.attr = pandoc.Attr() end
+  end
+  return element
+end
+
+-- a plain DataFrame has a table in HTML only; the empty environment keeps the reader from files and addresses
+local function html_table(block)
+  if not block.classes:includes 'output-html' then return nil end
+  return pandoc.read(block.text, 'html-native_divs-native_spans', {}, {}).blocks:walk {Block = bare, Inline = bare}
+end
+
+-- what a notebook says runs nothing and loads nothing: pictures are those that its outputs left beside the text
+local function none() return {} end
+local function picture(image)
+  if not image.src:match '^[%w._-]+$' then return image.caption end
+end
+local function link(a)
+  if not a.target:match '^#' and not a.target:match '^https?://' then return a.content end
+end
+-- what pandoc leaves as it is and typst would take for markup: lists and headings at the start of a line or a cell,
+-- and shorthands
+local function literal(str)
+  for _, sign in ipairs {'^[=+/-]', '^%d+%.$', '%.%.%.', '%-%?'} do
+    if str.text:match(sign) then return pandoc.RawInline('typst', (str.text:gsub('%p', '\\%0'))) end
+  end
 end
 
 function Pandoc(doc)
-  doc = doc:walk {RawBlock = html_table}
-  doc = doc:walk {Math = equation}
-  if not typst then doc = doc:walk {Figure = captioned 'Figure', Table = captioned 'Table'} end
-  doc = doc:walk {Header = at_the_end, Table = fitted}
-  doc = doc:walk {Cite = reference}
-  doc.meta = pandoc.Pandoc({}, doc.meta):walk({Cite = reference}).meta
+  local function walk(filter)
+    doc = doc:walk(filter)
+    doc.meta = pandoc.Pandoc({}, doc.meta):walk(filter).meta
+  end
+  walk {RawBlock = none, RawInline = none}
+  walk {CodeBlock = html_table}
+  walk {RawBlock = none, RawInline = none}
+  walk {Image = picture, Link = link}
+  if typst then walk {Str = literal} end
+  walk {Math = equation}
+  walk {Figure = labelled, Table = labelled}
+  if not typst then walk {Figure = captioned 'Figure', Table = captioned 'Table'} end
+  walk {Header = at_the_end, Table = fitted}
+  walk {Cite = reference}
   return doc
 end

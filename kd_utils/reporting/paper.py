@@ -1,6 +1,7 @@
 """An executed notebook -> PDF, by pandoc and typst, and HTML, by pandoc: no TeX, no browser.
 
-Code is left out, what it shows is kept. The HTML is one file that loads nothing.
+Code is left out, what it shows is kept. The HTML is one file that loads nothing and runs nothing: neither raw HTML nor
+raw typst passes, and no picture but those of the notebook's outputs.
 """
 
 import re
@@ -15,9 +16,10 @@ from nbconvert.exporters import Exporter
 
 from .. import files, paths
 from ..study import Study
-from .shown import Front
+from .shown import Front, in_markdown
 
-_READ = "markdown-native_divs-native_spans-markdown_in_html_blocks"
+_READ = "markdown-native_divs-native_spans-raw_html-raw_tex-raw_attribute-latex_macros"
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 class ReportError(RuntimeError):
@@ -107,9 +109,10 @@ class _Paper:
     def __init__(self, nb, title: str, folder: Path):
         front, body = _markdown(nb, folder)
         self.folder = folder
-        metadata = {"title": title, **front}
+        metadata = {"title": in_markdown(title), **front}
         head = "".join(f"{key}: |\n{_indent(text)}\n" for key, text in metadata.items())
-        self.text = f"---\n{head}---\n\n{body}"
+        # of a file's name that is not UTF-8, Python has signs that no file may hold
+        self.text = f"---\n{head}---\n\n{body}".encode("utf-8", "backslashreplace").decode()
         for name in ("paper.lua", "paper.typ", "paper.css"):
             (folder / name).write_text(
                 package_files("kd_utils.reporting").joinpath(name).read_text(encoding="utf-8"), encoding="utf-8"
@@ -126,9 +129,11 @@ class _Paper:
             raise ReportError(f"typst: {e}") from e
 
     def html(self) -> str:
-        return self._pandoc(
+        page = self._pandoc(
             "html5", "--standalone", "--embed-resources", "--mathml", "--number-sections", "--css=paper.css"
         )
+        policy = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}" />'
+        return page.replace("<head>\n", f"<head>\n  {policy}\n", 1)  # before all that it is to hold for
 
     def _pandoc(self, to: str, *options: str) -> str:
         import pypandoc
@@ -174,7 +179,7 @@ def _rich(output, folder: Path, name: str) -> str | None:
     if "text/markdown" in forms:
         return forms["text/markdown"]
     if "text/html" in forms:
-        return forms["text/html"]
+        return _verbatim(forms["text/html"], "{.output-html}")  # of which paper.lua makes a table
     if "text/plain" in forms:
         return _verbatim(forms["text/plain"])
     return None
@@ -189,7 +194,7 @@ def _resolved(body: str) -> str:
         stop = match[1][len(label) :]  # of the sentence
         return match[0] if label in labels else f"(no {label} yet){stop}"
 
-    return re.sub(r"@((?:fig|tbl|eq)-[\w.-]+)", known, body)
+    return re.sub(r"(?<!\\)@((?:fig|tbl|eq)-[\w.-]+)", known, body)
 
 
 def _picture(output, folder: Path, name: str) -> str:
@@ -207,8 +212,8 @@ def _picture(output, folder: Path, name: str) -> str:
     return f"![{about.get('caption', '')}]({path.name}){label}"
 
 
-def _verbatim(text: str) -> str:
-    return "```\n" + text.rstrip().replace("```", "'''") + "\n```"
+def _verbatim(text: str, kind: str = "") -> str:
+    return f"```{kind}\n" + text.rstrip().replace("```", "'''") + "\n```"
 
 
 def _indent(text: str) -> str:

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..learning.metrics import entropy, log_softmax
+from .shown import in_plot
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
@@ -84,7 +85,7 @@ def _accuracy_curves(ax: Axes, histories: Mapping[str, pd.DataFrame], column: st
     """Accuracy in percent against epoch, a line a run; column: that of the histories, fractions."""
     for k, (name, history) in enumerate(histories.items()):
         evaluated = history.dropna(subset=column)
-        _line(ax, k, evaluated["epoch"], 100 * evaluated[column], name)
+        _line(ax, k, evaluated["epoch"], 100 * evaluated[column], in_plot(name))
     ax.legend(frameon=False)
 
 
@@ -134,7 +135,7 @@ def heatmaps(
             annot_kws={"fontsize": 7},
             cbar_kws={"label": label},
         )
-        ax.set(title=student, xlabel="alpha (weight of the cross-entropy)", ylabel="temperature T")
+        ax.set(title=in_plot(student), xlabel="alpha (weight of the cross-entropy)", ylabel="temperature T")
         ax.set_xticklabels([f"{alpha:g}" for alpha in grid.columns])
         ax.set_yticklabels([f"{T:g}" for T in grid.index], rotation=0)
     return figure
@@ -159,7 +160,7 @@ def against_temperature(
             ax.axhline(value, color="black", linewidth=1, label="baseline")
             ax.axhspan(low, high, color="black", alpha=0.08, linewidth=0)
         ticks = sorted(cells["T"].unique())
-        ax.set(title=student, xlabel="temperature T", ylabel="top-1, %", xscale="log")
+        ax.set(title=in_plot(student), xlabel="temperature T", ylabel="top-1, %", xscale="log")
         ax.set_xticks(ticks, [f"{T:g}" for T in ticks])
         ax.minorticks_off()
     axes[-1].legend(**BESIDE_LAST)
@@ -187,7 +188,7 @@ def agreement(cells: Mapping[str, pd.DataFrame]) -> Figure:
             )
         baseline = scattered[scattered["T"].isna()]
         ax.scatter(baseline["agreement"], baseline["value"], s=70, color="black", marker="*", label="baseline")
-        ax.set(title=student, xlabel="agreement with the teacher, %", ylabel="top-1, %")
+        ax.set(title=in_plot(student), xlabel="agreement with the teacher, %", ylabel="top-1, %")
     axes[-1].legend(**BESIDE_LAST)
     return figure
 
@@ -205,7 +206,7 @@ def reliability(diagrams: Mapping[str, Mapping[str, np.ndarray]], least: int) ->
             count, confidence, accuracy = diagram.T
             drawn = count >= least
             _line(ax, k, confidence[drawn], accuracy[drawn], name)
-        ax.set(title=student, xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+        ax.set(title=in_plot(student), xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
         ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     return figure
 
@@ -226,8 +227,8 @@ def per_class(gains: Mapping[str, pd.DataFrame]) -> Figure:
         for k, column in enumerate(ranked.columns):
             ax.scatter(ranked[column], range(len(ranked)), s=16, color=COLOURS[k], marker=MARKERS[k], label=column)
         ax.axvline(0, color="grey", linewidth=0.8)
-        ax.set_yticks(range(len(ranked)), [str(name)[:22] for name in ranked.index], fontsize=7)
-        ax.set(title=student, xlabel="gain over the baseline, points")
+        ax.set_yticks(range(len(ranked)), [in_plot(str(name), 22) for name in ranked.index], fontsize=7)
+        ax.set(title=in_plot(student), xlabel="gain over the baseline, points")
         ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.5 / (0.17 * rows + 0.4)))
     return figure
 
@@ -255,7 +256,7 @@ def softened_beside(examples: Sequence[Example], temperatures: Sequence[float], 
                 shares = _probabilities(logits, T)[top]
                 ax.barh(places + (k - 0.5) * 0.38, shares, height=0.38, color=COLOURS[k], label=who)
             ax.invert_yaxis()
-            ax.set_yticks(places, [classes[c][:14] for c in top] if column == 0 else [], fontsize=7)
+            ax.set_yticks(places, [in_plot(classes[c], 14) for c in top] if column == 0 else [], fontsize=7)
             ax.tick_params(axis="x", labelsize=7)
     for ax, T in zip(axes[0][1:], temperatures, strict=True):
         ax.set_title(f"T = {T:g}")
@@ -268,10 +269,10 @@ def _pictured(ax: Axes, picture: np.ndarray | None, name: str) -> None:
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     if picture is None:
-        ax.text(0.5, 0.5, name, ha="center", va="center", fontsize=8, wrap=True)
+        ax.text(0.5, 0.5, in_plot(name), ha="center", va="center", fontsize=8, wrap=True)
     else:
         ax.imshow(picture)
-        ax.set_title(name[:18], fontsize=8)
+        ax.set_title(in_plot(name, 18), fontsize=8)
 
 
 @_styled
@@ -279,7 +280,7 @@ def learning_curves(histories: Mapping[str, Mapping[str, pd.DataFrame]], column:
     """Accuracy against epoch: student -> name of the run -> history. column: that of the histories, fractions."""
     figure, axes = _axes(len(histories), 3.4, 2.6)
     for ax, (student, runs) in zip(axes, histories.items(), strict=True):
-        ax.set(title=student, xlabel="epoch", ylabel="top-1, %")
+        ax.set(title=in_plot(student), xlabel="epoch", ylabel="top-1, %")
         _accuracy_curves(ax, runs, column)
     return figure
 
@@ -319,9 +320,9 @@ def images(batches: Mapping[str, np.ndarray], titles: Sequence[str] | None = Non
     for row, (name, batch) in zip(axes, batches.items(), strict=True):
         for ax, image in zip(row, batch, strict=False):  # a row may have fewer images than the longest
             ax.imshow(image)
-        row[0].set_ylabel(name)
+        row[0].set_ylabel(in_plot(name))
     for ax, title in zip(axes[0], titles or [], strict=False):
-        ax.set_title(title[:14], fontsize=8)
+        ax.set_title(in_plot(title, 14), fontsize=8)
     return figure
 
 
@@ -332,7 +333,7 @@ def softened(logits: np.ndarray, temperatures: Sequence[float], classes: Sequenc
     figure, axes = _axes(len(temperatures), 2.3, 2.4, sharey=True)
     for ax, T in zip(axes, temperatures, strict=True):
         ax.bar(range(len(top)), _probabilities(logits, T)[top], color=COLOURS[0])
-        ax.set_xticks(range(len(top)), [classes[c][:12] for c in top], rotation=90)
+        ax.set_xticks(range(len(top)), [in_plot(classes[c], 12) for c in top], rotation=90)
         ax.set_title(f"T = {T:g}, entropy {_entropy(logits, T):.2f} nats")
     axes[0].set_ylabel("probability")
     return figure
@@ -351,14 +352,14 @@ def softened_at(
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.2), width_ratios=[1, 2.2], layout="constrained", squeeze=False)
     left, right = axes[0]
     left.imshow(picture)
-    left.set(xticks=[], yticks=[], title=classes[label][:30])
+    left.set(xticks=[], yticks=[], title=in_plot(classes[label], 30))
     left.spines[:].set_visible(False)
     height = 0.8 / len(says)
     for k, (name, logits) in enumerate(says.items()):
         places = np.arange(len(top)) + (k - (len(says) - 1) / 2) * height
         named = f"{name}, entropy {_entropy(logits, T):.2f} nats"
         right.barh(places, _probabilities(logits, T)[top], height=height, color=COLOURS[k], label=named)
-    right.set_yticks(range(len(top)), [("→ " if c == label else "") + classes[c][:22] for c in top])
+    right.set_yticks(range(len(top)), [("→ " if c == label else "") + in_plot(classes[c], 22) for c in top])
     right.invert_yaxis()
     right.set(xlabel="probability", title=f"T = {T:g}")
     right.legend(frameon=False, loc="lower right")
@@ -375,7 +376,7 @@ def cell(histories: Mapping[str, pd.DataFrame], column: str, worst: Mapping[str,
     left.set(xlabel="epoch", ylabel="top-1, %")
     _accuracy_curves(left, histories, column)
     right.barh(range(len(worst)), [100 * accuracy for accuracy in worst.values()], color=COLOURS[0])
-    right.set_yticks(range(len(worst)), [name[:22] for name in worst])
+    right.set_yticks(range(len(worst)), [in_plot(name, 22) for name in worst])
     right.invert_yaxis()
     right.set(xlabel="accuracy, %", title="its worst classes", xlim=(0, 100))
     return figure

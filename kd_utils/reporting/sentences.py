@@ -5,7 +5,7 @@ from ..sources import SOURCES
 from ..study import STANDARD, Augment, Model, Study
 from . import claims, tables
 from .results import LEAST_P, CellRow, Results
-from .shown import Front, Text, half, percent, points, seeds_a_cell
+from .shown import Front, Text, half, in_markdown, label, percent, points, seeds_a_cell
 
 REFERENCES = [  # beside those of methods.py and sources.py
     "Guo, C. et al. (2017). On calibration of modern neural networks. ICML. arXiv:1706.04599.",
@@ -20,9 +20,10 @@ def front(results: Results) -> Front:
     """Title, subtitle and abstract."""
     study, dataset = results.study, results.dataset
     counts = dataset["counts"]
+    teacher, students = results.teacher, [in_markdown(student) for student in results.labels]
     lines = [
-        f"We distil a {results.teacher.teacher} teacher ({percent(results.teacher.metrics.top1_best)} % top-1, "
-        f"the best of {len(results.teachers)} candidates) into {_join(results.labels)} at {len(study.grid.T)} "
+        f"We distil a {in_markdown(teacher.teacher)} teacher ({percent(teacher.metrics.top1_best)} % top-1, "
+        f"the best of {len(results.teachers)} candidates) into {_join(students)} at {len(study.grid.T)} "
         f"temperatures and {len(study.grid.alpha)} weights of the cross-entropy, on {study.data.name} with "
         f"{len(dataset['classes'])} classes, {counts['train']:,} training and {counts['val']:,} validation images."
     ]
@@ -31,7 +32,7 @@ def front(results: Results) -> Front:
     planned, done = len(study.cells()), len(results.students)
     if done < planned:
         lines.append(f"This report is of an unfinished study: {done} of {planned} runs are done.")
-    return Front(study.title, f"Study {study.name}", " ".join(line for line in lines if line))
+    return Front(in_markdown(study.title), f"Study {in_markdown(study.name)}", " ".join(line for line in lines if line))
 
 
 def _reached(results: Results, student: str) -> str:
@@ -41,8 +42,8 @@ def _reached(results: Results, student: str) -> str:
         return ""
     best, standard = roles["best"], roles.get("standard")
     line = (
-        f"{student} reaches {percent(best['top1_best'])} % at {best.point.words}, {_gain(best)} points over its "
-        f"baseline{_flattered(results, best)}"
+        f"{in_markdown(student)} reaches {percent(best['top1_best'])} % at {best.point.words}, {_gain(best)} points "
+        f"over its baseline{_flattered(results, best)}"
     )
     if standard is not None and standard.point != best.point:
         line += f"; at the customary T = {STANDARD[0]:g}, alpha = {STANDARD[1]:g} it gains {_gain(standard)}"
@@ -55,7 +56,7 @@ def setting(results: Results) -> Text:
     counts = dataset["counts"]
     held_out = f", {counts['holdout']:,} held out of the training images" if counts["holdout"] else ""
     chosen_on = "held-out training images" if counts["holdout"] else "the validation images themselves"
-    devices = sorted({record.provenance.device_name for record in results.students})
+    devices = sorted({in_markdown(record.provenance.device_name) for record in results.students})
     reference = SOURCES[study.data.name].cited
     cited = f" ({reference})" if reference else ""
     return Text(
@@ -85,7 +86,7 @@ def _trained(study: Study, student: Model) -> str:
         how.append(f"in {precision}")
     if student.compile:
         how.append("compiled")
-    return f"{student.label} {weights} for {train.epochs} epochs ({', '.join(how)})"
+    return f"{in_markdown(student.label)} {weights} for {train.epochs} epochs ({', '.join(how)})"
 
 
 def _view(augment: Augment) -> str:
@@ -142,11 +143,11 @@ def grid(results: Results) -> Text:
         tied = results.cells_of(student)["tied"].sum() - 1  # the best is no tie of its own
         best, worst = roles["best"], roles["worst"]
         lines.append(
-            f"**{student}**: of {len(distilled)} distilled cells {(real > 0).sum()} are better than the baseline "
-            f"({percent(roles['baseline']['top1_best'])} %) and {(real < 0).sum()} worse. The best is "
+            f"**{in_markdown(student)}**: of {len(distilled)} distilled cells {(real > 0).sum()} are better than the "
+            f"baseline ({percent(roles['baseline']['top1_best'])} %) and {(real < 0).sum()} worse. The best is "
             f"{best.point.words}{_flattered(results, best)}; of the others {tied} cannot be told from it. The worst, "
             f"{worst.point.words}, differs from the baseline by "
-            f"{_gain(worst)} points (@tbl-summary-{student})."
+            f"{_gain(worst)} points (@{label('tbl-summary', student)})."
         )
     return Text(" ".join(lines) + "\n")
 
@@ -163,7 +164,7 @@ def choice(results: Results) -> Text:
     for row in table.frame.to_dict("records"):
         price = row["price"]
         same = "which is also the best on val" if price == 0 else f"{points(price)} points from the best on val"
-        lines.append(f"for {row['student']} they choose {row['chosen'].words}, {same}")
+        lines.append(f"for {in_markdown(row['student'])} they choose {row['chosen'].words}, {same}")
     return Text(
         "The best of many cells on val is flattered by being chosen there. Held-out training images can choose T and "
         f"alpha instead (@tbl-choice): {'; '.join(lines)}.\n"
@@ -179,14 +180,15 @@ def claimed(results: Results) -> Text:
         for source, who in (("here", "our records"), ("published", "the published rows")):
             of_source = [verdict for verdict in verdicts if (verdict.claim, verdict.source) == (name, source)]
             if of_source:
-                told.append(f"{who}: {_join([f'{verdict.answer} for {verdict.student}' for verdict in of_source])}")
+                by_student = [f"{verdict.answer} for {in_markdown(verdict.student)}" for verdict in of_source]
+                told.append(f"{who}: {_join(by_student)}")
         answers = "; ".join(told)
         lines.append(f"- **{name}.** {claim} *{answers[:1].upper()}{answers[1:]}.*")
     printed = [verdict for verdict in verdicts if verdict.source == "published"]
     against = sorted({(verdict.claim, verdict.student) for verdict in printed if verdict.answer == "contradicted"})
     tail = ""
     if against:
-        where = _join([f"{claim} for {student}" for claim, student in against])
+        where = _join([f"{claim} for {in_markdown(student)}" for claim, student in against])
         tail = f"\n\nThe published rows themselves contradict claim {where}."
     twice = percent(claims.printed_gap())
     return Text(
@@ -205,7 +207,7 @@ def softening(results: Results) -> Text:
         cells = results.cells_of(student)
         mix = cells.loc[cells["alpha"] == STANDARD[1], "mix"]
         if len(mix):
-            shares.append(f"{percent(mix.min(), 0)} to {percent(mix.max(), 0)} % for {student}")
+            shares.append(f"{percent(mix.min(), 0)} to {percent(mix.max(), 0)} % for {in_markdown(student)}")
     if shares:
         lines.append(
             f"Equal weights are not an equal mix (@fig-mix): at alpha = {STANDARD[1]:g} the teacher's share of the "
@@ -226,10 +228,10 @@ def changes(results: Results) -> Text:
         if "best" in roles and "baseline" in roles:
             best, base = roles["best"], roles["baseline"]
             lines.append(
-                f"{student}, best cell against baseline: it agrees with the teacher on {percent(best['agreement'], 1)} "
-                f"% of the images against {percent(base['agreement'], 1)} %, its expected calibration error "
-                f"is {best['ece']:.3f} against {base['ece']:.3f}, its negative log-likelihood {best['nll']:.3f} "
-                f"against {base['nll']:.3f} nats."
+                f"{in_markdown(student)}, best cell against baseline: it agrees with the teacher on "
+                f"{percent(best['agreement'], 1)} % of the images against {percent(base['agreement'], 1)} %, its "
+                f"expected calibration error is {best['ece']:.3f} against {base['ece']:.3f}, its "
+                f"negative log-likelihood {best['nll']:.3f} against {base['nll']:.3f} nats."
             )
     return Text(" ".join(lines) + "\n")
 
@@ -250,7 +252,8 @@ def further(results: Results) -> Text:
     lines = []
     for student in results.labels:
         for cell in results.rows(results.further_of(student)):
-            lines.append(f"{cell.point.method} at {cell.point.words} gains {student} {_gain(cell)} points")
+            method, who = in_markdown(cell.point.method), in_markdown(student)
+            lines.append(f"{method} at {cell.point.words} gains {who} {_gain(cell)} points")
     return Text(
         f"Is it the teacher? @tbl-further sets further methods beside plain distillation: {'; '.join(lines)}.\n"
     )

@@ -1,16 +1,23 @@
 """Tables, figures and front matter that show themselves in JupyterLab and in the PDF, captions and labels included.
 
-And how a number is written, once for tables, figures and sentences.
+And how a number and a name are written, once for tables, figures and sentences. Names are data: of studies, models,
+classes, devices. Whatever characters they have, they are shown as they are typed and are never markup. In typst,
+paper.lua sees to that.
 
 A label makes a cross-reference: text may say @tbl-x or @fig-x.
 """
 
+import hashlib
 import html
 import io
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
+
+_JOINERS = "\u200c\u200d"  # have no glyph of their own, but Persian and emoji need them
 
 
 @dataclass(frozen=True)
@@ -18,12 +25,13 @@ class Column:
     """How one column of a table is shown.
 
     write: the text of a cell, made of the values that its row has in the columns `of` of the table's frame.
-    right: numbers stand to the right, words to the left.
+    right: numbers stand to the right, words to the left. markup: the text is Markdown; else words are names.
     """
 
     write: Callable[..., str]
     of: tuple[str, ...]
     right: bool
+    markup: bool = False
 
 
 def number(write: Callable[..., str], *of: str) -> Column:
@@ -34,6 +42,49 @@ def number(write: Callable[..., str], *of: str) -> Column:
 def words(of: str, write: Callable[..., str] = str) -> Column:
     """A column of names and other words."""
     return Column(write, (of,), right=False)
+
+
+def references(of: str) -> Column:
+    """A column of cross-references: @tbl-x."""
+    return Column(str, (of,), right=False, markup=True)
+
+
+def visible(name: str) -> str:
+    """A name on one line: what has no glyph is written as Python and YAML do, \\x1b, \\u202e, blanks as spaces.
+
+    So nothing can turn the text around it to the other direction, or end a file that may not hold it.
+    """
+    return " ".join("".join(map(_visible, name)).split())
+
+
+def in_markdown(name: str) -> str:
+    """A name as pandoc's Markdown: every sign that could be markup is escaped; within words, - . _ are none."""
+    return re.sub(r"(?<![A-Za-z0-9])[-._]|[-._](?![A-Za-z0-9])|[^\w\s\-.,_]", _escaped, visible(name), flags=re.ASCII)
+
+
+def in_html(name: str) -> str:
+    """A name as HTML; JupyterLab takes what stands between dollars for mathematics, but not across elements."""
+    return html.escape(visible(name)).replace("$", "<span>$</span>")
+
+
+def in_plot(name: str, most: int | None = None) -> str:
+    """The first `most` characters of a name, for matplotlib: dollars are no mathematics.
+
+    A label that starts with an underscore would be missing in legends.
+    """
+    text = visible(name)[:most].replace("$", "\\$")
+    return " " + text if text.startswith("_") else text
+
+
+def plain(markdown: str) -> str:
+    """Markdown with names in it, as a reader would type it."""
+    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", markdown)
+
+
+def label(kind: str, name: str) -> str:
+    """The label of what is shown of a name: as it is, or else its hash, where a cross-reference cannot hold it."""
+    whole = re.fullmatch(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*", name)
+    return f"{kind}-{name if whole else hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
 class Table:
@@ -55,12 +106,14 @@ class Table:
         """A Markdown table, its caption with the label below."""
         rows = self.formatted().itertuples(index=False)
         rules = ("---:" if self._is_right(column) else ":---" for column in self.columns.values())
-        lines = [_markdown_row(self.columns), "|" + "|".join(rules) + "|", *map(_markdown_row, rows)]
+        markup = [column.markup or column.right for column in self.columns.values()]
+        body = (_markdown_row(map(_cell, row, markup)) for row in rows)
+        lines = [_markdown_row(map(in_markdown, self.columns)), "|" + "|".join(rules) + "|", *body]
         return "\n".join(lines) + f"\n\n: {self.caption} {{#tbl-{self.label}}}\n"
 
     def _texts(self, column: Column) -> list[str]:
         values = (self.frame[name] for name in column.of)
-        return [column.write(*row) for row in zip(*values, strict=True)]
+        return [visible(column.write(*row)) for row in zip(*values, strict=True)]
 
     def _is_right(self, column: Column) -> bool:
         """A column of numbers that has no number is one of dashes, which stand where words do."""
@@ -95,7 +148,7 @@ class Figure:
             {
                 "text/html": f"<figure>{svg}<figcaption>{caption}</figcaption></figure>",
                 "image/svg+xml": self.svg,
-                "text/plain": f"Figure: {self.caption}",
+                "text/plain": f"Figure: {plain(self.caption)}",
             },
             {"kd_utils": {"caption": self.caption, "label": f"fig-{self.label}"}},
         )
@@ -113,7 +166,7 @@ class Front:
         return {
             self.MIME: {"title": self.title, "subtitle": self.subtitle, "abstract": self.abstract},
             "text/markdown": f"# {self.title}\n\n*{self.subtitle}*\n\n{self.abstract}\n",
-            "text/plain": self.title,
+            "text/plain": plain(self.title),
         }
 
 
@@ -184,9 +237,26 @@ def _as_they_are(frame: pd.DataFrame) -> dict[str, Column]:
 
 
 def _markdown_row(texts: Iterable[str]) -> str:
-    return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
+    return "| " + " | ".join(texts) + " |"
+
+
+def _cell(text: str, markup: bool) -> str:
+    return text if markup else in_markdown(text)
+
+
+def _escaped(sign: re.Match) -> str:
+    """A backslash before ASCII punctuation; other signs are no markup."""
+    return "\\" + sign[0] if sign[0].isascii() else sign[0]
+
+
+def _visible(char: str) -> str:
+    if char in "\t\n\r" or unicodedata.category(char) == "Zs":
+        return " "
+    if char.isprintable() or char in _JOINERS:
+        return char
+    return char.encode("unicode_escape").decode("ascii")
 
 
 def _html_caption(label: str, caption: str) -> str:
     """A caption in JupyterLab, with the name by which the text refers to it."""
-    return f"<b>@{label}</b> <em>{html.escape(caption)}</em>"
+    return f"<b>@{label}</b> <em>{in_html(plain(caption))}</em>"

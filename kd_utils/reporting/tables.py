@@ -13,7 +13,21 @@ from .. import paths
 from ..records import Record, StudentRecord
 from . import claims, stats
 from .results import LEAST_P, Point, Results, published
-from .shown import Table, duration, half, number, p_value, percent, points, signed, temperature, words
+from .shown import (
+    Table,
+    duration,
+    half,
+    in_markdown,
+    label,
+    number,
+    p_value,
+    percent,
+    points,
+    references,
+    signed,
+    temperature,
+    words,
+)
 
 
 def leaderboard(results: Results) -> Table:
@@ -86,8 +100,10 @@ def summary(results: Results, student: str) -> Table:
     roles = results.roles(student)
     told += [(role, roles[role].point) for role in ("standard", "baseline") if role in roles]
     frame = results.cells.loc[[point for _, point in told]].assign(role=[role for role, _ in told])
-    caption = f"{student}: the best and the worst cells, the standard cell and the baseline. {_reading(results)}"
-    return Table(frame, caption, f"summary-{student}", {"Role": words("role"), **PLACE, **MEASURED})
+    caption = (
+        f"{in_markdown(student)}: the best and the worst cells, the standard cell and the baseline. {_reading(results)}"
+    )
+    return Table(frame, caption, label("summary", student), {"Role": words("role"), **PLACE, **MEASURED})
 
 
 def grid(results: Results, student: str) -> Table:
@@ -95,8 +111,8 @@ def grid(results: Results, student: str) -> Table:
     columns = {**PLACE, **MEASURED, **MORE}
     if not results.dataset["counts"]["holdout"]:
         del columns["Held-out, %"]
-    caption = f"{student}: every cell, best first; s: seconds of training, a run. {_reading(results)}"
-    return Table(results.cells_of(student), caption, f"grid-{student}", columns)
+    caption = f"{in_markdown(student)}: every cell, best first; s: seconds of training, a run. {_reading(results)}"
+    return Table(results.cells_of(student), caption, label("grid", student), columns)
 
 
 def further(results: Results) -> Table | None:
@@ -318,7 +334,7 @@ def sources(results: Results) -> Mapping[str, Sequence[Record]]:
         "fig-gain": grid,
         "fig-temperature": grid,
     }
-    by_label |= {f"tbl-summary-{student}": runs for student, runs in grid_of.items()}
+    by_label |= {label("tbl-summary", student): runs for student, runs in grid_of.items()}
     if choice(results) is not None:
         by_label["tbl-choice"] = grid
     by_label |= {"tbl-claims": grid, "tbl-published": grid}
@@ -328,7 +344,7 @@ def sources(results: Results) -> Mapping[str, Sequence[Record]]:
     if further(results) is not None:
         by_label["tbl-further"] = results.students
     by_label["tbl-cost"] = [results.teacher, *results.students]
-    return by_label | {f"tbl-grid-{student}": runs for student, runs in grid_of.items()}
+    return by_label | {label("tbl-grid", student): runs for student, runs in grid_of.items()}
 
 
 def _runs_of_roles(results: Results, names: list[str]) -> list[list[StudentRecord]]:
@@ -341,19 +357,20 @@ def provenance(results: Results) -> Table:
     """What each figure and table is made from: records, study file, data, versions."""
     names = {record.id: name for name, record in _numbered(results).items()}
     rows = [
-        {"Shown": f"@{label}", "Records": _ranges([names[record.id] for record in used])}
-        for label, used in sources(results).items()
+        {"Shown": f"@{shown}", "Records": _ranges([names[record.id] for record in used])}
+        for shown, used in sources(results).items()
     ]
     study = Path(results.study.file)
     digest = hashlib.sha256(study.read_bytes()).hexdigest()[:12]
     installed = [record.provenance.versions for record in results.students]
     versions = sorted({f"{package} {version}" for packages in installed for package, version in packages.items()})
     caption = (
-        f"What each figure and table is made from: records by their numbers in @tbl-records. Study file: "
-        f"{paths.shown(study)}, SHA-256 {digest}. Data: fingerprint {results.dataset['fingerprint'][:12]}. "
-        f"Versions: {', '.join(versions)}."
+        "What each figure and table is made from: records by their numbers in @tbl-records. Study file: "
+        f"{in_markdown(paths.shown(study))}, SHA-256 {digest}. Data: fingerprint "
+        f"{results.dataset['fingerprint'][:12]}. Versions: {in_markdown(', '.join(versions))}."
     )
-    return Table(pd.DataFrame(rows), caption, "provenance")
+    columns = {"Shown": references("Shown"), "Records": words("Records")}
+    return Table(pd.DataFrame(rows), caption, "provenance", columns)
 
 
 def _numbered(results: Results) -> Mapping[str, Record]:

@@ -1,6 +1,5 @@
 """Widgets over records and soft targets, for explore.ipynb: each shows one thing and redraws when its controls move."""
 
-import html
 import io
 from collections.abc import Callable
 from functools import cache
@@ -20,7 +19,7 @@ from ..records import StudentRecord
 from ..study import Cell
 from . import plots
 from .results import CellRow, Point, Results
-from .shown import percent, points
+from .shown import in_html, percent, points
 
 TEMPERATURES = [0.5, 1, 1.5, 2, 3, 4, 6, 8, 10, 15, 20, 30, 50, 100]
 WORST_CLASSES = 8
@@ -62,7 +61,7 @@ def grid(results: Results) -> widgets.VBox:
     def pick(cell: CellRow) -> None:
         picture.value = _png(_learned(results, cell.point))
         words.value = (
-            f"<b>{html.escape(results.records_of(cell.point)[0].cell.name)}</b>: top-1 {percent(cell['top1_best'])} % "
+            f"<b>{in_html(results.records_of(cell.point)[0].cell.name)}</b>: top-1 {percent(cell['top1_best'])} % "
             f"({points(cell['gain'])} points), last epoch {percent(cell['top1_last'])} %, NLL {cell['nll']:.3f}, "
             f"ECE {cell['ece']:.3f}, agreement with the teacher {percent(cell['agreement'])} %"
         )
@@ -141,7 +140,7 @@ def _panel(controls: list, outputs: list, draw: Callable[[], None]) -> widgets.V
             draw()
             trouble.value = ""
         except (data.DataError, records.RecordError, RuntimeError) as e:
-            trouble.value = f"<b>{html.escape(str(e))}</b>"
+            trouble.value = f"<b>{in_html(str(e))}</b>"
 
     for control in controls:
         if hasattr(control, "value"):
