@@ -53,13 +53,26 @@ def _known(names: Collection[str], name: str) -> str:
     raise ValueError((f"did you mean {close[0]!r}? " if close else "") + f"It must be {', '.join(others)} or {last}")
 
 
+def _distinct_classes(classes: int | list[str] | None) -> int | list[str] | None:
+    """At least two classes, each once."""
+    if isinstance(classes, list) and len(set(classes)) < len(classes):
+        twice = next(c for c in classes if classes.count(c) > 1)
+        raise ValueError(f"the class {twice!r} is named twice; name each once")
+    if classes is not None and (len(classes) if isinstance(classes, list) else classes) < 2:
+        raise ValueError("at least 2 classes are needed to tell images apart; leave the key out for all there are")
+    return classes
+
+
+Classes = Annotated[int | list[str] | None, AfterValidator(_distinct_classes)]
+
+
 class Data(_Section):
     """Which images. Splits of the training images are disjoint and drawn by a fixed permutation per class."""
 
     name: Annotated[str, AfterValidator(partial(_known, SOURCES))]
     source: str | None = None  # folder: its path; tiny-imagenet: a zip or folder (default: downloaded)
     image_size: int = Field(default=64, ge=8, le=1024)  # pixels a side, as stored
-    classes: int | list[str] | None = None  # the first n classes by name, or these; default: all
+    classes: Classes = None  # the first n classes by name, or these, at least 2 in all; default: all
     train_per_class: int | None = Field(default=None, ge=1)  # default: all that is left
     holdout_per_class: int = Field(default=0, ge=0)  # training images kept apart, to choose on
     val_from_train_per_class: int = Field(default=0, ge=0)  # training images moved to the validation split
