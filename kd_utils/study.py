@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,8 +38,21 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-# YAML reads `T: 4` as an int; everywhere else strict typing holds (no "4", no true for 1)
-Number = Annotated[float, BeforeValidator(lambda v: float(v) if type(v) is int else v)]
+# YAML reads `T: 4` as an int; everywhere else strict typing holds (no "4", no true for 1); -0.0 is 0.0
+Number = Annotated[float, BeforeValidator(lambda v: float(v) if type(v) is int else v), AfterValidator(lambda v: v + 0)]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def _a_name(name: str) -> str:
+    """The name, if folders can be called so."""
+    if _NAME.fullmatch(name):
+        return name
+    shown = name if len(name) <= 64 else f"{name[:40]}…"
+    raise ValueError(
+        f"{shown!r} cannot be a name: folders are called so. It must be at most 64 letters (A to z), digits, '.', '_' "
+        "and '-', and begin with a letter or a digit"
+    )
 
 
 Precision = Literal["fp32", "bf16"]
@@ -125,6 +139,11 @@ class Model(_Section):
     def _short(cls, value):
         return {"model": value} if isinstance(value, str) else value
 
+    @model_validator(mode="after")
+    def _named(self):
+        _a_name(self.label)  # where the model's own name cannot be one, `name` gives another
+        return self
+
     @property
     def label(self) -> str:
         return self.name or self.model.split("/")[-1]
@@ -190,6 +209,7 @@ class Method(_Section):
     def _fits(self):
         if not self.teaching.temperature and self.T != [1.0]:
             raise ValueError(f"{self.method} has no temperature; leave T out, or [1], not {self.T}")
+        _a_name(self.label)
         if self.label == "kd":
             raise ValueError("the name 'kd' is the grid's; give the row another")
         return self
@@ -209,6 +229,11 @@ class Method(_Section):
         return {**self.teaching.weights, **self.__pydantic_extra__}
 
 
+def short(number: float) -> str:
+    """A T or an alpha as people write it, and as run names have it: six digits where that is the number, else all."""
+    return f"{number:g}" if float(f"{number:g}") == number else repr(float(number))
+
+
 @dataclass(frozen=True)
 class Cell:
     """One run to be done: a distinct point of the grid, or of a further method.
@@ -224,7 +249,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        point = "baseline" if self.T is None else f"T{self.T:g}-a{self.alpha:g}"
+        point = "baseline" if self.T is None else f"T{short(self.T)}-a{short(self.alpha)}"
         method = "" if self.method == "kd" else f"{self.method}-"
         return f"{self.student}-{method}{point}-s{self.seed}"
 
@@ -262,6 +287,9 @@ class Study(_Section):
         labels = [m.label for m in self.methods]
         if twice := {x for x in labels if labels.count(x) > 1}:
             raise ValueError(f"methods: {sorted(twice)} named twice; give each row a `name` of its own")
+        runs = Counter(cell.name.casefold() for cell in self.cells())  # some file systems take A for a
+        if twice := [name for name, count in runs.items() if count > 1]:
+            raise ValueError(f"two runs would be called {twice[0]}; give students and methods other names, a T once")
         return self
 
     def training(self, model: Model, *, teacher: bool) -> Train:
@@ -414,7 +442,8 @@ def _pretrained(study: Study, model: Model) -> bool | dict[str, str]:
 def noted(study: Study) -> dict | None:
     """What is noted beside a study's results of its data and of the files that models start from, if anything is.
 
-    fingerprint, classes, counts, image_size, spec (what the study asks of its data), pretrained (file -> SHA-256).
+    fingerprint, classes, counts, image_size, spec (what the study asks of its data), file (the study's, from the root),
+    pretrained (file -> SHA-256).
     """
     path = paths.results(study.name) / paths.DATA
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
@@ -472,6 +501,10 @@ def load(name: str | Path) -> Study:
         raise StudyError(f"{path}: a study is a mapping with the keys {', '.join(Study.model_fields)}")
     for key in {"name", "file"} & set(raw):
         raise StudyError(f"{path}: unknown key '{key}'; a study is named by its file")
+    try:
+        _a_name(path.stem)
+    except ValueError as e:
+        raise StudyError(f"{path}: rename the file: {e}") from None
     raw |= {"name": path.stem, "file": str(path.resolve())}
     try:
         study = Study(**raw)

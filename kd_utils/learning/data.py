@@ -80,6 +80,7 @@ def prepare(study: Study, source: str | Path | None = None, progress: Progress |
     study's data.source, else data/tiny-imagenet-200.zip, downloaded if absent).
     Raises DataError on anything that is not as it should be, and leaves nothing half-written behind.
     """
+    shelf.claim(study)
     progress = progress or (lambda what, done, total: None)
     dataset = Dataset(_folder(study.data))
     if not (dataset.folder / paths.META).is_file():
@@ -164,8 +165,8 @@ def _choose(data: Data, pools: Pools) -> tuple[list[int], dict[str, list[tuple[P
     validated = np.concatenate([pool.labels[i] for pool, i in splits["val"]])
     if without := sorted(set(chosen) - set(validated.tolist())):
         raise DataError(
-            f"class {pools.keys[without[0]]} has no validation image; add some, leave the class out by data.classes, or "
-            "set data.val_from_train_per_class in the study"
+            f"class {pools.keys[without[0]]} has no validation image; add some, leave the class out by data.classes, "
+            "or set data.val_from_train_per_class in the study"
         )
     return chosen, splits
 
@@ -308,7 +309,7 @@ def decoded(encoded: bytes) -> np.ndarray:
 
 
 def _grey16(grey: np.ndarray, image: Any) -> np.ndarray:
-    """Pixels of 16 bits as RGB of 8. image: as opened. Raises ValueError for other whole numbers of more than 8 bits."""
+    """Pixels of 16 bits as RGB of 8. image: as opened. Raises ValueError for others of more than 8 bits."""
     bits, white_is_0 = (16,), False
     if image.format == "TIFF":
         bits, white_is_0 = image.tag_v2.get(258), image.tag_v2.get(262) == 0

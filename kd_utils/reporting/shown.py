@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from ..study import short
+
 
 @dataclass(frozen=True)
 class Column:
@@ -156,7 +158,7 @@ def p_value(value: float) -> str:
 
 def temperature(value: float) -> str:
     """T, '–' where the loss has none."""
-    return "–" if pd.isna(value) else f"{value:g}"
+    return "–" if pd.isna(value) else short(value)
 
 
 def duration(seconds: float) -> str:

@@ -76,6 +76,20 @@ def test_the_first_seed_comes_whole_then_the_first_cells_of_the_others(root):
     assert not asked & {(c.method, c.T, c.alpha) for c in stages[3]} and any(c.method == "dkd" for c in stages[3])
 
 
+def test_every_cell_has_a_name_of_its_own(root):
+    write_study(root, {**SMALL, "grid": {"T": [4, 4.0000001, 1e6], "alpha": [-0.0, 0.1, 1 / 3]}})
+    names = [c.name for c in load("small").cells() if c.student == "shuffle"]
+    assert len(set(names)) == len(names) == 10
+    assert {"shuffle-T4-a0-s0", "shuffle-T4.0000001-a0.1-s0", "shuffle-T1e+06-a0.3333333333333333-s0"} < set(names)
+
+
+@pytest.mark.parametrize("stem", ["a b", "x" * 65, "..", "-x"])
+def test_a_study_s_file_is_named_as_a_folder_can_be(root, stem):
+    path = write_study(root, SMALL, stem)
+    with pytest.raises(StudyError, match="rename the file: .*cannot be a name"):
+        load(path)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -91,6 +105,14 @@ def test_the_first_seed_comes_whole_then_the_first_cells_of_the_others(root):
         ({"data": {"name": "digits", "classes": ["1"]}}, "data.classes: at least 2 classes"),
         ({"data": {"name": "digits", "classes": []}}, "data.classes: at least 2 classes"),
         ({"data": {"name": "digits", "classes": 0}}, "data.classes: at least 2 classes"),
+        ({"students": [{"model": "resnet18", "name": "../../../../evil"}]}, "students.0: .*cannot be a name"),
+        ({"students": [{"model": "resnet18", "name": "a/b"}]}, "students.0: 'a/b' cannot be a name"),
+        ({"students": [{"model": "resnet18", "name": "a" * 300}]}, "students.0: .*at most 64"),
+        ({"students": ["timm/.."]}, "students.0: '..' cannot be a name"),
+        ({"teacher": {"candidates": [{"model": "a", "name": "b c"}]}}, "teacher.candidates.0: 'b c' cannot be"),
+        ({"methods": [{"method": "dkd", "name": "/dkd"}]}, "methods.0: '/dkd' cannot be a name"),
+        ({"methods": [{"method": "dkd", "T": [4, 4.0]}]}, "two runs would be called lcnet_050-dkd-t4-a0.5-s0"),
+        ({"students": ["Net", "net"]}, "two runs would be called net-baseline-s0"),
         ({"data": {"name": "folder"}}, "data.source must name the folder"),
         ({"data": {"name": "digits", "source": "x"}}, "data: data.name is 'digits', which has no source"),
         ({"train": {"epochs": 0}}, "train.epochs"),
