@@ -39,7 +39,21 @@ class _Section(BaseModel):
 
 
 # YAML reads `T: 4` as an int; everywhere else strict typing holds (no "4", no true for 1); -0.0 is 0.0
-Number = Annotated[float, BeforeValidator(lambda v: float(v) if type(v) is int else v), AfterValidator(lambda v: v + 0)]
+def _as_float(value: object) -> object:
+    try:
+        return float(value) if type(value) is int else value
+    except OverflowError:
+        return float("inf")
+
+
+Number = Annotated[float, BeforeValidator(_as_float), AfterValidator(lambda v: v + 0), Field(allow_inf_nan=False)]
+
+# the limits of what a study, or a call of `student`, may ask; beyond them numbers overflow or nothing can be learned
+Temperature = Annotated[Number, Field(ge=1e-3, le=1e6)]
+Alpha = Annotated[Number, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
+Count = Annotated[int, Field(ge=0, le=100_000_000)]  # of images
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -87,9 +101,9 @@ class Data(_Section):
     source: str | None = None  # folder: its path; tiny-imagenet: a zip or folder (default: downloaded)
     image_size: int = Field(default=64, ge=8, le=1024)  # pixels a side, as stored
     classes: Classes = None  # the first n classes by name, or these, at least 2 in all; default: all
-    train_per_class: int | None = Field(default=None, ge=1)  # default: all that is left
-    holdout_per_class: int = Field(default=0, ge=0)  # training images kept apart, to choose on
-    val_from_train_per_class: int = Field(default=0, ge=0)  # training images moved to the validation split
+    train_per_class: int | None = Field(default=None, ge=1, le=100_000_000)  # default: all that is left
+    holdout_per_class: Count = 0  # training images kept apart, to choose on
+    val_from_train_per_class: Count = 0  # training images moved to the validation split
 
     @model_validator(mode="after")
     def _source(self):
@@ -106,21 +120,21 @@ class Augment(_Section):
 
     flip: bool = True  # left-right, with probability one half
     crop: Literal["none", "shift", "resized"] = "shift"
-    shift: int = Field(default=8, ge=0)  # pixels at most, for crop: shift (zeros come in)
+    shift: int = Field(default=8, ge=0, le=1024)  # pixels at most, for crop: shift (zeros come in)
     scale: Number = Field(default=0.35, gt=0, le=1)  # least share of the area, for crop: resized
 
 
 class Train(_Section):
     """How a model is trained; the defaults are the published study's."""
 
-    epochs: int = Field(default=10, ge=1)
-    batch_size: int = Field(default=128, ge=2)
+    epochs: Epochs = 10
+    batch_size: int = Field(default=128, ge=2, le=1_000_000)
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: Number = Field(default=1e-3, gt=0)
-    weight_decay: Number = Field(default=0.0, ge=0)
+    lr: Number = Field(default=1e-3, gt=0, le=1e3)
+    weight_decay: Number = Field(default=0.0, ge=0, le=1e3)
     schedule: Literal["constant", "cosine"] = "constant"
-    eval_every: int = Field(default=1, ge=1)  # epochs between evaluations; the last is always evaluated
-    patience: int = Field(default=0, ge=0)  # stop after so many evaluations without a gain; 0: never
+    eval_every: Epochs = 1  # epochs between evaluations; the last is always evaluated
+    patience: int = Field(default=0, ge=0, le=100_000)  # stop after so many evaluations without a gain; 0: never
 
 
 class Model(_Section):
@@ -129,7 +143,7 @@ class Model(_Section):
     model: str
     name: str = ""  # how records and tables call it; default: the model's name
     pretrained: bool | str = False  # true: ImageNet weights; a path, relative to the study file: .safetensors or .pth
-    input_size: int | None = Field(default=None, ge=8)  # pixels a side that the model sees; default: as stored
+    input_size: int | None = Field(default=None, ge=8, le=4096)  # pixels a side that the model sees; default: as stored
     precision: Precision | None = None  # of the forward pass; default: the study's
     compile: bool = False  # train through torch.compile: pays in long grids of models with many small operations
     train: dict[str, Any] = {}  # what differs from the study's `train`
@@ -154,14 +168,14 @@ class Teacher(_Section):
 
     candidates: list[Model] = Field(min_length=1)
     train: dict[str, Any] = {}  # what differs from the study's `train`, for every candidate
-    seed: int = Field(default=1000, ge=0)  # none of `seeds`: their students would see the views that it was trained on
+    seed: Seed = 1000  # none of `seeds`: their students would see the views that it was trained on
 
 
 class Grid(_Section):
     """The temperatures and the weights of the cross-entropy; a cell for each pair, one for all T at alpha = 1."""
 
-    T: list[Annotated[Number, Field(gt=0)]] = Field(min_length=1)
-    alpha: list[Annotated[Number, Field(ge=0, le=1)]] = Field(min_length=1)
+    T: list[Temperature] = Field(min_length=1)
+    alpha: list[Alpha] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _distinct(self):
@@ -175,6 +189,23 @@ class Grid(_Section):
 STANDARD = (4.0, 0.5)  # the customary T and alpha
 
 
+class Asked(_Section):
+    """The numbers of one run that is asked for by hand; their limits are the study file's."""
+
+    T: Temperature
+    alpha: Alpha
+    seed: Seed
+    epochs: Annotated[int, Field(ge=0, le=100_000)]  # 0: the study's
+
+    @classmethod
+    def of(cls, **values: object) -> "Asked":
+        """These numbers. Raises StudyError, naming the parameter and its limits."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as e:
+            raise StudyError(_explain(e, cls)) from None
+
+
 class Method(_Section):
     """Another way to teach than plain distillation, and its points: a cell for each pair of T and alpha.
 
@@ -183,11 +214,11 @@ class Method(_Section):
 
     model_config = ConfigDict(extra="allow")
     # any other key is a weight; pydantic reads their type here
-    __pydantic_extra__: dict[str, Annotated[Number, Field(ge=0)]]  # pyright: ignore[reportIncompatibleVariableOverride]
+    __pydantic_extra__: dict[str, Annotated[Number, Field(ge=0, le=1e6)]]  # pyright: ignore[reportIncompatibleVariableOverride]
 
     method: Annotated[str, AfterValidator(partial(_known, methods.FURTHER))]
     name: str = ""  # how records and tables call it; default: the method's name
-    T: list[Annotated[Number, Field(gt=0)]] = []  # default: 4, or 1 where the method has no temperature
+    T: list[Temperature] = []  # default: 4, or 1 where the method has no temperature
     alpha: list[Annotated[Number, Field(ge=0, lt=1)]] = [0.5]  # weight of the cross-entropy
 
     @model_validator(mode="before")
@@ -229,7 +260,7 @@ class Method(_Section):
         return {**self.teaching.weights, **self.__pydantic_extra__}
 
 
-def short(number: float) -> str:
+def short(number: Any) -> str:
     """A T or an alpha as people write it, and as run names have it: six digits where that is the number, else all."""
     return f"{number:g}" if float(f"{number:g}") == number else repr(float(number))
 
@@ -267,11 +298,11 @@ class Study(_Section):
     students: list[Model] = Field(min_length=1)
     grid: Grid
     methods: list[Method] = []  # further questions: each a row of its own, none by default
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1)
-    views: int | None = Field(default=None, ge=1)  # distinct views; epoch e sees view e mod views; default: all
+    seeds: list[Seed] = Field(default=[0], min_length=1)
+    views: Epochs | None = None  # distinct views; epoch e sees view e mod views; default: all
     precision: Precision = "fp32"  # of the forward pass; bf16 pays on GPUs and on CPUs that compute in it
-    data_parallel: int = Field(default=1, ge=1)  # GPUs that share each batch of a run, by torch.nn.DataParallel
-    threads: int = Field(default=1, ge=1)  # CPU threads of a run; the same for jobs 1 or 8, so are the metrics
+    data_parallel: int = Field(default=1, ge=1, le=1024)  # GPUs that share a run's batches, by torch.nn.DataParallel
+    threads: int = Field(default=1, ge=1, le=1024)  # CPU threads of a run; the same for jobs 1 or 8, so are the metrics
 
     @model_validator(mode="after")
     def _whole(self):

@@ -68,6 +68,8 @@ class SoftTargets:
             raise SoftTargetsError(
                 f"{path}: {logits.dtype} {logits.shape}, expected float16 {self.shape}; delete it, it is computed again"
             )
+        if not np.isfinite(logits).all():
+            raise SoftTargetsError(f"{path}: damaged (not all of it is finite); delete it, it is computed again")
         return logits
 
     def computed_on(self, views: range | list[int]) -> list[str]:

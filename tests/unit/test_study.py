@@ -3,6 +3,7 @@ import json
 import pytest
 from helpers import SMALL, write_study
 
+import kd_utils
 from kd_utils import study
 from kd_utils.records import read
 from kd_utils.study import Cell, StudyError, digest, key, load, student_settings
@@ -93,7 +94,7 @@ def test_a_study_s_file_is_named_as_a_folder_can_be(root, stem):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"grid": {"T": [0], "alpha": [0.5]}}, "grid.T.0: .*greater than 0"),
+        ({"grid": {"T": [0], "alpha": [0.5]}}, "grid.T.0: .*greater than or equal to 0.001"),
         ({"grid": {"T": [4], "alpha": [1.5]}}, "grid.alpha.0: .*less than or equal to 1"),
         ({"grid": {"T": [4, 4.0], "alpha": [1]}}, "grid.T names a value twice"),
         ({"grid": {"T": ["4"], "alpha": [1]}}, "grid.T.0: .*number"),
@@ -113,6 +114,17 @@ def test_a_study_s_file_is_named_as_a_folder_can_be(root, stem):
         ({"methods": [{"method": "dkd", "name": "/dkd"}]}, "methods.0: '/dkd' cannot be a name"),
         ({"methods": [{"method": "dkd", "T": [4, 4.0]}]}, "two runs would be called lcnet_050-dkd-t4-a0.5-s0"),
         ({"students": ["Net", "net"]}, "two runs would be called net-baseline-s0"),
+        ({"grid": {"T": [float("inf")], "alpha": [0.5]}}, "grid.T.0: .*finite"),
+        ({"grid": {"T": [1e300], "alpha": [0.5]}}, r"grid.T.0: .*less than or equal to 1000000"),
+        ({"grid": {"T": [10**400], "alpha": [0.5]}}, "grid.T.0: .*finite"),
+        ({"grid": {"T": [4], "alpha": [float("nan")]}}, "grid.alpha.0: .*finite"),
+        ({"train": {"lr": float("inf")}}, "train.lr: .*less than or equal to 1000"),
+        ({"train": {"lr": 1e300}}, "train.lr: .*less than or equal to 1000"),
+        ({"students": [{"model": "resnet18", "train": {"lr": 1e300}}]}, "train of resnet18: lr: .*less than or equal"),
+        ({"seeds": [10**26]}, "seeds.0: .*less than 4294967296"),
+        ({"teacher": {"candidates": ["a"], "seed": 10**26}}, "teacher.seed: .*less than 4294967296"),
+        ({"threads": 100000}, "threads: .*less than or equal to 1024"),
+        ({"methods": [{"method": "dkd", "target": float("inf")}]}, "methods.0.target: .*finite"),
         ({"data": {"name": "folder"}}, "data.source must name the folder"),
         ({"data": {"name": "digits", "source": "x"}}, "data: data.name is 'digits', which has no source"),
         ({"train": {"epochs": 0}}, "train.epochs"),
@@ -140,6 +152,24 @@ def test_errors_name_the_key_and_what_is_allowed(root, change, says):
     with pytest.raises(StudyError, match=says) as e:
         load("small")
     assert "small.yaml" in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"T": float("inf")}, "T: .*finite"),
+        ({"T": 1e300}, "T: .*less than or equal to 1000000"),
+        ({"T": "4"}, "T: .*number"),
+        ({"T": True}, "T: .*number"),
+        ({"alpha": float("nan")}, "alpha: .*finite"),
+        ({"alpha": 1.5}, "alpha: .*less than or equal to 1"),
+        ({"seed": 10**26}, "seed: .*less than 4294967296"),
+        ({"epochs": -1}, "epochs: .*greater than or equal to 0"),
+    ],
+)
+def test_a_run_asked_for_by_hand_has_the_study_file_s_limits(root, change, says):
+    with pytest.raises(StudyError, match=f"^{says}"):
+        kd_utils.student("small", **change)
 
 
 def test_a_key_given_twice_is_refused(root):
