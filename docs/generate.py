@@ -360,7 +360,7 @@ def _kind(annotation, limits: typing.Sequence = ()) -> str:
 def _limits(metadata: typing.Sequence) -> str:
     signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
     inner = [x for m in metadata for x in (m.metadata if isinstance(m, FieldInfo) else [m])]
-    said = [f"{sign} {getattr(m, name):g}" for m in inner for name, sign in signs.items() if hasattr(m, name)]
+    said = [f"{sign} {getattr(m, name):,.10g}" for m in inner for name, sign in signs.items() if hasattr(m, name)]
     return f", {' and '.join(said)}" if said else ""
 
 

@@ -13,7 +13,7 @@ from .records import StudentRecord
 from .running import events
 from .shelf import Progress as RunProgress
 from .shelf import Shelf, ShelfError
-from .study import Cell, Study
+from .study import Cell, Study, short
 
 STYLES = {events.Failed: "red", events.Retried: "yellow", events.Advised: "yellow"}
 
@@ -129,13 +129,14 @@ def _accuracies(console: Console, study: Study, student: str, cells: Mapping[Cel
     alphas = sorted({*study.grid.alpha, 1.0})
     table.add_column("T")
     for alpha in alphas:
-        table.add_column(f"alpha {alpha:g}", justify="right")
+        table.add_column(f"alpha {short(alpha)}", justify="right")
     for T in sorted(study.grid.T):
-        table.add_row(f"{T:g}", *(shown("kd", None if alpha == 1 else T, alpha) for alpha in alphas))
+        table.add_row(short(T), *(shown("kd", None if alpha == 1 else T, alpha) for alpha in alphas))
     console.print(table)
     for method in study.methods:
         for T, alpha in ((T, alpha) for T in method.T for alpha in method.alpha):
-            console.print(f"  {method.label}, T {T:g}, alpha {alpha:g}: {shown(method.label, T, alpha)}", markup=False)
+            point = f"T {short(T)}, alpha {short(alpha)}"
+            console.print(f"  {method.label}, {point}: {shown(method.label, T, alpha)}", markup=False)
 
 
 def logs(study: Study, run: str) -> None:

@@ -97,6 +97,11 @@ def soft_targets(name: str) -> Path:
     return root() / "cache" / "soft_targets" / name
 
 
+def from_root(path: str | Path) -> str:
+    """A path from the root, by which it is known wherever the root is moved to."""
+    return Path(os.path.relpath(Path(path).resolve(), root())).as_posix()
+
+
 def shown(path: str | Path) -> str:
     """A path as a report names it: from the root, if it lies below."""
     path = Path(path).resolve()

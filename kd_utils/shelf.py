@@ -39,7 +39,10 @@ def note(study: Study, meta: dict[str, Any]) -> None:
 
     By this, records can be told apart where the images, or these files, are not at hand.
     """
+    claim(study)
     about = {k: meta[k] for k in ("fingerprint", "classes", "counts", "image_size")} | {"spec": data_spec(study.data)}
+    if study.file:
+        about["file"] = paths.from_root(study.file)
     models = [*study.teacher.candidates, *study.students]
     weights = [Path(m.pretrained) for m in models if isinstance(m.pretrained, str)]
     if hashes := {path.name: files.sha256(path) for path in weights if path.is_file()}:
@@ -48,10 +51,21 @@ def note(study: Study, meta: dict[str, Any]) -> None:
         files.write_json(paths.results(study.name) / paths.DATA, about)
 
 
+def claim(study: Study) -> None:
+    """Raises ShelfError if the results of this study's name are another study file's, one that is still there."""
+    other = (noted(study) or {}).get("file")
+    if study.file and other and other != paths.from_root(study.file) and (paths.root() / other).is_file():
+        raise ShelfError(
+            f"{paths.results(study.name)} has the results of {(paths.root() / other).resolve()}, and {study.file} "
+            "would write there too: studies are told apart by their files' names; rename one of the two files"
+        )
+
+
 class Shelf:
     """The records of one study as its file stands. Each is read once; `take` reads that of a run which has ended."""
 
     def __init__(self, study: Study):
+        claim(study)
         self.study = study
         self._run_ids: dict[Cell, str] = {}
 

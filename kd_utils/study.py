@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,8 +38,35 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-# YAML reads `T: 4` as an int; everywhere else strict typing holds (no "4", no true for 1)
-Number = Annotated[float, BeforeValidator(lambda v: float(v) if type(v) is int else v)]
+# YAML reads `T: 4` as an int; everywhere else strict typing holds (no "4", no true for 1); -0.0 is 0.0
+def _as_float(value: object) -> object:
+    try:
+        return float(value) if type(value) is int else value
+    except OverflowError:
+        return float("inf")
+
+
+Number = Annotated[float, BeforeValidator(_as_float), AfterValidator(lambda v: v + 0), Field(allow_inf_nan=False)]
+
+# the limits of what a study, or a call of `student`, may ask; beyond them numbers overflow or nothing can be learned
+Temperature = Annotated[Number, Field(ge=1e-3, le=1e6)]
+Alpha = Annotated[Number, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
+Count = Annotated[int, Field(ge=0, le=100_000_000)]  # of images
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def _a_name(name: str) -> str:
+    """The name, if folders can be called so."""
+    if _NAME.fullmatch(name):
+        return name
+    shown = name if len(name) <= 64 else f"{name[:40]}…"
+    raise ValueError(
+        f"{shown!r} cannot be a name: folders are called so. It must be at most 64 letters (A to z), digits, '.', '_' "
+        "and '-', and begin with a letter or a digit"
+    )
 
 
 Precision = Literal["fp32", "bf16"]
@@ -53,16 +81,29 @@ def _known(names: Collection[str], name: str) -> str:
     raise ValueError((f"did you mean {close[0]!r}? " if close else "") + f"It must be {', '.join(others)} or {last}")
 
 
+def _distinct_classes(classes: int | list[str] | None) -> int | list[str] | None:
+    """At least two classes, each once."""
+    if isinstance(classes, list) and len(set(classes)) < len(classes):
+        twice = next(c for c in classes if classes.count(c) > 1)
+        raise ValueError(f"the class {twice!r} is named twice; name each once")
+    if classes is not None and (len(classes) if isinstance(classes, list) else classes) < 2:
+        raise ValueError("at least 2 classes are needed to tell images apart; leave the key out for all there are")
+    return classes
+
+
+Classes = Annotated[int | list[str] | None, AfterValidator(_distinct_classes)]
+
+
 class Data(_Section):
     """Which images. Splits of the training images are disjoint and drawn by a fixed permutation per class."""
 
     name: Annotated[str, AfterValidator(partial(_known, SOURCES))]
     source: str | None = None  # folder: its path; tiny-imagenet: a zip or folder (default: downloaded)
     image_size: int = Field(default=64, ge=8, le=1024)  # pixels a side, as stored
-    classes: int | list[str] | None = None  # the first n classes by name, or these; default: all
-    train_per_class: int | None = Field(default=None, ge=1)  # default: all that is left
-    holdout_per_class: int = Field(default=0, ge=0)  # training images kept apart, to choose on
-    val_from_train_per_class: int = Field(default=0, ge=0)  # training images moved to the validation split
+    classes: Classes = None  # the first n classes by name, or these, at least 2 in all; default: all
+    train_per_class: int | None = Field(default=None, ge=1, le=100_000_000)  # default: all that is left
+    holdout_per_class: Count = 0  # training images kept apart, to choose on
+    val_from_train_per_class: Count = 0  # training images moved to the validation split
 
     @model_validator(mode="after")
     def _source(self):
@@ -79,21 +120,21 @@ class Augment(_Section):
 
     flip: bool = True  # left-right, with probability one half
     crop: Literal["none", "shift", "resized"] = "shift"
-    shift: int = Field(default=8, ge=0)  # pixels at most, for crop: shift (zeros come in)
+    shift: int = Field(default=8, ge=0, le=1024)  # pixels at most, for crop: shift (zeros come in)
     scale: Number = Field(default=0.35, gt=0, le=1)  # least share of the area, for crop: resized
 
 
 class Train(_Section):
     """How a model is trained; the defaults are the published study's."""
 
-    epochs: int = Field(default=10, ge=1)
-    batch_size: int = Field(default=128, ge=2)
+    epochs: Epochs = 10
+    batch_size: int = Field(default=128, ge=2, le=1_000_000)
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: Number = Field(default=1e-3, gt=0)
-    weight_decay: Number = Field(default=0.0, ge=0)
+    lr: Number = Field(default=1e-3, gt=0, le=1e3)
+    weight_decay: Number = Field(default=0.0, ge=0, le=1e3)
     schedule: Literal["constant", "cosine"] = "constant"
-    eval_every: int = Field(default=1, ge=1)  # epochs between evaluations; the last is always evaluated
-    patience: int = Field(default=0, ge=0)  # stop after so many evaluations without a gain; 0: never
+    eval_every: Epochs = 1  # epochs between evaluations; the last is always evaluated
+    patience: int = Field(default=0, ge=0, le=100_000)  # stop after so many evaluations without a gain; 0: never
 
 
 class Model(_Section):
@@ -102,7 +143,7 @@ class Model(_Section):
     model: str
     name: str = ""  # how records and tables call it; default: the model's name
     pretrained: bool | str = False  # true: ImageNet weights; a path, relative to the study file: .safetensors or .pth
-    input_size: int | None = Field(default=None, ge=8)  # pixels a side that the model sees; default: as stored
+    input_size: int | None = Field(default=None, ge=8, le=4096)  # pixels a side that the model sees; default: as stored
     precision: Precision | None = None  # of the forward pass; default: the study's
     compile: bool = False  # train through torch.compile: pays in long grids of models with many small operations
     train: dict[str, Any] = {}  # what differs from the study's `train`
@@ -111,6 +152,11 @@ class Model(_Section):
     @classmethod
     def _short(cls, value):
         return {"model": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _named(self):
+        _a_name(self.label)  # where the model's own name cannot be one, `name` gives another
+        return self
 
     @property
     def label(self) -> str:
@@ -122,14 +168,14 @@ class Teacher(_Section):
 
     candidates: list[Model] = Field(min_length=1)
     train: dict[str, Any] = {}  # what differs from the study's `train`, for every candidate
-    seed: int = Field(default=1000, ge=0)  # none of `seeds`: their students would see the views that it was trained on
+    seed: Seed = 1000  # none of `seeds`: their students would see the views that it was trained on
 
 
 class Grid(_Section):
     """The temperatures and the weights of the cross-entropy; a cell for each pair, one for all T at alpha = 1."""
 
-    T: list[Annotated[Number, Field(gt=0)]] = Field(min_length=1)
-    alpha: list[Annotated[Number, Field(ge=0, le=1)]] = Field(min_length=1)
+    T: list[Temperature] = Field(min_length=1)
+    alpha: list[Alpha] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _distinct(self):
@@ -143,6 +189,23 @@ class Grid(_Section):
 STANDARD = (4.0, 0.5)  # the customary T and alpha
 
 
+class Asked(_Section):
+    """The numbers of one run that is asked for by hand; their limits are the study file's."""
+
+    T: Temperature
+    alpha: Alpha
+    seed: Seed
+    epochs: Annotated[int, Field(ge=0, le=100_000)]  # 0: the study's
+
+    @classmethod
+    def of(cls, **values: object) -> "Asked":
+        """These numbers. Raises StudyError, naming the parameter and its limits."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as e:
+            raise StudyError(_explain(e, cls)) from None
+
+
 class Method(_Section):
     """Another way to teach than plain distillation, and its points: a cell for each pair of T and alpha.
 
@@ -151,11 +214,11 @@ class Method(_Section):
 
     model_config = ConfigDict(extra="allow")
     # any other key is a weight; pydantic reads their type here
-    __pydantic_extra__: dict[str, Annotated[Number, Field(ge=0)]]  # pyright: ignore[reportIncompatibleVariableOverride]
+    __pydantic_extra__: dict[str, Annotated[Number, Field(ge=0, le=1e6)]]  # pyright: ignore[reportIncompatibleVariableOverride]
 
     method: Annotated[str, AfterValidator(partial(_known, methods.FURTHER))]
     name: str = ""  # how records and tables call it; default: the method's name
-    T: list[Annotated[Number, Field(gt=0)]] = []  # default: 4, or 1 where the method has no temperature
+    T: list[Temperature] = []  # default: 4, or 1 where the method has no temperature
     alpha: list[Annotated[Number, Field(ge=0, lt=1)]] = [0.5]  # weight of the cross-entropy
 
     @model_validator(mode="before")
@@ -177,6 +240,7 @@ class Method(_Section):
     def _fits(self):
         if not self.teaching.temperature and self.T != [1.0]:
             raise ValueError(f"{self.method} has no temperature; leave T out, or [1], not {self.T}")
+        _a_name(self.label)
         if self.label == "kd":
             raise ValueError("the name 'kd' is the grid's; give the row another")
         return self
@@ -196,6 +260,11 @@ class Method(_Section):
         return {**self.teaching.weights, **self.__pydantic_extra__}
 
 
+def short(number: Any) -> str:
+    """A T or an alpha as people write it, and as run names have it: six digits where that is the number, else all."""
+    return f"{number:g}" if float(f"{number:g}") == number else repr(float(number))
+
+
 @dataclass(frozen=True)
 class Cell:
     """One run to be done: a distinct point of the grid, or of a further method.
@@ -211,7 +280,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        point = "baseline" if self.T is None else f"T{self.T:g}-a{self.alpha:g}"
+        point = "baseline" if self.T is None else f"T{short(self.T)}-a{short(self.alpha)}"
         method = "" if self.method == "kd" else f"{self.method}-"
         return f"{self.student}-{method}{point}-s{self.seed}"
 
@@ -229,11 +298,11 @@ class Study(_Section):
     students: list[Model] = Field(min_length=1)
     grid: Grid
     methods: list[Method] = []  # further questions: each a row of its own, none by default
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1)
-    views: int | None = Field(default=None, ge=1)  # distinct views; epoch e sees view e mod views; default: all
+    seeds: list[Seed] = Field(default=[0], min_length=1)
+    views: Epochs | None = None  # distinct views; epoch e sees view e mod views; default: all
     precision: Precision = "fp32"  # of the forward pass; bf16 pays on GPUs and on CPUs that compute in it
-    data_parallel: int = Field(default=1, ge=1)  # GPUs that share each batch of a run, by torch.nn.DataParallel
-    threads: int = Field(default=1, ge=1)  # CPU threads of a run; the same for jobs 1 or 8, so are the metrics
+    data_parallel: int = Field(default=1, ge=1, le=1024)  # GPUs that share a run's batches, by torch.nn.DataParallel
+    threads: int = Field(default=1, ge=1, le=1024)  # CPU threads of a run; the same for jobs 1 or 8, so are the metrics
 
     @model_validator(mode="after")
     def _whole(self):
@@ -249,6 +318,9 @@ class Study(_Section):
         labels = [m.label for m in self.methods]
         if twice := {x for x in labels if labels.count(x) > 1}:
             raise ValueError(f"methods: {sorted(twice)} named twice; give each row a `name` of its own")
+        runs = Counter(cell.name.casefold() for cell in self.cells())  # some file systems take A for a
+        if twice := [name for name, count in runs.items() if count > 1]:
+            raise ValueError(f"two runs would be called {twice[0]}; give students and methods other names, a T once")
         return self
 
     def training(self, model: Model, *, teacher: bool) -> Train:
@@ -401,7 +473,8 @@ def _pretrained(study: Study, model: Model) -> bool | dict[str, str]:
 def noted(study: Study) -> dict | None:
     """What is noted beside a study's results of its data and of the files that models start from, if anything is.
 
-    fingerprint, classes, counts, image_size, spec (what the study asks of its data), pretrained (file -> SHA-256).
+    fingerprint, classes, counts, image_size, spec (what the study asks of its data), file (the study's, from the root),
+    pretrained (file -> SHA-256).
     """
     path = paths.results(study.name) / paths.DATA
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
@@ -459,6 +532,10 @@ def load(name: str | Path) -> Study:
         raise StudyError(f"{path}: a study is a mapping with the keys {', '.join(Study.model_fields)}")
     for key in {"name", "file"} & set(raw):
         raise StudyError(f"{path}: unknown key '{key}'; a study is named by its file")
+    try:
+        _a_name(path.stem)
+    except ValueError as e:
+        raise StudyError(f"{path}: rename the file: {e}") from None
     raw |= {"name": path.stem, "file": str(path.resolve())}
     try:
         study = Study(**raw)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -104,6 +105,7 @@ def prepare(
     study's data.source, else data/tiny-imagenet-200.zip, downloaded if absent).
     Raises DataError on anything that is not as it should be, and leaves nothing half-written behind.
     """
+    shelf.claim(study)
     progress = progress or (lambda what, done, total: None)
     if source is not None:
         _may_lie_anywhere(study.data)
@@ -215,12 +217,20 @@ def _choose(data: Data, pools: Pools) -> tuple[list[int], dict[str, list[tuple[P
         raise DataError(
             f"'{data.name}' has no validation split of its own: set data.val_from_train_per_class in the study"
         )
+    validated = np.concatenate([pool.labels[i] for pool, i in splits["val"]])
+    if without := sorted(set(chosen) - set(validated.tolist())):
+        raise DataError(
+            f"class {pools.keys[without[0]]} has no validation image; add some, leave the class out by data.classes, "
+            "or set data.val_from_train_per_class in the study"
+        )
     return chosen, splits
 
 
 def _choose_classes(wanted: int | list[str] | None, keys: list[str]) -> list[int]:
     """The indices of the wanted classes: the first so many, those of these keys, or all. Raises DataError."""
     if wanted is None:
+        if len(keys) < 2:
+            raise DataError(f"the data have one class, {', '.join(keys)}; at least 2 are needed to tell images apart")
         return list(range(len(keys)))
     if isinstance(wanted, int):
         if not 2 <= wanted <= len(keys):
@@ -341,14 +351,11 @@ def _end_with_parent() -> None:
 
 def _decode_some(reader: Reader, names: list[str], path: Path, row: int) -> None:
     """Decode these files into the array file at path, from that row on."""
-    from PIL import Image
-
     images = np.load(path, mmap_mode="r+")
     for k, name in enumerate(names):
         encoded = reader.read(name)
         try:
-            with Image.open(io.BytesIO(encoded)) as image:
-                pixels = np.asarray(image.convert("RGB"))
+            pixels = decoded(encoded)
         except Exception as e:
             raise DataError(
                 f"{reader.source}: {name} is not an image that can be decoded ({e}); "
@@ -356,6 +363,41 @@ def _decode_some(reader: Reader, names: list[str], path: Path, row: int) -> None
             ) from None
         images[row + k] = _resize(pixels, images.shape[1])
     images.flush()
+
+
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
+
+
+def decoded(encoded: bytes) -> np.ndarray:
+    """An image file's content as pixels, (h, w, 3) uint8, RGB, upright; of several pictures in a file, the first.
+
+    An image is turned as its EXIF says. Grey is the same in all three channels. 16 bits become 8 by dividing by 257
+    (in colour, Pillow takes the higher byte). A palette is looked up. What is transparent shows white.
+    Raises ValueError, or an error of Pillow's, for what is none of these, such as floating point.
+    """
+    from PIL import Image, ImageOps
+
+    with Image.open(io.BytesIO(encoded), formats=FORMATS) as opened:
+        opened.load()
+        image = ImageOps.exif_transpose(opened)
+        if opened.mode.startswith("I"):
+            return _grey16(np.asarray(image), opened)
+    if image.mode == "F":
+        raise ValueError("its pixels are floating point; save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB"))
+
+
+def _grey16(grey: np.ndarray, image: Any) -> np.ndarray:
+    """Pixels of 16 bits as RGB of 8. image: as opened. Raises ValueError for others of more than 8 bits."""
+    bits, white_is_0 = (16,), False
+    if image.format == "TIFF":
+        bits, white_is_0 = image.tag_v2.get(258), image.tag_v2.get(262) == 0
+    if bits != (16,) or white_is_0 or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+        raise ValueError("its pixels are neither 8 nor 16 bits with 0 for black; save it with 8 or 16 bits")
+    return np.repeat(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)[..., None], 3, axis=-1)
 
 
 def _resize(pixels: np.ndarray, size: int) -> np.ndarray:

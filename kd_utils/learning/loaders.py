@@ -123,11 +123,14 @@ def cifar100(path: Path | None, progress: Progress) -> Pools:
 
 
 def image_folder(path: Path | None, progress: Progress) -> Pools:
-    """A folder of one's own: train/<class>/ and val/<class>/, where there may be none."""
+    """A folder of one's own: train/<class>/ and val/<class>/, where there may be none.
+
+    What is hidden, as .ipynb_checkpoints is, is left out.
+    """
     if path is None:
         raise DataError("a folder of images is wanted: name it as data.source")
     reader = Reader(path)
-    names = [n for n in reader.names() if n.lower().endswith(IMAGE_SUFFIXES)]
+    names = [n for n in reader.names() if n.lower().endswith(IMAGE_SUFFIXES) and not hidden(n)]
     by_split = {
         split: [n for n in names if n.split("/")[0] == split and n.count("/") >= 2] for split in ("train", "val")
     }
@@ -137,8 +140,17 @@ def image_folder(path: Path | None, progress: Progress) -> Pools:
     strange = sorted({n.split("/")[1] for n in by_split["val"]} - set(keys))
     if strange:
         raise DataError(f"{path}/val: the class folders {', '.join(strange)} are not in train/")
+    for folder in sorted([*path.glob("train/*/"), *path.glob("val/*/")]):
+        split, key = folder.parent.name, folder.name
+        if not hidden(key) and not any(n.split("/")[1] == key for n in by_split[split]):
+            raise DataError(f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)}); add some, or remove the folder")
     train, val = (_named_pool(reader, by_split[s], keys, lambda n: n.split("/")[1]) for s in ("train", "val"))
     return Pools(keys, keys, train, val if len(val.labels) else None)
+
+
+def hidden(name: str) -> bool:
+    """Whether a file, by its path with '/', is hidden or lies in a hidden folder."""
+    return any(part.startswith(".") for part in name.split("/"))
 
 
 def tiny_imagenet(path: Path | None, progress: Progress) -> Pools:

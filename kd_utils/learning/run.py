@@ -8,7 +8,6 @@
 Each step is done at most once; a run whose record is on disk gives its metrics back without training.
 """
 
-import math
 import platform
 import subprocess
 import time
@@ -26,7 +25,7 @@ import torch
 from .. import files, machine, paths, records, seeds
 from ..records import Record, TeacherRecord
 from ..shelf import Shelf
-from ..study import Cell, Model, Study, StudyError, Train, key, student_settings, teacher_settings
+from ..study import Asked, Cell, Model, Study, StudyError, Train, key, short, student_settings, teacher_settings
 from ..study import load as load_study
 from . import data, losses, metrics, models, training
 from .data import Dataset
@@ -485,30 +484,23 @@ def student(
 ) -> Run:
     """The run of one cell.
 
-    student: its name in the study (default: the first). T: temperature, > 0, of no effect at alpha = 1.
+    student: its name in the study (default: the first). T: temperature, 0.001 to 1,000,000, of no effect at alpha = 1.
     alpha: weight of the cross-entropy, 0 to 1. method: kd, plain distillation, or the name of a row under `methods`
     in the study. epochs: 0 for the study's own number.
     Raises ShelfError where the study has no teacher yet, StudyError for parameters out of range.
     """
     study = study if isinstance(study, Study) else load_study(study)
-    for name, value, kinds in (("T", T, (int, float)), ("alpha", alpha, (int, float)), ("seed", seed, (int,))):
-        if isinstance(value, bool) or not isinstance(value, kinds):
-            raise StudyError(f"{name} must be a number, not {value!r}")
-    if not (math.isfinite(T) and T > 0):
-        raise StudyError(f"T must be above 0, not {T!r}")
-    if not 0 <= alpha <= 1:
-        raise StudyError(f"alpha must lie between 0 and 1, not {alpha!r}")
-    if seed < 0 or not isinstance(epochs, int) or epochs < 0:
-        raise StudyError(f"seed and epochs must be whole numbers from 0, not {seed!r} and {epochs!r}")
+    asked = Asked.of(T=T, alpha=alpha, seed=seed, epochs=epochs)
     label = student or study.students[0].label
     study.student(label)
     if method != "kd" and (alpha == 1 or T != 1 and not study.method(method).teaching.temperature):
         raise StudyError(
-            f"method {method!r} at T={T:g}, alpha={alpha:g}: alpha must be below 1, and T 1 without a temperature"
+            f"method {method!r} at T={short(T)}, alpha={short(alpha)}: alpha must be below 1, and T 1 without a "
+            "temperature"
         )
     if epochs:
         study = study.with_epochs(epochs)
-    cell = Cell(label, None if alpha == 1 else float(T), float(alpha), seed, method)
+    cell = Cell(label, None if alpha == 1 else asked.T, asked.alpha, asked.seed, method)
     data.load(study)
     return Run(plan_student(Shelf(study), cell), device)
 

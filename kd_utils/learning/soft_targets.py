@@ -73,6 +73,8 @@ class SoftTargets:
                 f"{path}: {logits.dtype} {logits.shape}, expected float16 {self.shape}; "
                 "run the same command again, it is made anew"
             )
+        if not np.isfinite(logits).all():
+            raise SoftTargetsError(f"{path}: damaged (not all of it is finite); delete it, it is computed again")
         return logits
 
     def computed_on(self, views: range | list[int]) -> list[str]:

@@ -112,7 +112,7 @@ def fit(
         }
         row |= {"seconds": seconds, "images_per_second": seen / seconds}
         if not np.isfinite(row["loss"]):
-            raise TrainingError(
+            raise TrainingError(  # of soft targets that are not finite, the store says so before
                 f"the loss is {row['loss']} in epoch {epoch + 1}; lower train.lr (now {train.lr:g}) in the study file"
             )
         schedule.step()

@@ -8,6 +8,7 @@ from scipy.stats import spearmanr
 
 from .. import records
 from ..learning import metrics
+from ..study import short
 from . import plots
 from .results import LEAST_P, CellRow, Point, Results
 from .shown import Figure, in_markdown, percent, points, seeds_a_cell, signed
@@ -213,7 +214,7 @@ def _seeds(results: Results, noted: bool = False) -> str:
 def _run_name(role: str, cell: CellRow) -> str:
     """'baseline', or 'best: T=20, alpha=0.1'."""
     point = cell.point
-    return role if point.T is None else f"{role}: T={point.T:g}, alpha={point.alpha:g}"
+    return role if point.T is None else f"{role}: T={short(point.T)}, alpha={short(point.alpha)}"
 
 
 def _reliability(results: Results, point: Point) -> np.ndarray:

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..learning.metrics import entropy, log_softmax
+from ..study import short
 from .shown import in_plot
 
 if TYPE_CHECKING:
@@ -136,8 +137,8 @@ def heatmaps(
             cbar_kws={"label": label},
         )
         ax.set(title=in_plot(student), xlabel="alpha (weight of the cross-entropy)", ylabel="temperature T")
-        ax.set_xticklabels([f"{alpha:g}" for alpha in grid.columns])
-        ax.set_yticklabels([f"{T:g}" for T in grid.index], rotation=0)
+        ax.set_xticklabels([short(alpha) for alpha in grid.columns])
+        ax.set_yticklabels([short(T) for T in grid.index], rotation=0)
     return figure
 
 
@@ -153,7 +154,7 @@ def against_temperature(
     for ax, (student, cells) in zip(axes, lines.items(), strict=True):
         for k, (alpha, line) in enumerate(cells.groupby("alpha")):
             line = line.sort_values("T")
-            _line(ax, k, line["T"], line["value"], f"alpha = {alpha:g}")
+            _line(ax, k, line["T"], line["value"], f"alpha = {short(alpha)}")
             ax.fill_between(line["T"], line["low"], line["high"], color=COLOURS[k % 7], alpha=0.12, linewidth=0)
         if student in baselines:
             value, low, high = baselines[student]
@@ -161,7 +162,7 @@ def against_temperature(
             ax.axhspan(low, high, color="black", alpha=0.08, linewidth=0)
         ticks = sorted(cells["T"].unique())
         ax.set(title=in_plot(student), xlabel="temperature T", ylabel="top-1, %", xscale="log")
-        ax.set_xticks(ticks, [f"{T:g}" for T in ticks])
+        ax.set_xticks(ticks, [short(T) for T in ticks])
         ax.minorticks_off()
     axes[-1].legend(**BESIDE_LAST)
     return figure
@@ -184,7 +185,7 @@ def agreement(cells: Mapping[str, pd.DataFrame]) -> Figure:
                 marker=MARKERS[k % 7],
                 alpha=0.85,
                 linewidths=0,
-                label=f"alpha = {alpha:g}",
+                label=f"alpha = {short(alpha)}",
             )
         baseline = scattered[scattered["T"].isna()]
         ax.scatter(baseline["agreement"], baseline["value"], s=70, color="black", marker="*", label="baseline")
@@ -259,7 +260,7 @@ def softened_beside(examples: Sequence[Example], temperatures: Sequence[float], 
             ax.set_yticks(places, [in_plot(classes[c], 14) for c in top] if column == 0 else [], fontsize=7)
             ax.tick_params(axis="x", labelsize=7)
     for ax, T in zip(axes[0][1:], temperatures, strict=True):
-        ax.set_title(f"T = {T:g}")
+        ax.set_title(f"T = {short(T)}")
     figure.legend(*axes[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure
 

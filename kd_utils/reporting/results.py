@@ -12,7 +12,7 @@ import pandas as pd
 from .. import records
 from ..records import StudentRecord, TeacherRecord
 from ..shelf import Shelf
-from ..study import STANDARD, Cell, Study
+from ..study import STANDARD, Cell, Study, short
 from ..study import load as load_study
 from . import stats
 
@@ -51,7 +51,7 @@ class Point:
     @property
     def words(self) -> str:
         """'T = 4, alpha = 0.5', or 'the baseline'."""
-        return "the baseline" if self.T is None else f"T = {self.T:g}, alpha = {self.alpha:g}"
+        return "the baseline" if self.T is None else f"T = {short(self.T)}, alpha = {short(self.alpha)}"
 
 
 @dataclass(frozen=True)

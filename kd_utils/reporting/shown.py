@@ -17,6 +17,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from ..study import short
+
 _JOINERS = "\u200c\u200d"  # have no glyph of their own, but Persian and emoji need them
 
 
@@ -209,7 +211,7 @@ def p_value(value: float) -> str:
 
 def temperature(value: float) -> str:
     """T, '–' where the loss has none."""
-    return "–" if pd.isna(value) else f"{value:g}"
+    return "–" if pd.isna(value) else short(value)
 
 
 def duration(seconds: float) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from .. import paths
 from ..records import Record, StudentRecord
+from ..study import short
 from . import claims, stats
 from .results import LEAST_P, Point, Results, published
 from .shown import (
@@ -73,7 +74,7 @@ def _gain(gain: float, low: float, high: float, T: float) -> str:
 
 
 # of rows of Results.cells
-PLACE = {"T": number(temperature, "T"), "alpha": number("{:g}".format, "alpha")}
+PLACE = {"T": number(temperature, "T"), "alpha": number(short, "alpha")}
 MEASURED = {
     "Top-1, %": number(_accuracy, "top1_best", "low", "high", "tied"),
     "Gain": number(_gain, "gain", "gain_low", "gain_high", "T"),

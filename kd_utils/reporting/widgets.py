@@ -16,7 +16,7 @@ from .. import records
 from ..learning import data
 from ..learning.metrics import entropy
 from ..records import StudentRecord
-from ..study import Cell
+from ..study import Cell, short
 from . import plots
 from .results import CellRow, Point, Results
 from .shown import in_html, percent, points
@@ -164,10 +164,10 @@ def _board(results: Results, student: str, pick: Callable[[CellRow], None]) -> l
     alphas = [alpha for alpha in sorted(results.study.grid.alpha) if alpha < 1]
     rows: list[list[widgets.Widget]] = [
         [label("baseline"), button(None, 1.0)],
-        [label(""), *(label(f"alpha = {alpha:g}") for alpha in alphas)],
+        [label(""), *(label(f"alpha = {short(alpha)}") for alpha in alphas)],
     ]
     for T in sorted(results.study.grid.T):
-        rows.append([label(f"T = {T:g}"), *(button(T, alpha) for alpha in alphas)])
+        rows.append([label(f"T = {short(T)}"), *(button(T, alpha) for alpha in alphas)])
     return [widgets.HBox(row) for row in rows]
 
 

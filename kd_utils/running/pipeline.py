@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from .. import files, machine, paths, records
 from ..records import TeacherRecord
 from ..shelf import Shelf
-from ..study import Cell, Study, StudyError
+from ..study import Cell, Study, StudyError, short
 from ..study import load as load_study
 from . import events
 from .events import Listener
@@ -138,7 +138,10 @@ def write_results(shelf: Shelf) -> None:
     """Write results.csv anew from the records on the shelf."""
     if shelf.students:
         with files.whole(paths.results(shelf.study.name) / paths.RESULTS_CSV) as tmp:
-            records.table(shelf.students).to_csv(tmp, index=False, float_format="%.6g", lineterminator="\n")
+            table = records.table(shelf.students)
+            for column in ("T", "alpha"):  # in full, whatever their digits
+                table[column] = table[column].map(short, na_action="ignore")
+            table.to_csv(tmp, index=False, float_format="%.6g", lineterminator="\n")
 
 
 MOST_IN_GIT = 20_000_000  # bytes of weights that are kept beside the records, and so in git

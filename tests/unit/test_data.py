@@ -122,7 +122,7 @@ def test_subsets_are_disjoint_and_complete(tiny):
 def test_classes_by_name(tiny):
     assert prepare(tiny, classes=["n03", "n01"]).classes == ["goldfish", "boa"]
     with pytest.raises(data.DataError, match="no class n7"):
-        prepare(tiny, classes=["n7"])
+        prepare(tiny, classes=["n7", "n01"])
 
 
 @pytest.mark.parametrize(
@@ -355,6 +355,101 @@ def test_a_folder_with_a_strange_class_in_val(root):
     Image.new("RGB", (20, 20)).save(root / "pictures" / "val" / "c" / "x.png")
     with pytest.raises(data.DataError, match="class folders c are not in train"):
         data.prepare(load("small"))
+
+
+def test_folders_without_images_are_named_and_hidden_ones_left_out(root):
+    image_folder(root)
+    before = data.prepare(load("small")).fingerprint
+    checkpoints = root / "pictures" / "train" / ".ipynb_checkpoints"
+    checkpoints.mkdir()
+    for place in (checkpoints, root / "pictures" / "train" / "a"):
+        Image.new("RGB", (20, 20)).save(place / "._x.png" if place.name == "a" else place / "x.png")
+    assert data.prepare(load("small")).fingerprint == before
+    (root / "pictures" / "train" / "c").mkdir()
+    (root / "pictures" / "train" / "c" / "notes.txt").write_text("no image")
+    with pytest.raises(data.DataError, match="train/c has no images.*remove the folder"):
+        data.prepare(load("small"))
+
+
+def test_one_class_is_refused_and_so_is_one_without_validation_images(root):
+    image_folder(root)
+    shutil.rmtree(root / "pictures" / "val" / "b")
+    with pytest.raises(data.DataError, match="class b has no validation image"):
+        data.prepare(load("small"))
+    shutil.rmtree(root / "pictures" / "train" / "b")
+    with pytest.raises(data.DataError, match="one class, a; at least 2"):
+        data.prepare(load("small"))
+
+
+def encoded(image, format, **options):
+    f = io.BytesIO()
+    image.save(f, format, **options)
+    return f.getvalue()
+
+
+GREY8 = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "PPM"])
+def test_16_bits_become_8(format):
+    every = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    grey = data.decoded(encoded(Image.fromarray(every), format))
+    assert grey.shape == (256, 256, 3) and (grey == np.round(every / 257)[..., None]).all()
+    assert (data.decoded(encoded(Image.fromarray(GREY8.astype(np.uint16) * 257), format)) == GREY8[..., None]).all()
+
+
+@pytest.mark.parametrize("values", [np.float32, np.int32])
+def test_pixels_of_no_known_range_are_refused_by_name(root, values):
+    image_folder(root)
+    (root / "pictures" / "train" / "a" / "9.tif").write_bytes(
+        encoded(Image.fromarray(np.linspace(0, 1000, 64).reshape(8, 8).astype(values)), "TIFF")
+    )
+    with pytest.raises(data.DataError, match=r"train/a/9\.tif is not an image.*save it with 8 or 16 bits"):
+        data.prepare(load("small"))
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_an_image_is_turned_as_its_exif_says(turn):
+    image = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6))
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    ways = [None, None, "FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM"]
+    ways += ["TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
+    upright = image.transpose(Image.Transpose[ways[turn]]) if ways[turn] else image
+    assert (data.decoded(encoded(image, "PNG", exif=exif)) == np.asarray(upright)[..., None]).all()
+
+
+def test_what_is_transparent_shows_white_and_a_palette_is_looked_up():
+    pixels = np.zeros((8, 8, 4), np.uint8)
+    pixels[:4] = (200, 100, 0, 255)
+    shown = data.decoded(encoded(Image.fromarray(pixels), "PNG"))
+    assert (shown[:4] == (200, 100, 0)).all() and (shown[4:] == 255).all()
+    palette = Image.fromarray(np.repeat([[0], [1]], 2, axis=1).astype(np.uint8)).convert("P")
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    assert data.decoded(encoded(palette, "PNG"))[:, 0].tolist() == [[10, 20, 30], [40, 50, 60]]
+    seen_through = data.decoded(encoded(palette, "PNG", transparency=1))
+    assert seen_through[:, 0].tolist() == [[10, 20, 30], [255, 255, 255]]
+
+
+def test_the_fingerprint_of_images_of_8_bits_stays(root):
+    """It is in the keys of records: grey and colour in PNG, whose pixels no decoder may change."""
+    image_folder(root)
+    for split, c, seed in (("train", "a", 0), ("train", "b", 1), ("val", "a", 2), ("val", "b", 3)):
+        values = np.arange(16 * 16 * 3, dtype=np.uint32).reshape(16, 16, 3) * (seed + 7) % 256
+        folder = root / "pictures" / split / c
+        Image.fromarray(values.astype(np.uint8)).save(folder / "colour.png")
+        Image.fromarray(values.astype(np.uint8)[..., 0]).save(folder / "grey.png")
+        for i in range(3):
+            (folder / f"{i}.png").unlink()
+    wanted = "17a80b6dd61937c7d44da46115a2d7b3cf6bf71a5db539399a4a8579de9149d2"
+    assert data.prepare(load("small")).fingerprint == wanted
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "CMYK"])
+def test_pixels_of_8_bit_images_are_pillow_s(mode):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).convert(mode)
+    content = encoded(noise, "TIFF" if mode == "1" else "JPEG")
+    assert np.array_equal(data.decoded(content), np.asarray(Image.open(io.BytesIO(content)).convert("RGB")))
 
 
 def test_cifar100_comes_through_torchvision(root, monkeypatch):

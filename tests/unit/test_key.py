@@ -80,6 +80,27 @@ def test_weights_from_a_file_are_known_by_their_content(root):
     assert keys(root, **moved)[1] == one
 
 
+def test_results_belong_to_one_study_file(root, tmp_path_factory, monkeypatch):
+    """Another file of that name is refused, and both are named; a root that was moved goes on, and so does a file."""
+    first = load("small")
+    shelf.note(first, META)
+    (root / "more").mkdir()
+    other = (root / "studies" / "small.yaml").rename(root / "more" / "small.yaml")
+    shelf.Shelf(load(other))  # the study was moved
+    write_study(root, SMALL)
+    second = load(other)
+    for use in (shelf.Shelf, shelf.claim, lambda study: shelf.note(study, META)):
+        with pytest.raises(shelf.ShelfError, match="studies/small.yaml, and .*more/small.yaml would.*rename one"):
+            use(second)
+    moved = tmp_path_factory.mktemp("elsewhere") / "root"
+    root.rename(moved)
+    monkeypatch.setenv("KD_ROOT", str(moved))
+    assert shelf.Shelf(load("small")).dataset["fingerprint"] == "f"
+    with pytest.raises(shelf.ShelfError, match="rename one"):
+        shelf.Shelf(load(moved / "more" / "small.yaml"))
+    moved.rename(root)
+
+
 def test_a_clone_without_that_file_still_knows_its_records(root):
     """What the data step notes beside the results stands for the file where it is not at hand."""
     weights = root / "studies" / "start.safetensors"

@@ -75,6 +75,16 @@ def test_logits_that_float16_cannot_hold_are_refused(root, value):
     assert not store.has(0)
 
 
+def test_soft_targets_that_are_not_finite_are_named_and_computed_again(root, capsys):
+    store = SoftTargets(BINDING, 5, 3)
+    store.ensure([0], logits, "here")
+    np.save(store.folder / "view_0000.npy", np.full((5, 3), np.nan, np.float16))
+    with pytest.raises(SoftTargetsError, match=r"view_0000.npy: damaged \(not all of it is finite\); delete it"):
+        store[0]
+    assert store.ensure([0], logits, "here") == 1 and "view_0000.npy: damaged" in capsys.readouterr().out
+    assert np.isfinite(store[0]).all()
+
+
 def test_an_interrupted_view_leaves_nothing(root):
     store = SoftTargets(BINDING, 5, 3)
     with pytest.raises(KeyboardInterrupt):

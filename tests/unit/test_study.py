@@ -3,6 +3,7 @@ import json
 import pytest
 from helpers import SMALL, write_study
 
+import kd_utils
 from kd_utils import study
 from kd_utils.records import read
 from kd_utils.study import Cell, StudyError, digest, key, load, student_settings
@@ -76,10 +77,24 @@ def test_the_first_seed_comes_whole_then_the_first_cells_of_the_others(root):
     assert not asked & {(c.method, c.T, c.alpha) for c in stages[3]} and any(c.method == "dkd" for c in stages[3])
 
 
+def test_every_cell_has_a_name_of_its_own(root):
+    write_study(root, {**SMALL, "grid": {"T": [4, 4.0000001, 1e6], "alpha": [-0.0, 0.1, 1 / 3]}})
+    names = [c.name for c in load("small").cells() if c.student == "shuffle"]
+    assert len(set(names)) == len(names) == 10
+    assert {"shuffle-T4-a0-s0", "shuffle-T4.0000001-a0.1-s0", "shuffle-T1e+06-a0.3333333333333333-s0"} < set(names)
+
+
+@pytest.mark.parametrize("stem", ["a b", "x" * 65, "..", "-x"])
+def test_a_study_s_file_is_named_as_a_folder_can_be(root, stem):
+    path = write_study(root, SMALL, stem)
+    with pytest.raises(StudyError, match="rename the file: .*cannot be a name"):
+        load(path)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"grid": {"T": [0], "alpha": [0.5]}}, "grid.T.0: .*greater than 0"),
+        ({"grid": {"T": [0], "alpha": [0.5]}}, "grid.T.0: .*greater than or equal to 0.001"),
         ({"grid": {"T": [4], "alpha": [1.5]}}, "grid.alpha.0: .*less than or equal to 1"),
         ({"grid": {"T": [4, 4.0], "alpha": [1]}}, "grid.T names a value twice"),
         ({"grid": {"T": ["4"], "alpha": [1]}}, "grid.T.0: .*number"),
@@ -87,6 +102,29 @@ def test_the_first_seed_comes_whole_then_the_first_cells_of_the_others(root):
         ({"data": {"name": "digits", "clases": 3}}, "unknown key 'data.clases'; did you mean 'classes'"),
         ({"data": {"name": "mnist"}}, "data.name: .*'digits', 'tiny-imagenet', 'cifar100' or 'folder'"),
         ({"data": {"name": "cifar10"}}, "data.name: did you mean 'cifar100'"),
+        ({"data": {"name": "digits", "classes": ["1", "1"]}}, "data.classes: the class '1' is named twice"),
+        ({"data": {"name": "digits", "classes": ["1"]}}, "data.classes: at least 2 classes"),
+        ({"data": {"name": "digits", "classes": []}}, "data.classes: at least 2 classes"),
+        ({"data": {"name": "digits", "classes": 0}}, "data.classes: at least 2 classes"),
+        ({"students": [{"model": "resnet18", "name": "../../../../evil"}]}, "students.0: .*cannot be a name"),
+        ({"students": [{"model": "resnet18", "name": "a/b"}]}, "students.0: 'a/b' cannot be a name"),
+        ({"students": [{"model": "resnet18", "name": "a" * 300}]}, "students.0: .*at most 64"),
+        ({"students": ["timm/.."]}, "students.0: '..' cannot be a name"),
+        ({"teacher": {"candidates": [{"model": "a", "name": "b c"}]}}, "teacher.candidates.0: 'b c' cannot be"),
+        ({"methods": [{"method": "dkd", "name": "/dkd"}]}, "methods.0: '/dkd' cannot be a name"),
+        ({"methods": [{"method": "dkd", "T": [4, 4.0]}]}, "two runs would be called lcnet_050-dkd-t4-a0.5-s0"),
+        ({"students": ["Net", "net"]}, "two runs would be called net-baseline-s0"),
+        ({"grid": {"T": [float("inf")], "alpha": [0.5]}}, "grid.T.0: .*finite"),
+        ({"grid": {"T": [1e300], "alpha": [0.5]}}, r"grid.T.0: .*less than or equal to 1000000"),
+        ({"grid": {"T": [10**400], "alpha": [0.5]}}, "grid.T.0: .*finite"),
+        ({"grid": {"T": [4], "alpha": [float("nan")]}}, "grid.alpha.0: .*finite"),
+        ({"train": {"lr": float("inf")}}, "train.lr: .*less than or equal to 1000"),
+        ({"train": {"lr": 1e300}}, "train.lr: .*less than or equal to 1000"),
+        ({"students": [{"model": "resnet18", "train": {"lr": 1e300}}]}, "train of resnet18: lr: .*less than or equal"),
+        ({"seeds": [10**26]}, "seeds.0: .*less than 4294967296"),
+        ({"teacher": {"candidates": ["a"], "seed": 10**26}}, "teacher.seed: .*less than 4294967296"),
+        ({"threads": 100000}, "threads: .*less than or equal to 1024"),
+        ({"methods": [{"method": "dkd", "target": float("inf")}]}, "methods.0.target: .*finite"),
         ({"data": {"name": "folder"}}, "data.source must name the folder"),
         ({"data": {"name": "digits", "source": "x"}}, "data: data.name is 'digits', which has no source"),
         ({"train": {"epochs": 0}}, "train.epochs"),
@@ -114,6 +152,24 @@ def test_errors_name_the_key_and_what_is_allowed(root, change, says):
     with pytest.raises(StudyError, match=says) as e:
         load("small")
     assert "small.yaml" in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"T": float("inf")}, "T: .*finite"),
+        ({"T": 1e300}, "T: .*less than or equal to 1000000"),
+        ({"T": "4"}, "T: .*number"),
+        ({"T": True}, "T: .*number"),
+        ({"alpha": float("nan")}, "alpha: .*finite"),
+        ({"alpha": 1.5}, "alpha: .*less than or equal to 1"),
+        ({"seed": 10**26}, "seed: .*less than 4294967296"),
+        ({"epochs": -1}, "epochs: .*greater than or equal to 0"),
+    ],
+)
+def test_a_run_asked_for_by_hand_has_the_study_file_s_limits(root, change, says):
+    with pytest.raises(StudyError, match=f"^{says}"):
+        kd_utils.student("small", **change)
 
 
 def test_a_key_given_twice_is_refused(root):
