@@ -53,7 +53,7 @@ def note(study: Study, meta: dict[str, Any]) -> None:
 
 def claim(study: Study) -> None:
     """Raises ShelfError if the results of this study's name are another study file's, one that is still there."""
-    other = (noted(study) or {}).get("file")
+    other = (files.read_json(paths.results(study.name) / paths.DATA) or {}).get("file")
     if study.file and other and other != paths.from_root(study.file) and (paths.root() / other).is_file():
         raise ShelfError(
             f"{paths.results(study.name)} has the results of {(paths.root() / other).resolve()}, and {study.file} "
