@@ -65,3 +65,31 @@ def test_a_task_whose_folder_is_removed_fails_alone(light, tmp_path):
     shutil.rmtree(folder)
     assert pool._error(tasks[0], 0) == ""
     assert "exit code 3" in pool._error(tasks[0], 3) and Path(folder, "failure.json").is_file()
+
+
+class Refused:
+    """A process whose fork server cannot be reached so many times."""
+
+    def __init__(self, times):
+        self.left = times
+
+    def start(self):
+        self.left -= 1
+        if self.left >= 0:
+            raise ConnectionRefusedError("refused")
+
+
+def test_a_fork_server_that_cannot_be_reached_is_asked_again_and_then_named():
+    pool._start(Refused(1))
+    with pytest.raises(pool.PoolError, match="python -m kd_utils._preload"):
+        pool._start(Refused(2))
+
+
+def test_without_a_home_caches_go_where_temporary_files_do(light, monkeypatch):
+    def none():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setenv("HOME", "")
+    monkeypatch.setattr(pool.Path, "home", none)
+    pool.warm_up()
+    assert os.environ["HOME"] == pool.tempfile.gettempdir()
