@@ -4,8 +4,10 @@ import os
 import shutil
 import signal
 import time
-from multiprocessing import forkserver
+from multiprocessing import forkserver as module
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,14 +27,17 @@ def lose_the_folder(folder: str) -> None:
     raise OSError("the folder is gone")
 
 
+SERVER: Any = module._forkserver  # of which the public functions are methods
+
+
 @pytest.fixture
 def light(monkeypatch):
     """A fork server that imports nothing beforehand, for this test alone."""
-    forkserver._forkserver._stop()
+    SERVER._stop()
     monkeypatch.setattr(pool, "BACK_OFF", 0.2)
     monkeypatch.setattr(pool, "PRELOADED", [])
     yield
-    forkserver._forkserver._stop()
+    SERVER._stop()
 
 
 @pytest.mark.skipif(not pool.FORKS, reason="processes are spawned here")
@@ -42,7 +47,7 @@ def test_a_killed_fork_server_is_started_again_and_its_tasks_are_tried_again(lig
 
     def kill_once(_):
         if not killed and (tmp_path / "0.txt").exists():
-            killed.append(forkserver._forkserver._forkserver_pid)
+            killed.append(SERVER._forkserver_pid)
             os.kill(killed[0], signal.SIGKILL)
 
     callbacks = Callbacks(
@@ -67,10 +72,11 @@ def test_a_task_whose_folder_is_removed_fails_alone(light, tmp_path):
     assert "exit code 3" in pool._error(tasks[0], 3) and Path(folder, "failure.json").is_file()
 
 
-class Refused:
+class Refused(BaseProcess):
     """A process whose fork server cannot be reached so many times."""
 
     def __init__(self, times):
+        super().__init__()
         self.left = times
 
     def start(self):
