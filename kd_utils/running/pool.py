@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -138,7 +139,7 @@ class _Work:
                 files.remove(task.folder / name)
             process = self.context.Process(target=_child, args=(task, settings() | self.slots[slot]), name=task.name)
             self.running[slot] = _Running(task, process)  # first: whatever is started is known to kill()
-            process.start()
+            _start(process)
 
     def ended(self) -> list[tuple[Task, float, str]]:
         """Wait for half a second, or until a task ends; returns those that have: task, seconds, error or ''."""
@@ -178,9 +179,31 @@ class _Work:
             process.join()
 
 
+class PoolError(RuntimeError):
+    """Processes that cannot be started at all; the message says how to see why."""
+
+
+def _start(process: BaseProcess) -> None:
+    """Start a process, once more where the fork server ended a moment ago. Raises PoolError."""
+    for last in (False, True):
+        try:
+            return process.start()
+        except (ConnectionError, EOFError) as e:
+            if last:
+                raise PoolError(
+                    f"no run can be started ({e}): the process that forks them ends at once; "
+                    "see why with: python -m kd_utils._preload"
+                ) from e
+            time.sleep(0.5)
+
+
 def warm_up() -> SpawnContext | ForkServerContext:
     """Start the fork server, if it does not run yet; its imports go on while this process does other things."""
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # idle OpenMP threads must not spin beside busy neighbours
+    try:
+        Path.home()
+    except RuntimeError:  # no HOME, and a user without a name, as in some containers: libraries want a place for caches
+        os.environ["HOME"] = tempfile.gettempdir()
     if not FORKS:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

@@ -4,8 +4,10 @@ import os
 import shutil
 import signal
 import time
-from multiprocessing import forkserver
+from multiprocessing import forkserver as module
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,14 +27,17 @@ def lose_the_folder(folder: str) -> None:
     raise OSError("the folder is gone")
 
 
+SERVER: Any = module._forkserver  # of which the public functions are methods
+
+
 @pytest.fixture
 def light(monkeypatch):
     """A fork server that imports nothing beforehand, for this test alone."""
-    forkserver._forkserver._stop()
+    SERVER._stop()
     monkeypatch.setattr(pool, "BACK_OFF", 0.2)
     monkeypatch.setattr(pool, "PRELOADED", [])
     yield
-    forkserver._forkserver._stop()
+    SERVER._stop()
 
 
 @pytest.mark.skipif(not pool.FORKS, reason="processes are spawned here")
@@ -42,7 +47,7 @@ def test_a_killed_fork_server_is_started_again_and_its_tasks_are_tried_again(lig
 
     def kill_once(_):
         if not killed and (tmp_path / "0.txt").exists():
-            killed.append(forkserver._forkserver._forkserver_pid)
+            killed.append(SERVER._forkserver_pid)
             os.kill(killed[0], signal.SIGKILL)
 
     callbacks = Callbacks(
@@ -65,3 +70,32 @@ def test_a_task_whose_folder_is_removed_fails_alone(light, tmp_path):
     shutil.rmtree(folder)
     assert pool._error(tasks[0], 0) == ""
     assert "exit code 3" in pool._error(tasks[0], 3) and Path(folder, "failure.json").is_file()
+
+
+class Refused(BaseProcess):
+    """A process whose fork server cannot be reached so many times."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.left = times
+
+    def start(self):
+        self.left -= 1
+        if self.left >= 0:
+            raise ConnectionRefusedError("refused")
+
+
+def test_a_fork_server_that_cannot_be_reached_is_asked_again_and_then_named():
+    pool._start(Refused(1))
+    with pytest.raises(pool.PoolError, match="python -m kd_utils._preload"):
+        pool._start(Refused(2))
+
+
+def test_without_a_home_caches_go_where_temporary_files_do(light, monkeypatch):
+    def none():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setenv("HOME", "")
+    monkeypatch.setattr(pool.Path, "home", none)
+    pool.warm_up()
+    assert os.environ["HOME"] == pool.tempfile.gettempdir()
