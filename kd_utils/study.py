@@ -544,7 +544,7 @@ def load(name: str | Path) -> Study:
     Raises StudyError, naming the file, the key and what is allowed.
     """
     path = paths.study_file(name)
-    if not _is_file(path):
+    if not files.exists(path) or path.is_dir():
         known = sorted(p.stem for p in (paths.root() / "studies").glob("*.yaml"))
         shown = path if len(str(path)) < 200 else f"{str(path)[:200]}…"
         raise StudyError(f"no study file {shown}; in studies/ there are: {', '.join(known) or 'none'}")
@@ -578,17 +578,12 @@ def load(name: str | Path) -> Study:
     return _resolved(study, path.parent)
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that is too long, say
-        return False
-
-
 def _resolved(study: Study, folder: Path) -> Study:
     """The study with its paths made absolute: they are relative to the study file, not to where a command is typed."""
 
     def absolute(name: str) -> str:
+        if "\0" in name or any(len(os.fsencode(part)) > 255 for part in Path(name).parts):
+            raise StudyError(f"{study.file}: no file is called {_shown.repr(name)}; write its path from the study file")
         return str((folder / Path(name).expanduser()).resolve())
 
     def models(listed: list[Model]) -> list[Model]:

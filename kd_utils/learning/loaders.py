@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import paths
+from .. import files, paths
 
 TINY_IMAGENET: dict[str, Any] = {
     "url": "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
@@ -194,7 +194,7 @@ def tiny_imagenet(path: Path | None, progress: Progress) -> Pools:
         path = paths.downloads() / "tiny-imagenet-200.zip"
         if not path.is_file():
             download(TINY_IMAGENET["url"], path, TINY_IMAGENET["md5"], TINY_IMAGENET["bytes"], progress)
-    if not path.exists():
+    if not files.exists(path):
         raise DataError(f"there is no {path}; name the zip or the unpacked folder of tiny-imagenet-200")
     reader = Reader(path)
     names = reader.names()

@@ -228,6 +228,11 @@ def test_a_file_s_name_that_is_not_utf_8_is_named(root):
         data.prepare(load("small"))
 
 
+def test_a_source_of_300_letters_is_one_line(tiny):
+    with pytest.raises(data.DataError, match="there is no xxx"):
+        data.prepare(load("small"), "x" * 300)
+
+
 def test_not_a_zip(tiny):
     (tiny / "tiny.zip").write_bytes(b"hello")
     with pytest.raises(data.DataError, match=r"tiny\.zip: not a zip"):

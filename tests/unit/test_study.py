@@ -223,6 +223,9 @@ def test_aliases_and_merge_keys_work(root):
 def test_a_name_of_300_letters_is_one_line(root):
     with pytest.raises(StudyError, match="no study file .*…; in studies/ there are: small"):
         load("x" * 300)
+    write_study(root, {**SMALL, "data": {"name": "folder", "source": "x" * 300}})
+    with pytest.raises(StudyError, match="small.yaml: no file is called 'x+...x+'"):
+        load("small")
 
 
 def test_an_exponent_is_a_number(root):
