@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -495,15 +496,39 @@ def digest(value: dict) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key named twice (plain YAML silently keeps the last)."""
+    """Safe YAML that refuses a key named twice (plain YAML silently keeps the last), and aliases without end."""
+
+    def get_single_node(self):
+        node = super().get_single_node()
+        if node is not None:
+            _size(node, {})
+        return node
 
     def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(k, deep=True) for k, _ in node.value]
-        for key_node, key in zip(node.value, keys, strict=True):
+        key_nodes = [k for k, _ in node.value if k.tag != "tag:yaml.org,2002:merge"]  # `<<` takes in another mapping
+        keys = [self.construct_object(k, deep=True) for k in key_nodes]
+        for key_node, key in zip(key_nodes, keys, strict=True):
             if keys.count(key) > 1:
-                line = key_node[0].start_mark.line + 1
-                raise StudyError(f"line {line}: the key '{key}' is given twice")
+                raise StudyError(f"line {key_node.start_mark.line + 1}: the key '{key}' is given twice")
         return super().construct_mapping(node, deep)
+
+
+MOST_BYTES = 1_000_000  # of a study file
+MOST_VALUES = 10_000  # in it, those of aliases counted wherever they stand
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node comes to with its aliases written out. Raises StudyError where they are too many."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = MOST_VALUES  # what holds itself has no end
+        inner = (n for item in node.value for n in (item if isinstance(item, tuple) else (item,)))
+        known[id(node)] = 1 + sum(_size(n, known) for n in inner)
+    if known[id(node)] > MOST_VALUES:
+        line = node.start_mark.line + 1
+        raise StudyError(f"line {line}: this comes to more than {MOST_VALUES:,} values; use fewer aliases, or lists")
+    return known[id(node)]
 
 
 # YAML 1.1, which PyYAML reads, takes 1e-3 for a string
@@ -519,15 +544,24 @@ def load(name: str | Path) -> Study:
     Raises StudyError, naming the file, the key and what is allowed.
     """
     path = paths.study_file(name)
-    if not path.is_file():
+    if not files.exists(path) or path.is_dir():
         known = sorted(p.stem for p in (paths.root() / "studies").glob("*.yaml"))
-        raise StudyError(f"no study file {path}; in studies/ there are: {', '.join(known) or 'none'}")
+        shown = path if len(str(path)) < 200 else f"{str(path)[:200]}…"
+        raise StudyError(f"no study file {shown}; in studies/ there are: {', '.join(known) or 'none'}")
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise StudyError(f"{path}: {size:,} bytes, and a study file has at most {MOST_BYTES:,}; is it the right file?")
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except yaml.YAMLError as e:
-        raise StudyError(f"{path}: not YAML: {e}") from None
     except StudyError as e:
         raise StudyError(f"{path}: {e}") from None
+    except UnicodeDecodeError as e:
+        raise StudyError(f"{path}: not UTF-8 ({e.reason}, byte {e.start}); save the file as UTF-8") from None
+    except RecursionError:
+        raise StudyError(f"{path}: nested too deep; a study has a handful of levels") from None
+    except OSError as e:
+        raise StudyError(f"{path}: cannot be read ({e.strerror}); change its permissions, or name another") from None
+    except (yaml.YAMLError, ValueError) as e:  # ValueError: a number or a date that is none
+        raise StudyError(f"{path}: not YAML: {' '.join(str(e).split())}") from None
     if not isinstance(raw, dict):
         raise StudyError(f"{path}: a study is a mapping with the keys {', '.join(Study.model_fields)}")
     for key in {"name", "file"} & set(raw):
@@ -548,6 +582,8 @@ def _resolved(study: Study, folder: Path) -> Study:
     """The study with its paths made absolute: they are relative to the study file, not to where a command is typed."""
 
     def absolute(name: str) -> str:
+        if "\0" in name or any(len(os.fsencode(part)) > 255 for part in Path(name).parts):
+            raise StudyError(f"{study.file}: no file is called {_shown.repr(name)}; write its path from the study file")
         return str((folder / Path(name).expanduser()).resolve())
 
     def models(listed: list[Model]) -> list[Model]:
@@ -566,6 +602,10 @@ def _resolved(study: Study, folder: Path) -> Study:
     )
 
 
+_shown = reprlib.Repr()  # of what was given, a line at most
+_shown.maxstring = _shown.maxother = _shown.maxlong = 60
+
+
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     """One line an error: the key, what is wrong, what is allowed."""
     lines = []
@@ -581,7 +621,7 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
         else:
             message = e["msg"].removeprefix("Value error, ")
             message = message[:1].lower() + message[1:]
-            got = f" (got {e['input']!r})" if where and not isinstance(e["input"], dict) else ""
+            got = f" (got {_shown.repr(e['input'])})" if where and not isinstance(e["input"], dict) else ""
             lines.append(f"{where}: {message}{got}" if where else message)
     return "; ".join(lines)
 

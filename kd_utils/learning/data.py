@@ -11,6 +11,7 @@ import io
 import json
 import os
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -377,7 +378,10 @@ def decoded(encoded: bytes) -> np.ndarray:
     """
     from PIL import Image, ImageOps
 
-    with Image.open(io.BytesIO(encoded), formats=FORMATS) as opened:
+    with warnings.catch_warnings():  # Pillow judges the size by the header, before it decodes
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        opened = Image.open(io.BytesIO(encoded), formats=FORMATS)
+    with opened:
         opened.load()
         image = ImageOps.exif_transpose(opened)
         if opened.mode.startswith("I"):

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import paths
+from .. import files, paths
 
 TINY_IMAGENET: dict[str, Any] = {
     "url": "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
@@ -26,6 +26,9 @@ TINY_IMAGENET: dict[str, Any] = {
     "val": 50,  # a class
 }
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
+
+MOST_IMAGE = 300_000_000  # bytes of an image's file
+MOST_TEXT = 16_000_000  # bytes of a list of names
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, out of how much
 
@@ -73,14 +76,23 @@ class Reader:
         if self._zip is None:
             try:
                 self._zip = zipfile.ZipFile(self.source)
-            except (zipfile.BadZipFile, OSError) as e:
+            except (zipfile.BadZipFile, OSError, NotImplementedError, UnicodeDecodeError) as e:
                 raise DataError(f"{self.source}: not a zip archive that can be read ({e}); download it again") from e
         return self._zip
 
     def names(self) -> list[str]:
-        """All files, sorted, by their paths with '/'. Raises DataError for a name that leaves the archive."""
+        """All files, sorted, by their paths with '/'.
+
+        Raises DataError for a name that leaves the archive, or is not UTF-8.
+        """
         if self.source.is_dir():
-            return sorted(str(PurePosixPath(p.relative_to(self.source))) for p in self.source.rglob("*") if p.is_file())
+            names = sorted(PurePosixPath(p.relative_to(self.source)) for p in self.source.rglob("*") if p.is_file())
+            for name in map(str, names):
+                if name != name.encode("utf-8", "replace").decode():
+                    raise DataError(
+                        f"{self.source}: the name {os.fsencode(name)} is not UTF-8; rename that file or folder"
+                    )
+            return [str(name) for name in names]
         for name in self.zip.namelist():
             if name.startswith("/") or "\\" in name or ".." in PurePosixPath(name).parts:
                 raise DataError(
@@ -89,12 +101,35 @@ class Reader:
                 )
         return sorted(n for n in self.zip.namelist() if not n.endswith("/"))
 
-    def read(self, name: str) -> bytes:
-        """A file's content. Raises DataError."""
+    def read(self, name: str, most: int = MOST_IMAGE) -> bytes:
+        """A file's content, of at most so many bytes: its size is judged before anything is read. Raises DataError."""
         try:
-            return (self.source / name).read_bytes() if self.source.is_dir() else self.zip.read(name)
-        except (OSError, KeyError, zipfile.BadZipFile, zlib.error) as e:
+            if self.source.is_dir():
+                self._judge(name, (self.source / name).stat().st_size, most)
+                return (self.source / name).read_bytes()
+            entry = self.zip.getinfo(name)
+            self._judge(name, entry.file_size, most)
+            if entry.flag_bits & 1:
+                raise zipfile.BadZipFile("it is encrypted; unpack the archive with its password and name the folder")
+            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise zipfile.BadZipFile("it is neither stored nor deflated; unpack the archive and name the folder")
+            with self.zip.open(entry) as f:
+                return f.read(entry.file_size + 1)  # bounded, whatever the entry says of itself
+        except (OSError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as e:
             raise DataError(f"{self.source}: {name} cannot be read ({e}); replace it or its archive") from e
+
+    def text(self, name: str) -> str:
+        """A small file's text. Raises DataError."""
+        try:
+            return self.read(name, MOST_TEXT).decode("utf-8")
+        except UnicodeDecodeError as e:
+            raise DataError(f"{self.source}: {name} is not UTF-8 ({e}); download the data set again") from None
+
+    def _judge(self, name: str, size: int, most: int) -> None:
+        if size > most:
+            raise DataError(
+                f"{self.source}: {name} has {size:,} bytes, and at most {most:,} are read; replace it or its archive"
+            )
 
 
 def digits(path: Path | None, progress: Progress) -> Pools:
@@ -159,7 +194,7 @@ def tiny_imagenet(path: Path | None, progress: Progress) -> Pools:
         path = paths.downloads() / "tiny-imagenet-200.zip"
         if not path.is_file():
             download(TINY_IMAGENET["url"], path, TINY_IMAGENET["md5"], TINY_IMAGENET["bytes"], progress)
-    if not path.exists():
+    if not files.exists(path):
         raise DataError(f"there is no {path}; name the zip or the unpacked folder of tiny-imagenet-200")
     reader = Reader(path)
     names = reader.names()
@@ -167,13 +202,21 @@ def tiny_imagenet(path: Path | None, progress: Progress) -> Pools:
     if not tops:
         raise DataError(f"{path}: no wnids.txt in it; is it tiny-imagenet-200?")
     top = min(tops, key=len)
-    keys = sorted(reader.read(f"{top}wnids.txt").decode().split())
-    words = dict(line.split("\t", 1) for line in reader.read(f"{top}words.txt").decode().splitlines() if "\t" in line)
+    keys = sorted(reader.text(f"{top}wnids.txt").split())
+    words = dict(line.split("\t", 1) for line in reader.text(f"{top}words.txt").splitlines() if "\t" in line)
     images = [n for n in names if n.endswith(".JPEG")]
     train = [n for n in images if n.startswith(f"{top}train/")]
     val = [n for n in images if n.startswith(f"{top}val/images/")]
-    rows = reader.read(f"{top}val/val_annotations.txt").decode().splitlines()
-    annotated = {row.split("\t")[0]: row.split("\t")[1] for row in rows if row.strip()}
+    annotated: dict[str, str] = {}
+    for number, row in enumerate(reader.text(f"{top}val/val_annotations.txt").splitlines(), 1):
+        if row.strip():
+            image, *rest = row.split("\t")
+            if not rest:
+                raise DataError(
+                    f"{path}: val/val_annotations.txt, line {number}: no tab between image and class; "
+                    "download the data set again"
+                )
+            annotated[image] = rest[0]
     unlabelled = [n for n in val if n.rsplit("/", 1)[1] not in annotated]
     if unlabelled:
         raise DataError(f"{path}: val/val_annotations.txt has no label for {unlabelled[0]}")

@@ -89,7 +89,8 @@ def test_a_failed_cell_is_reported_and_stops_no_other(copied):
 
     They come first; the other's cells are done nevertheless, there is a report, and the exit code is 1.
     """
-    broken = {"model": "shufflenet_v2_x0_5", "name": "broken", "train": {"lr": 1e30}}
+    grows = {"optimizer": "sgd", "lr": 1000, "weight_decay": 1000}  # weights, a million times a step
+    broken = {"model": "shufflenet_v2_x0_5", "name": "broken", "train": grows}
     write_study(copied, {**SMALL, "students": ["lcnet_51", broken, "lcnet_050"], "grid": {"T": [4], "alpha": [0.5]}})
     students = copied / "results" / "small" / "students"
     for folder in [*students.glob("lcnet_050-T4-a0.5-*"), *students.glob("lcnet_050-baseline-*")]:

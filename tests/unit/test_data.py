@@ -4,6 +4,7 @@ import http.server
 import inspect
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -180,6 +181,77 @@ def test_an_archive_that_leaves_its_folder_is_refused(tiny, name):
     with pytest.raises(data.DataError, match="leaves the archive"):
         prepare(tiny, {**tiny_files(), name: b"x"})
     assert leaves_nothing(tiny)
+
+
+TOP = "tiny-imagenet-200/"
+
+
+@pytest.mark.parametrize("name", ["words.txt", "train/n02/images/n02_3.JPEG"])
+def test_a_size_is_judged_before_anything_is_read(tiny, monkeypatch, name):
+    monkeypatch.setattr(loaders, "MOST_TEXT", 2000)
+    monkeypatch.setattr(loaders.Reader.read, "__defaults__", (2_000_000,))
+    path = tiny / "tiny.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
+        for entry, content in {**tiny_files(), TOP + name: bytes(3_000_000)}.items():
+            z.writestr(entry, content)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(data.DataError, match=rf"{name} has 3,000,000 bytes, and at most 2,000"):
+        data.prepare(load("small"), path)
+    zipfile.ZipFile(path).extractall(tiny / "unpacked")
+    with pytest.raises(data.DataError, match=rf"{name} has 3,000,000 bytes, and at most 2,000"):
+        data.prepare(load("small"), tiny / "unpacked")
+
+
+def test_an_entry_that_lies_about_its_size_is_not_read_past_it(tmp_path):
+    path = tmp_path / "lies.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
+        z.writestr("a", bytes(3_000_000))
+    path.write_bytes(path.read_bytes().replace((3_000_000).to_bytes(4, "little"), (10).to_bytes(4, "little")))
+    with pytest.raises(data.DataError, match="a cannot be read"):
+        loaders.Reader(path).read("a")
+
+
+def test_an_image_s_pixels_are_judged_by_its_header(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 99)
+    with pytest.raises(Image.DecompressionBombWarning, match="100 pixels"):
+        data.decoded(encoded(Image.new("L", (10, 10)), "PNG"))
+
+
+@pytest.mark.parametrize(("flag", "method", "says"), [(1, 0, "encrypted"), (0, 99, "neither stored nor deflated")])
+def test_entries_that_cannot_be_unpacked_are_named(tmp_path, flag, method, says):
+    reader = loaders.Reader(write_zip(tmp_path / "a.zip", {"words.txt": b"x"}))
+    entry = reader.zip.getinfo("words.txt")
+    entry.flag_bits |= flag
+    entry.compress_type = method
+    with pytest.raises(data.DataError, match=rf"a\.zip: words\.txt cannot be read \(it is {says}.*name the folder"):
+        reader.read("words.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("val/val_annotations.txt", b"val_0.JPEG n01\n", r"val_annotations\.txt, line 1: no tab"),
+        ("words.txt", "n01\tS\u00e4ule".encode("latin-1"), r"words\.txt is not UTF-8"),
+        ("wnids.txt", b"\xff", r"wnids\.txt is not UTF-8"),
+    ],
+)
+def test_lists_that_cannot_be_read_are_named(tiny, name, content, says):
+    with pytest.raises(data.DataError, match=says):
+        prepare(tiny, {**tiny_files(), TOP + name: content})
+
+
+def test_a_file_s_name_that_is_not_utf_8_is_named(root):
+    image_folder(root)
+    folder = os.fsencode(root / "pictures" / "train") + b"/\xe4"
+    os.mkdir(folder)
+    shutil.copy(root / "pictures" / "train" / "a" / "0.png", folder + b"/0.png")
+    with pytest.raises(data.DataError, match="xe4.*is not UTF-8; rename"):
+        data.prepare(load("small"))
+
+
+def test_a_source_of_300_letters_is_one_line(tiny):
+    with pytest.raises(data.DataError, match="there is no xxx"):
+        data.prepare(load("small"), "x" * 300)
 
 
 def test_not_a_zip(tiny):
@@ -525,8 +597,6 @@ def test_no_network_says_how_to_do_without(tmp_path):
 
 @pytest.mark.tinyimagenet
 def test_the_real_tiny_imagenet(root):
-    import os
-
     source = os.environ.get("KD_TINY_IMAGENET")
     if not source:
         pytest.skip("KD_TINY_IMAGENET does not name the zip or the folder")

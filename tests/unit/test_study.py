@@ -185,6 +185,49 @@ def test_yaml_that_runs_code_is_refused(root):
         load("small")
 
 
+BOMB = "a: &a [x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 8)}]\n" for a, b in zip("abcdefghi", "bcdefghij", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (BOMB + "title: *j\n", "more than 10,000 values; use fewer aliases"),
+        ("title: &t [*t]\n", "more than 10,000 values"),
+        ("title: " + "[" * 5000, "nested too deep"),
+        ("title: Schülerin\n".encode("latin-1"), "not UTF-8 .*save the file as UTF-8"),
+        ("# " + "x" * 1_000_000, "1,000,002 bytes, and a study file has at most 1,000,000"),
+        ("seeds: [" + "9" * 5000 + "]", "not YAML: Exceeds the limit"),
+        ("title: 2026-99-99\n", "not YAML: month must be"),
+        ("title: [\n", "not YAML: while parsing"),
+        (f"title: {['x' * 100] * 100}\n", r"title: .*valid string \(got \['x"),
+    ],
+)
+def test_a_file_that_is_no_study_is_one_line(root, content, says):
+    (root / "studies" / "small.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(StudyError, match=says) as e:
+        load("small")
+    assert "\n" not in str(e.value) and len(str(e.value)) < 1000
+
+
+def test_aliases_and_merge_keys_work(root):
+    path = root / "studies" / "small.yaml"
+    train = "train: &usual {epochs: 3, batch_size: 8}\nteacher: {candidates: [a], train: {<<: *usual, epochs: 5}}\n"
+    rest = "students: [a]\ngrid: {T: [4], alpha: [0.5]}\ndata: {name: digits, val_from_train_per_class: 5}\n"
+    path.write_text(train + rest)
+    asked = load("small").training(load("small").teacher.candidates[0], teacher=True)
+    assert (asked.epochs, asked.batch_size) == (5, 8)
+
+
+def test_a_name_of_300_letters_is_one_line(root):
+    with pytest.raises(StudyError, match="no study file .*…; in studies/ there are: small"):
+        load("x" * 300)
+    write_study(root, {**SMALL, "data": {"name": "folder", "source": "x" * 300}})
+    with pytest.raises(StudyError, match="small.yaml: no file is called 'x+...x+'"):
+        load("small")
+
+
 def test_an_exponent_is_a_number(root):
     path = root / "studies" / "small.yaml"
     path.write_text(path.read_text().replace("lr: 0.001", "lr: 3e-3"))
