@@ -25,6 +25,13 @@ check: .venv/dev
 test: check
 	$(BIN)/python -m pytest tests/integration
 
+# all tests once more with the lowest versions that pyproject.toml allows, in an environment of their own
+.PHONY: lowest
+lowest: .venv/ready
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-lowest
+	$(BIN)/uv pip install --python .venv-lowest/bin/python --resolution lowest-direct -e '.[dev]'
+	.venv-lowest/bin/python -m pytest
+
 bench: .venv/ready
 	$(BIN)/python benchmarks/bench.py
 
