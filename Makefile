@@ -38,6 +38,13 @@ emulate: .venv/dev
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -m numeric tests
 	$(BIN)/python -m pytest -m numeric tests
 
+# all tests once more with the lowest versions that pyproject.toml allows, in an environment of their own
+.PHONY: lowest
+lowest: .venv/ready
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-lowest
+	$(BIN)/uv pip install --python .venv-lowest/bin/python --resolution lowest-direct -e '.[dev]'
+	.venv-lowest/bin/python -m pytest
+
 bench: .venv/ready
 	$(BIN)/python benchmarks/bench.py
 

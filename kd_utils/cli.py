@@ -75,7 +75,9 @@ def teacher(
 
     where, loaded = _where(jobs, device, engine, address, gpus), load(study)
     with _terminal() as tell, pipeline.held(loaded):
-        ok = pipeline.train_teachers(Shelf(loaded), where, tell)
+        shelf = Shelf(loaded)
+        pipeline.advise(shelf, where, tell)
+        ok = pipeline.train_teachers(shelf, where, tell)
     raise typer.Exit(0 if ok else 1)
 
 
@@ -95,7 +97,9 @@ def grid(
 
     where, loaded = _where(jobs, device, engine, address, gpus), load(study)
     with _terminal() as tell, pipeline.held(loaded):
-        ok = pipeline.run_cells(Shelf(loaded), where, tell)
+        shelf = Shelf(loaded)
+        pipeline.advise(shelf, where, tell)
+        ok = pipeline.run_cells(shelf, where, tell)
     raise typer.Exit(0 if ok else 1)
 
 

@@ -148,8 +148,7 @@ class Record(_Strict):
             return np.load(path, mmap_mode="r")
         except (OSError, EOFError, ValueError) as e:
             raise RecordError(
-                f"{path} cannot be read ({e}); logits are not kept in git: delete the folder {self.folder} and run "
-                f"`kd run {self.study}` to make them again"
+                f"{path} cannot be read ({e}); logits are not kept in git: bring that file from where the run was made"
             ) from e
 
     def class_accuracy(self, classes: int) -> "np.ndarray":
@@ -220,8 +219,8 @@ def read(folder: Path) -> TeacherRecord | StudentRecord | None:
         raise RecordError(
             f"{path}: changed after it was written; restore it, or delete the folder {folder} to run it again"
         )
-    if schema == 1:
-        values["settings"]["precision"] = values["provenance"]["precision"]
+    if schema == 1 and isinstance(values.get("settings"), dict):
+        values["settings"]["precision"] = (values.get("provenance") or {}).get("precision")
     kind = StudentRecord if "student" in values else TeacherRecord
     try:
         return kind.model_validate({**values, "folder": folder})

@@ -12,7 +12,7 @@ from typing import Any
 
 from . import files, paths, records
 from .records import Record, StudentRecord, TeacherRecord
-from .study import Cell, Data, Study, key, student_settings, teacher_settings
+from .study import Cell, Data, Study, key, noted_weights, student_settings, teacher_settings, weights_name
 
 
 class ShelfError(RuntimeError):
@@ -45,7 +45,8 @@ def note(study: Study, meta: dict[str, Any]) -> None:
         about["file"] = paths.from_root(study.file)
     models = [*study.teacher.candidates, *study.students]
     weights = [Path(m.pretrained) for m in models if isinstance(m.pretrained, str)]
-    if hashes := {path.name: files.sha256(path) for path in weights if path.is_file()}:
+    here = {weights_name(study, path): files.sha256(path) for path in weights if path.is_file()}
+    if hashes := noted_weights(study) | here:  # what is noted stays: in a clone the files may not be at hand
         about["pretrained"] = hashes
     if files.read_json(paths.results(study.name) / paths.DATA) != about:
         files.write_json(paths.results(study.name) / paths.DATA, about)

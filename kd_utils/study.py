@@ -467,18 +467,21 @@ def _pretrained(study: Study, model: Model) -> bool | dict[str, str]:
     if isinstance(model.pretrained, bool):
         return model.pretrained
     path = Path(model.pretrained)
-    known = files.sha256(path) if path.is_file() else (noted(study) or {}).get("pretrained", {}).get(path.name, "")
-    return {"file": path.name, "sha256": known}
+    known = files.sha256(path) if path.is_file() else noted_weights(study).get(weights_name(study, path))
+    if known is None:
+        raise StudyError(f"pretrained of {model.label}: there is no file {path}")
+    return {"sha256": known}
 
 
-def noted(study: Study) -> dict | None:
-    """What is noted beside a study's results of its data and of the files that models start from, if anything is.
+def weights_name(study: Study, path: Path) -> str:
+    """How a file that models start from is noted: by its path from the study file, with '/'."""
+    return Path(os.path.relpath(path, Path(study.file).parent if study.file else None)).as_posix()
 
-    fingerprint, classes, counts, image_size, spec (what the study asks of its data), file (the study's, from the root),
-    pretrained (file -> SHA-256).
-    """
-    path = paths.results(study.name) / paths.DATA
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+def noted_weights(study: Study) -> dict[str, str]:
+    """The SHA-256 of files that models start from, as noted beside the results: they may not be at hand in a clone."""
+    about = files.read_json(paths.results(study.name) / paths.DATA) or {}
+    return about.get("pretrained", {})
 
 
 def key(settings: dict) -> str:

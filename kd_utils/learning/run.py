@@ -108,12 +108,13 @@ def plan_student(shelf: Shelf, cell: Cell) -> Plan:
 class Evaluation:
     """A trained model on val: metrics as records.COLUMNS describes them, and what they are computed from.
 
-    logits: (N, classes) float32 at the best epoch. predictions: what Record.predictions gives back.
+    predictions: what Record.predictions gives back. logits: (N, classes) at the best epoch, None of a run that was
+    done before: Record.val_logits has them, where they are kept.
     """
 
     metrics: dict[str, float | int]
-    logits: np.ndarray
     predictions: dict[str, np.ndarray]
+    logits: np.ndarray | None = None
 
 
 class Run:
@@ -254,6 +255,7 @@ class Run:
         """Write the logits, the weights and then the record, after which the run is done. Returns the record."""
         if self.record is None:
             fit, evaluation = self.fit(), self.evaluate()
+            assert evaluation.logits is not None
             with files.whole(self.folder / paths.VAL_LOGITS) as tmp, open(tmp, "wb") as f:
                 np.save(f, evaluation.logits.astype(np.float16))
             models.save(self.model, self.folder / paths.WEIGHTS)
@@ -319,14 +321,12 @@ class Run:
             "example": example,
             "example_logits": logits[example].astype(np.float16),
         }
-        return Evaluation(values, logits, predictions)
+        return Evaluation(values, predictions, logits)
 
     def _stored(self) -> Evaluation:
         """The evaluation of a run that is done, as it lies on disk."""
         assert self.record is not None
-        return Evaluation(
-            self.record.metrics.model_dump(exclude_none=True), self.record.val_logits, self.record.predictions
-        )
+        return Evaluation(self.record.metrics.model_dump(exclude_none=True), self.record.predictions)
 
     def _values(self, fit: Fit, evaluation: Evaluation) -> dict[str, Any]:
         """What the record says, but for what records.write adds."""

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 LossFunction = Callable[..., NamedTuple]  # (logits, labels, extra) -> scalars, `loss` among them
 
 
+CHECKPOINT_SHARE = 0.05  # of the time that a training takes, at most, after the first checkpoint of an attempt
+
+
 class TrainingError(RuntimeError):
     """Training that cannot go on; the message says at which epoch, why and what to do."""
 
@@ -67,6 +70,9 @@ def fit(
 ) -> Fit:
     """Train model, and go on from `checkpoint` if that file is there.
 
+    It is written after the first epoch, and after others as long as that takes no more than CHECKPOINT_SHARE of the
+    time: the optimiser's state makes it several times as large as the weights, and epochs may be short.
+
     images: (N, H, W, 3) uint8, on the model's device or, if they do not fit there, on the CPU: then each batch is
     copied over while the batch before it is still being computed.
     labels: (N,) int64, on the model's device.
@@ -87,6 +93,7 @@ def fit(
     state = Fit()
     if checkpoint and checkpoint.is_file():
         state = _resume(checkpoint, net, optimizer, schedule)
+    due = 0.0  # when the next checkpoint is written: the first one at once
     while len(state.history) < train.epochs and not _stalled(state, train):
         epoch = len(state.history)
         torch.manual_seed(seeds.epoch(seed, epoch))
@@ -123,8 +130,9 @@ def fit(
                 state.best_score, state.best_epoch = evaluation["score"], epoch + 1
                 state.best = _snapshot(net)
             row |= {k: v for k, v in evaluation.items() if k != "score"}
-        if checkpoint:
+        if checkpoint and (began := time.perf_counter()) >= due:
             _save(checkpoint, state, net, optimizer, schedule)
+            due = began + (time.perf_counter() - began) / CHECKPOINT_SHARE
         if on_epoch:
             on_epoch(row)
     state.last = _snapshot(net)

@@ -54,28 +54,29 @@ def run_tasks(
     remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(_on_a_node)
     failures: list[Failure] = []
     try:
-        started = time.monotonic()
         waiting = {remote.remote(task, environment): task for task in tasks}
         while waiting:
             done, _ = ray.wait(list(waiting), timeout=0.5)
             for reference in done:
                 task = waiting.pop(reference)
+                seconds = 0.0
                 try:
-                    error = ray.get(reference)
+                    error, seconds = ray.get(reference)
                 except ray.exceptions.RayError as e:
                     error = f"{type(e).__name__}: {str(e).splitlines()[0]}"
                 if error:
                     failures.append(Failure(task, error))
-                callbacks.done(task, time.monotonic() - started, error)
+                callbacks.done(task, seconds, error)
             callbacks.tick({})
     finally:
         ray.shutdown()
     return failures
 
 
-def _on_a_node(task: Task, environment: dict[str, str]) -> str:
-    """One task on the machine that Ray chose, in a forked process as on one machine; returns its error or ''."""
+def _on_a_node(task: Task, environment: dict[str, str]) -> tuple[str, float]:
+    """One task on the machine that Ray chose, in a forked process as on one machine: its error or '', its seconds."""
+    started = time.monotonic()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     slot = {**environment, **({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})}
     failures = run_here([task], [slot])
-    return failures[0].error if failures else ""
+    return failures[0].error if failures else "", time.monotonic() - started

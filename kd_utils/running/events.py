@@ -1,5 +1,6 @@
 """What a study tells of itself while it runs: the terminal, a notebook and a test each show it in their way."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,24 @@ Event = Said | Advised | Progress | Done | Retried | Failed
 Listener = Callable[[Event], None]
 
 
-def printed(event: Event) -> None:
-    """Print a line for each thing that ends."""
-    if not isinstance(event, Progress):
-        print(event, flush=True)
+BAR = 30  # characters
+
+
+class Printer:
+    """Prints a line for each thing that ends, and in a terminal or a notebook, below them, a bar that moves."""
+
+    def __init__(self) -> None:
+        self.moves = sys.stdout.isatty() or "ipykernel" in sys.modules
+        self.bar = ""
+
+    def __call__(self, event: Event) -> None:
+        clear = "\r" + " " * len(self.bar) + "\r"
+        if not isinstance(event, Progress):
+            print(f"{clear if self.bar else ''}{event}", flush=True)
+            self.bar = ""
+            return
+        done = round(BAR * event.done / event.total) if event.total else 0
+        bar = f"{event.stage} {'#' * done}{'.' * (BAR - done)} {event.done} of {event.total}"
+        if self.moves and bar != self.bar:
+            print(f"{clear}{bar}", end="", flush=True)
+            self.bar = bar

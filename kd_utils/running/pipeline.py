@@ -34,7 +34,8 @@ class Resources:
     """What tasks run on, none of which changes a metric on the same kind of device.
 
     jobs: side by side, on this machine. device: auto, cpu, cuda or mps. engine: local or ray. address: of a running
-    Ray cluster. gpus: how much of a GPU a run takes on Ray (default: one with device cuda, else none).
+    Ray cluster. gpus: how many GPUs a run takes on Ray, fractions too (default: with device cuda as many as
+    data_parallel says, else none).
     """
 
     jobs: int | None = None
@@ -57,16 +58,17 @@ def run_study(
     """Do a whole study, each step only as far as it is not done. Returns whether every run succeeded.
 
     study: the name of a file in studies/, a path, or a Study. source: where the data set lies (see data.prepare).
-    on_event: is told what happens (see events.py); by default a line is printed for each thing that ends.
+    on_event: is told what happens (see events.py); by default a line is printed for each thing that ends, and a bar.
     A run that fails is reported and stops no other. Raises the package's errors for what cannot start at all.
     """
     study = study if isinstance(study, Study) else load_study(study)
-    tell = on_event or events.printed
+    tell = on_event or events.Printer()
     with held(study):
         if where.engine == "local":
             warm_up()
         prepare_data(study, source, tell)
         shelf = Shelf(study)
+        advise(shelf, where, tell)
         ok = train_teachers(shelf, where, tell) and run_cells(shelf, where, tell)
         if ok or shelf.students:
             make_report(study, tell)
@@ -89,7 +91,6 @@ def prepare_data(study: Study, source: str | Path | None, tell: Listener) -> "Da
 
 def train_teachers(shelf: Shelf, where: Resources, tell: Listener) -> bool:
     """Train the candidates that are not trained yet; the best one is the teacher, and its weights are kept apart."""
-    _advise(shelf, where, tell)
     ok = _run("teachers", teacher_tasks(shelf, where.device), shelf, where, tell)
     if shelf.teacher is not None:
         top1, among = shelf.teacher.metrics.top1_best, len(shelf.candidates)
@@ -102,7 +103,6 @@ def train_teachers(shelf: Shelf, where: Resources, tell: Listener) -> bool:
 def run_cells(shelf: Shelf, where: Resources, tell: Listener) -> bool:
     """Run the cells that are not done, stage by stage, each after the soft targets of its seed."""
     study = shelf.study
-    _advise(shelf, where, tell)
     # all that is missing is known, and said, before anything runs
     views = {seed: soft_target_tasks(shelf, seed, where.device) for seed in study.seeds}
     ok = True
@@ -119,8 +119,20 @@ def run_cells(shelf: Shelf, where: Resources, tell: Listener) -> bool:
             ok = _run(f"cells, seed {seed}", cell_tasks(shelf, ready, where.device), shelf, where, tell) and ok
     write_results(shelf)
     done = sum(record is not None for record in shelf.cells.values())
+    ok = _all_could_be_run(shelf, tell) and ok
     tell(events.Said(f"cells: {done} of {len(shelf.cells)} done"))
     return ok
+
+
+def _all_could_be_run(shelf: Shelf, tell: Listener) -> bool:
+    """Say which cells of self-distillation wait for a baseline that is done, but whose weights are not here."""
+    waiting = [cell for cell, r in shelf.cells.items() if r is None and shelf.study.taught_by(cell) == "self"]
+    missing = [cell for cell in waiting if shelf.done(Cell(cell.student, None, 1.0, cell.seed))]
+    missing = [cell for cell in missing if not baseline_weights(shelf, cell).is_file()]
+    if missing:
+        where = ", ".join(sorted({paths.shown(baseline_weights(shelf, cell)) for cell in missing}))
+        tell(events.Advised(f"{len(missing)} cells learn from baselines whose weights are not here: bring {where}"))
+    return not missing
 
 
 def make_report(study: Study, tell: Listener) -> Path:
@@ -227,7 +239,7 @@ def cell_tasks(shelf: Shelf, cells: list[Cell], device: str = "auto") -> list[Ta
     shelf.chosen_teacher()
 
     def can(cell: Cell) -> bool:
-        return study.taught_by(cell) != "self" or shelf.done(Cell(cell.student, None, 1.0, cell.seed))
+        return study.taught_by(cell) != "self" or baseline_weights(shelf, cell).is_file()
 
     return [
         _notebook(
@@ -248,6 +260,11 @@ def cell_tasks(shelf: Shelf, cells: list[Cell], device: str = "auto") -> list[Ta
         for cell in cells
         if not shelf.done(cell) and can(cell)
     ]
+
+
+def baseline_weights(shelf: Shelf, cell: Cell) -> Path:
+    """The weights of the baseline that a cell of self-distillation learns from; they are not kept in git."""
+    return shelf.student_folder(Cell(cell.student, None, 1.0, cell.seed)) / paths.WEIGHTS
 
 
 def _notebook(study: Study, notebook: str, name: str, folder: Path, parameters: dict, steps: int) -> Task:
@@ -329,7 +346,7 @@ def _run(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell: Li
     if where.engine == "ray":
         from . import cluster
 
-        gpus = where.gpus if where.gpus is not None else float(where.device == "cuda")
+        gpus = where.gpus if where.gpus is not None else float(shelf.study.data_parallel * (where.device == "cuda"))
         failures = cluster.run_tasks(tasks, callbacks, cpus=shelf.study.threads, gpus=gpus, address=where.address)
     else:
         failures = run_tasks(tasks, machine.slots(shelf.study, where.jobs, where.device), callbacks)
@@ -338,19 +355,17 @@ def _run(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell: Li
     return not failures
 
 
-def _advise(shelf: Shelf, where: Resources, tell: Listener) -> None:
-    """Say before hours are spent what speaks against them; of a cluster's machines nothing is known here.
+def advise(shelf: Shelf, where: Resources, tell: Listener) -> None:
+    """Say before hours are spent what speaks against the runs to come; raises MachineError for what cannot be run.
 
-    The candidates are spoken of while there is no teacher, the students from then on.
+    It speaks of candidates and students that still have runs to come. Of a cluster's machines nothing is known here.
     """
     if where.engine != "local":
         return
     study = shelf.study
-    if shelf.teacher is None:
-        models = [study.candidate(label) for label, record in shelf.candidates.items() if record is None]
-    else:
-        waiting = {cell.student for cell, record in shelf.cells.items() if record is None}
-        models = [student for student in study.students if student.label in waiting]
+    models = [study.candidate(label) for label, record in shelf.candidates.items() if record is None]
+    waiting = {cell.student for cell, record in shelf.cells.items() if record is None}
+    models += [student for student in study.students if student.label in waiting]
     for advice in machine.check(study, models, where.device) if models else ():
         tell(events.Advised(advice))
 

@@ -7,6 +7,9 @@ import subprocess
 import pytest
 from helpers import kd, outcome
 
+import kd_utils
+from kd_utils.records import RecordError
+
 OTHER_PROCESSOR = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
 
 
@@ -50,6 +53,16 @@ def test_a_clone_goes_on_under_another_processor(finished, clone, monkeypatch):
     assert "(as default/SSE41)" in made_on and [made_on] != old["provenance"]["soft_targets_from"]
     assert made_on == new["provenance"]["device_name"]
     assert len(outcome(clone)[0]) == 10
+
+
+def test_a_run_that_is_done_gives_its_record_back(clone, monkeypatch):
+    monkeypatch.setenv("KD_ROOT", str(clone))
+    assert kd(clone, "data", "small").returncode == 0
+    run = kd_utils.student("small", student="shuffle", T=4, alpha=0.5)
+    assert run.done and run.go() == run.record and run.evaluate().logits is None
+    assert run.evaluate().metrics["top1_best"] == run.record.metrics.top1_best
+    with pytest.raises(RecordError, match="val_logits.npy .*bring that file"):
+        run.record.val_logits  # noqa: B018
 
 
 def test_without_the_teacher_s_weights_it_is_said_what_to_bring(clone):

@@ -1,4 +1,6 @@
 import io
+import re
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -24,6 +26,24 @@ DONE = SimpleNamespace(cost=SimpleNamespace(train_seconds=100.0))
 def test_the_time_left_is_that_of_what_is_left(cells, running, left):
     seconds, unknown = console.seconds_left(SimpleNamespace(cells=cells), running)
     assert (seconds, unknown) == (pytest.approx(left[0]), left[1])
+
+
+def test_python_prints_a_line_for_each_thing_that_ends_and_a_bar_where_it_can_move(capsys, monkeypatch):
+    def told():
+        tell = events.Printer()
+        for event in (events.Progress("cells", 1, 4), events.Done("one", 3.2, 0.5), events.Progress("cells", 2, 4)):
+            tell(event)
+        return capsys.readouterr().out
+
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    assert told() == "done: one, 50.00% top-1 (3 s)\n"
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)  # as in a notebook
+    lines = [part.strip() for part in re.split(r"[\r\n]", told()) if part.strip()]
+    assert lines == [
+        "cells ########...................... 1 of 4",
+        "done: one, 50.00% top-1 (3 s)",
+        "cells ###############............... 2 of 4",
+    ]
 
 
 def test_the_terminal_shows_a_line_for_each_thing_that_ends(tmp_path):

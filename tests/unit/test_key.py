@@ -110,3 +110,10 @@ def test_a_clone_without_that_file_still_knows_its_records(root):
     shelf.note(load("small"), META)
     weights.unlink()
     assert keys(root, **students) == with_file
+    shelf.note(load("small"), META)  # as `kd data` does in the clone
+    assert keys(root, **students) == with_file
+
+
+def test_a_file_that_is_neither_here_nor_noted_is_an_error(root):
+    with pytest.raises(StudyError, match=r"pretrained of lcnet_050: there is no file .*/studies/gone\.safetensors"):
+        keys(root, students=[{"model": "lcnet_050", "pretrained": "gone.safetensors"}])
