@@ -61,7 +61,7 @@ def visible(name: str) -> str:
 
 def in_markdown(name: str) -> str:
     """A name as pandoc's Markdown: every sign that could be markup is escaped; within words, - . _ are none."""
-    return re.sub(r"(?<![A-Za-z0-9])[-._]|[-._](?![A-Za-z0-9])|[^\w\s\-.,_]", _escaped, visible(name), flags=re.ASCII)
+    return re.sub(r"(?<![A-Za-z0-9])[-._]|[-._](?![A-Za-z0-9])|[^\w\s\-.,_%/]", _escaped, visible(name), flags=re.ASCII)
 
 
 def in_html(name: str) -> str:
