@@ -230,7 +230,8 @@ def key() -> str:
 
 def provenance() -> str:
     """What a record says beside its settings and metrics: noted, and in no key."""
-    names = {name: None for r in kept().students for name in flat(r.provenance.model_dump(exclude_none=True))}
+    in_key = {"threads", "precision"}  # noted again as they were used
+    names = [name for name in records.Provenance.model_fields if name not in in_key]
     return paragraph(", ".join(f"`{name}`" for name in names))
 
 
