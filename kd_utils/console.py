@@ -1,6 +1,5 @@
 """What the terminal shows: a study's events as bars and lines, how far it is, and what a run has printed."""
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 
@@ -8,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from . import paths
+from . import files, paths
 from .records import StudentRecord
 from .running import events
 from .shelf import Progress as RunProgress
@@ -145,8 +144,11 @@ def logs(study: Study, run: str) -> None:
     if run not in folders:
         raise ShelfError(f"no run {run!r} yet; there are: {', '.join(folders) or 'none'}")
     for path in sorted(folders[run].glob("*.ipynb")):
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        for output in (o for cell in cells for o in cell.get("outputs", [])):
+        notebook = files.read_json(path)
+        if notebook is None:
+            print(f"{path}: damaged; the run writes it anew")
+            continue
+        for output in (o for cell in notebook["cells"] for o in cell.get("outputs", [])):
             if output["output_type"] == "stream":
                 print("".join(output["text"]), end="")
             elif output["output_type"] == "error":
