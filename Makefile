@@ -34,9 +34,9 @@ test: check
 
 # the tests that rest on arithmetic, as on CPUs without AVX2, with AVX2, and as on this one
 emulate: .venv/dev
-	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest -m numeric tests
-	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -m numeric tests
-	$(BIN)/python -m pytest -m numeric tests
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest -n 2 -m numeric tests
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n 2 -m numeric tests
+	$(BIN)/python -m pytest -n 2 -m numeric tests
 
 # all tests once more with the lowest versions that pyproject.toml allows, in an environment of their own
 .PHONY: lowest
