@@ -63,14 +63,19 @@ def check(study: Study, models: list[Model], device: str) -> list[str]:
     Raises MachineError for what cannot work at all: compiling without a compiler, more GPUs than there are.
     """
     slots(study, None, device)
+    on_cpu = device == "cpu" or (device == "auto" and sys.platform != "darwin" and not gpus())
     compiled = [m for m in models if m.compile]
     if compiled and not compiler():
         raise MachineError(
             f"{_names(compiled)}: `compile: true` needs a C++ compiler and none is here (looked for $CXX, g++ and "
             "clang++); install one (Debian: apt install g++), or remove the line, which makes other runs"
         )
+    if compiled and on_cpu and compiles() is False:
+        raise MachineError(
+            f"{_names(compiled)}: `compile: true` does not work on this processor: PyTorch's compiler makes no code for "
+            "x86 without AVX2; remove the line, which makes other runs"
+        )
     half = [m for m in models if study.precision_of(m) == "bf16"]
-    on_cpu = device == "cpu" or (device == "auto" and sys.platform != "darwin" and not gpus())
     if half and on_cpu and native_bf16() is False:
         return [
             f"{_names(half)}: this processor does not compute in bf16 (it has neither AVX512-BF16 nor AMX), where bf16 "
@@ -98,6 +103,14 @@ def _cpuinfo() -> dict[str, str]:
         return {}
     pairs = (line.partition(":") for line in first.splitlines() if ":" in line)
     return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def compiles() -> bool | None:
+    """Whether torch.compile can make code for this processor; None where that is not known."""
+    flags = _cpuinfo().get("flags", "").split()
+    if os.environ.get("ATEN_CPU_CAPABILITY") == "default":  # as a processor without AVX2
+        return False
+    return "avx2" in flags if flags else None
 
 
 def native_bf16() -> bool | None:

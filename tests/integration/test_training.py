@@ -1,10 +1,9 @@
-import shutil
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from kd_utils import machine
 from kd_utils.learning import losses, models, training
 from kd_utils.learning.views import View
 from kd_utils.learning.weights import fingerprint
@@ -173,7 +172,8 @@ def small() -> models.Classifier:
     return models.Classifier(torch.nn.Sequential(*layers), 32)
 
 
-@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+@pytest.mark.skipif(not machine.compiler(), reason="torch.compile needs a C++ compiler")
+@pytest.mark.skipif(machine.compiles() is False, reason="torch.compile makes no code for x86 without AVX2")
 def test_a_compiled_model_trains_as_the_plain_one(tmp_path, monkeypatch):
     """Batches of full size go through the compiled model, the last one through the plain one, on the same weights."""
     monkeypatch.setenv("KD_ROOT", str(tmp_path))

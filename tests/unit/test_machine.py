@@ -75,6 +75,7 @@ def test_compiling_without_a_compiler_is_said_at_once(root, monkeypatch, tmp_pat
     write_study(root, {**SMALL, "students": [{"model": "lcnet_050", "compile": True}]})
     study = load("small")
     monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(machine, "compiles", lambda: True)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(machine.MachineError, match=r"lcnet_050: `compile: true` needs a C\+\+ compiler.*install one"):
         machine.check(study, study.students, "cpu")
@@ -82,6 +83,20 @@ def test_compiling_without_a_compiler_is_said_at_once(root, monkeypatch, tmp_pat
     compiler.write_text("#!/bin/sh\n")
     compiler.chmod(0o755)
     assert machine.compiler() == str(compiler) and machine.check(study, study.students, "cpu") == []
+
+
+def test_compiling_for_a_processor_that_pytorch_makes_no_code_for_is_said_at_once(root, monkeypatch):
+    write_study(root, {**SMALL, "students": [{"model": "lcnet_050", "compile": True}]})
+    study = load("small")
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    monkeypatch.setattr(machine, "compiler", lambda: "g++")
+    on(monkeypatch, flags="fpu sse4_1")
+    with pytest.raises(machine.MachineError, match="lcnet_050: `compile: true` does not work on this processor"):
+        machine.check(study, study.students, "cpu")
+    on(monkeypatch, flags="fpu avx2")
+    assert machine.check(study, study.students, "cpu") == []
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    assert machine.compiles() is False
 
 
 def test_the_processor_is_named_with_what_it_computes_with(monkeypatch):
