@@ -72,8 +72,8 @@ def check(study: Study, models: list[Model], device: str) -> list[str]:
         )
     if compiled and on_cpu and compiles() is False:
         raise MachineError(
-            f"{_names(compiled)}: `compile: true` does not work on this processor: PyTorch's compiler knows none "
-            "of x86 without AVX2; remove the line, which makes other runs"
+            f"{_names(compiled)}: `compile: true` does not work here: PyTorch's compiler does not support x86 "
+            "processors without AVX2; remove the line, which makes other runs"
         )
     half = [m for m in models if study.precision_of(m) == "bf16"]
     if half and on_cpu and native_bf16() is False:

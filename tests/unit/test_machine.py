@@ -91,7 +91,7 @@ def test_compiling_for_a_processor_that_pytorch_makes_no_code_for_is_said_at_onc
     monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
     monkeypatch.setattr(machine, "compiler", lambda: "g++")
     on(monkeypatch, flags="fpu sse4_1")
-    with pytest.raises(machine.MachineError, match="lcnet_050: `compile: true` does not work on this processor"):
+    with pytest.raises(machine.MachineError, match="lcnet_050: `compile: true` does not work here"):
         machine.check(study, study.students, "cpu")
     on(monkeypatch, flags="fpu avx2")
     assert machine.check(study, study.students, "cpu") == []
