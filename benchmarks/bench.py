@@ -68,7 +68,7 @@ def measure(asked, root: Path) -> dict:
     import torch
 
     from kd_utils.learning import data, models
-    from kd_utils.running.pipeline import cores
+    from kd_utils.machine import cores
     from kd_utils.study import load
 
     device = models.device(asked.device)
@@ -121,7 +121,7 @@ def machine(device) -> dict:
     """What the rates were measured on: the processor, which of FLAGS it has, the cores that may be used, the GPU."""
     import torch
 
-    from kd_utils.running.pipeline import cores
+    from kd_utils.machine import cores
 
     about = Path("/proc/cpuinfo")
     lines = about.read_text(encoding="utf-8").splitlines() if about.is_file() else []
@@ -233,7 +233,7 @@ def soft_targets(study, dataset, teacher, device):
         view = View(study.augment, 0, number, n, device)
         return predict_logits(teacher, view(images, torch.arange(n, device=device)))
 
-    store.ensure(range(2), compute)
+    store.ensure(range(2), compute, str(device))
     return store
 
 
@@ -303,7 +303,7 @@ def plain(folder: Path, spec, teacher, asked, device) -> float:
     from torchvision import datasets, transforms
 
     from kd_utils.learning import models
-    from kd_utils.running.pipeline import cores
+    from kd_utils.machine import cores
 
     normalize = transforms.Normalize(models.IMAGENET_MEAN, models.IMAGENET_STD)
     augment = [transforms.RandomHorizontalFlip(), transforms.RandomCrop(asked.size, padding=8), transforms.ToTensor()]
@@ -312,7 +312,7 @@ def plain(folder: Path, spec, teacher, asked, device) -> float:
         train, BATCH, shuffle=True, num_workers=cores(), persistent_workers=True, pin_memory=device.type == "cuda"
     )
     student, teacher = (
-        models.create(m, asked.classes, asked.size).backbone.to(device, memory_format=torch.contiguous_format)
+        models.create(m, asked.classes, asked.size).backbone.to(device).to(memory_format=torch.contiguous_format)
         for m in (spec, teacher)
     )
     student.train()
