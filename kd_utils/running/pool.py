@@ -29,7 +29,7 @@ PRELOADED = ["kd_utils._preload"]  # what the process that forks imports
 KILLED_HINT = {int(signal.SIGKILL): " (out of memory?)"}
 FORK_SERVER_GONE = 255  # what multiprocessing says of a process whose fork server can no longer be asked
 # causes that may have passed by another time: memory that something else held, a kernel that was killed
-MAY_PASS = ("killed by ", "DeadKernelError", "MemoryError", "OutOfMemoryError")
+MAY_PASS = ("killed by ", "DeadKernelError", "RuntimeError: Kernel d", "MemoryError", "OutOfMemoryError")
 BACK_OFF = 5.0  # seconds before the first retry, doubled for each further one
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import stat
 import time
 from multiprocessing import forkserver as module
 from multiprocessing.process import BaseProcess
@@ -70,6 +71,39 @@ def test_a_task_whose_folder_is_removed_fails_alone(light, tmp_path):
     shutil.rmtree(folder)
     assert pool._error(tasks[0], 0) == ""
     assert "exit code 3" in pool._error(tasks[0], 3) and Path(folder, "failure.json").is_file()
+
+
+def a_kernel_that_dies_once(path: str) -> None:
+    """What jupyter_client says of a kernel that ends before it has answered."""
+    work(path)
+    if Path(path).read_text() == "begun\n":
+        raise RuntimeError("Kernel died before replying to kernel_info")
+
+
+def test_a_kernel_that_dies_before_it_replies_is_tried_again(light, tmp_path):
+    retried = []
+    task = Task("run", a_kernel_that_dies_once, {"path": str(tmp_path / "x.txt")}, tmp_path / "run")
+    assert pool.run_tasks([task], [{}], Callbacks(retry=lambda *a: retried.append(a))) == []
+    assert [error for _, error in retried] == ["RuntimeError: Kernel died before replying to kernel_info"]
+
+
+def test_kernels_are_spoken_to_in_a_folder_of_this_user_alone(monkeypatch):
+    """Through files whose paths are short enough for sockets, and no ports; nothing of them is left."""
+    from kd_utils.running import kernels
+
+    folders = []
+
+    def execute(*_, config, **__):
+        connection = config.KernelManager
+        folder = Path(connection.connection_file).parent
+        folders.append(folder)
+        assert connection.transport == "ipc" and len(f"{folder}/connection-ipc-5") < 104
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700 and folder.stat().st_uid == os.getuid()
+
+    monkeypatch.setattr(kernels, "FORKS", False)
+    monkeypatch.setattr("papermill.execute.execute_notebook", execute)
+    kernels.run_notebook("in", "out", {})
+    assert len(folders) == 1 and not folders[0].exists()
 
 
 class Refused(BaseProcess):
