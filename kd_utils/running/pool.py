@@ -11,10 +11,11 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
@@ -208,8 +209,22 @@ def warm_up() -> SpawnContext | ForkServerContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    forkserver.ensure_running()
+    with _interrupts_for_the_parent():
+        forkserver.ensure_running()
     return context
+
+
+@contextmanager
+def _interrupts_for_the_parent() -> Iterator[None]:
+    """Processes that are started here ignore Ctrl-C, which a terminal sends to all; this one brings them to an end."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may say so
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _steps(task: Task) -> int:
