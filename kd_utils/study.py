@@ -445,10 +445,11 @@ class Study(_Section):
         if self.contrasts:
             return self.contrasts
         points = {(c.T, c.alpha) for c in self.cells() if c.T is not None and c.method == "kd"}
-        plateau = sorted([T, alpha] for T, alpha in points if T >= PLATEAU[0] and alpha <= PLATEAU[1])
+        least, most = PLATEAU
+        plateau = sorted([T, alpha] for T, alpha in points if T >= least and alpha <= most)
         asked = []
         if len(plateau) > 1:
-            name = f"T of at least {short(PLATEAU[0])}, alpha of at most {short(PLATEAU[1])}"
+            name = f"T of at least {short(least)}, alpha of at most {short(most)}"
             asked.append(Contrast(name=name, cells=plateau))
         if STANDARD in points:
             asked.append(Contrast(name="the customary cell", cells=[list(STANDARD)]))
