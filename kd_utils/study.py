@@ -446,7 +446,7 @@ class Study(_Section):
             return self.contrasts
         points = {(c.T, c.alpha) for c in self.cells() if c.T is not None and c.method == "kd"}
         least, most = PLATEAU
-        plateau = sorted([T, alpha] for T, alpha in points if T >= least and alpha <= most)
+        plateau = sorted(list(p) for p in points if p[0] >= least and p[1] <= most)
         asked = []
         if len(plateau) > 1:
             name = f"T of at least {short(least)}, alpha of at most {short(most)}"
