@@ -27,22 +27,21 @@ def run_tasks(
     tasks: list[Task],
     callbacks: Callbacks = NOBODY,
     *,
-    cpus: float,
     gpus: float,
     address: str | None = None,
     retries: int = 3,
 ) -> list[Failure]:
     """Run the tasks on a Ray cluster; returns the failures.
 
-    cpus, gpus: what a task takes; half a GPU is 0.5, and Ray sets CUDA_VISIBLE_DEVICES. A task takes no more than
-    there is on any machine, or Ray waits for such a machine for ever.
+    gpus: what a task takes beside its threads' cores; half a GPU is 0.5, and Ray sets CUDA_VISIBLE_DEVICES. A task
+    takes no more than there is on any machine, or Ray waits for such a machine for ever.
     address: of a running cluster; None starts one on this machine. retries: for tasks whose machine was lost.
     Progress within a task is not told. Raises ClusterError.
     """
     if not tasks:
         return []
     with _own_cluster() if address is None else _cluster_at(address):
-        return _run(tasks, callbacks, cpus, gpus, retries)
+        return _run(tasks, callbacks, gpus, retries)
 
 
 # Ray's own: where it is 0, a node's address is the loopback's. It is read when Ray is imported.
@@ -107,14 +106,18 @@ def _ray(error: str, **options: Any) -> Iterator[None]:
         ray.shutdown()
 
 
-def _run(tasks: list[Task], callbacks: Callbacks, cpus: float, gpus: float, retries: int) -> list[Failure]:
+def _run(tasks: list[Task], callbacks: Callbacks, gpus: float, retries: int) -> list[Failure]:
     import ray
     import ray.exceptions
 
     environment = settings()
-    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(_on_a_node)
+    remote = ray.remote(num_gpus=gpus, max_retries=retries)(_on_a_node)
     failures: list[Failure] = []
-    waiting = {remote.remote(task, environment): task for task in tasks}
+    waiting, references = {}, {}
+    for task in tasks:
+        before = [references[name] for name in sorted(task.after) if name in references]
+        reference = remote.options(num_cpus=task.threads).remote(task, environment, *before)
+        waiting[reference], references[task.name] = task, reference
     while waiting:
         done, _ = ray.wait(list(waiting), timeout=0.5)
         for reference in done:
@@ -124,6 +127,8 @@ def _run(tasks: list[Task], callbacks: Callbacks, cpus: float, gpus: float, retr
                 error, seconds = ray.get(reference)
             except ray.exceptions.RayError as e:
                 error = f"{type(e).__name__}: {str(e).splitlines()[0]}"
+            if error == LEFT_OUT:
+                continue
             if error:
                 failures.append(Failure(task, error))
             callbacks.done(task, seconds, error)
@@ -131,8 +136,16 @@ def _run(tasks: list[Task], callbacks: Callbacks, cpus: float, gpus: float, retr
     return failures
 
 
-def _on_a_node(task: Task, environment: dict[str, str]) -> tuple[str, float]:
-    """One task on the machine that Ray chose, in a forked process as on one machine: its error or '', its seconds."""
+LEFT_OUT = "left out, since a task that it needs failed"
+
+
+def _on_a_node(task: Task, environment: dict[str, str], *before: tuple[str, float]) -> tuple[str, float]:
+    """One task on the machine that Ray chose, in a forked process as on one machine: its error or '', its seconds.
+
+    before: what the tasks that it needs came to.
+    """
+    if any(error for error, _ in before):
+        return LEFT_OUT, 0.0
     started = time.monotonic()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     slot = {**environment, **({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})}
