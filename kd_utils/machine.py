@@ -1,10 +1,14 @@
-"""This machine: its cores, GPUs and processor, and how many runs go side by side. Loads no torch."""
+"""This machine: its cores, GPUs and processor, its signals, and how many runs go side by side. Loads no torch."""
 
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -32,6 +36,19 @@ def gpus() -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     return answer.stdout.split() if answer.returncode == 0 else []
+
+
+@contextmanager
+def deaf_children() -> Iterator[None]:
+    """Processes that are started in this block ignore Ctrl-C, which a terminal sends to all: this one ends them."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may set what a signal does
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def slots(study: Study, jobs: int | None, device: str, threads: int = 1) -> list[dict[str, str]]:

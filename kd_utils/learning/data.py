@@ -16,14 +16,14 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock
 
-from .. import files, paths, seeds, shelf
+from .. import files, machine, paths, seeds, shelf
 from ..sources import SOURCES
 from ..study import Data, Study, digest
 from . import loaders
@@ -322,18 +322,20 @@ def _decode_files(jobs: list[tuple], progress: Progress) -> None:
         for job in jobs:
             _decode_some(*job)
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(cores, len(jobs))
-    done = 0
+    workers = min(machine.cores(), len(jobs))
+    done, others = 0, set(active_children())
     progress("decoding images", 0, total)
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent) as pool:
-        futures = {pool.submit(_decode_some, *job): len(job[1]) for job in jobs}
+        with machine.deaf_children():
+            futures = {pool.submit(_decode_some, *job): len(job[1]) for job in jobs}
         try:
             for future in as_completed(futures):
                 future.result()
                 done += futures[future]
                 progress("decoding images", done, total)
         except BaseException:
+            for process in set(active_children()) - others:
+                process.kill()
             pool.shutdown(cancel_futures=True)
             raise
 

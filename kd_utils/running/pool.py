@@ -11,11 +11,10 @@ import os
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
@@ -23,7 +22,7 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from .. import files, paths
+from .. import files, machine, paths
 
 FORKS = sys.platform == "linux"
 PRELOADED = ["kd_utils._preload"]  # what the process that forks imports
@@ -227,22 +226,9 @@ def warm_up() -> SpawnContext | ForkServerContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    with _interrupts_for_the_parent():
+    with machine.deaf_children():
         forkserver.ensure_running()
     return context
-
-
-@contextmanager
-def _interrupts_for_the_parent() -> Iterator[None]:
-    """Processes that are started here ignore Ctrl-C, which a terminal sends to all; this one brings them to an end."""
-    if threading.current_thread() is not threading.main_thread():  # which alone may say so
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _steps(task: Task) -> int:

@@ -1,15 +1,39 @@
 import io
 import re
+import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
+from helpers import interruptible
 from rich.console import Console
 
 from kd_utils import console
 from kd_utils.running import events
 from kd_utils.shelf import Progress
 from kd_utils.study import Cell
+
+INTERRUPTED = """
+import os, signal, sys
+class Interrupt:  # comes when a module is imported
+    module = sys.argv.pop(1)
+    def find_spec(self, name, *_):
+        if name == self.module:
+            self.module = None
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from kd_utils.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["typer", "yaml", "numpy"])
+def test_an_interrupt_is_one_line_whatever_is_being_imported(root, module):
+    command = [sys.executable, "-c", INTERRUPTED, module, "data", "small"]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=interruptible)
+    assert (done.returncode, done.stdout.strip()) == (130, "")
+    assert done.stderr.strip() == "stopped; the same command goes on from here"
+
 
 A, B, OTHER = Cell("x", 4.0, 0.5, 0), Cell("x", None, 1.0, 0), Cell("y", None, 1.0, 0)
 DONE = SimpleNamespace(cost=SimpleNamespace(train_seconds=100.0))

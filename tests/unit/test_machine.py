@@ -1,3 +1,7 @@
+import signal
+import subprocess
+import sys
+
 import pytest
 from helpers import SMALL, write_study
 
@@ -106,3 +110,11 @@ def test_the_processor_is_named_with_what_it_computes_with(monkeypatch):
     assert machine.processor() == "A processor (AVX-512)"
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
     assert machine.processor() == "A processor (as avx2)"
+
+
+def test_processes_that_are_started_deaf_ignore_interrupts():
+    says = [sys.executable, "-c", "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"]
+    before = signal.getsignal(signal.SIGINT)
+    with machine.deaf_children():
+        deaf = subprocess.run(says, capture_output=True, text=True).stdout
+    assert deaf == "True\n" and signal.getsignal(signal.SIGINT) is before
