@@ -201,7 +201,7 @@ def read(folder: Path) -> TeacherRecord | StudentRecord | None:
     """The record in a run's folder; None if the run is not done. Raises RecordError if it cannot be trusted."""
     path = folder / paths.RECORD
     try:
-        text = path.read_text(encoding="utf-8")
+        text = files.read_text(path)
         values = from_json(text)
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -45,7 +45,7 @@ class Dataset:
         Raises DataError if it is damaged.
         """
         path = self.folder / paths.META
-        meta = files.read_json(path)
+        meta = files.read_json(path, fingerprint=str, classes=list, counts=dict, image_size=int)
         if meta is None:
             raise DataError(f"{path}: damaged, or not there; `kd data` decodes the data set again")
         return meta
@@ -69,7 +69,7 @@ class Dataset:
     def _array(self, split: str, what: str) -> np.ndarray:
         path = paths.array(self.folder, split, what)
         try:
-            if (noted := self.meta.get("sha256")) and files.sha256(path) != noted.get(path.name):
+            if "sha256" in self.meta and files.sha256(path) != self.meta["sha256"].get(path.name):
                 raise ValueError("changed after it was written")
             return np.load(path, mmap_mode="c")  # copy-on-write: shared, and torch takes it
         except (OSError, EOFError, ValueError) as e:

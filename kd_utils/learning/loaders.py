@@ -28,6 +28,7 @@ TINY_IMAGENET: dict[str, Any] = {
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
 
 MOST_IMAGE = 300_000_000  # bytes of an image's file
+MOST_CIFAR = 200_000_000  # bytes of each of CIFAR-100's files; the largest, the archive, has 169,001,437
 MOST_TEXT = 16_000_000  # bytes of a list of names
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, out of how much
@@ -75,6 +76,8 @@ class Reader:
         """The archive, opened. Raises DataError."""
         if self._zip is None:
             try:
+                if not self.source.is_file():  # a device or a pipe may have no end
+                    raise zipfile.BadZipFile("it is neither a file nor a folder")
                 self._zip = zipfile.ZipFile(self.source)
             except (zipfile.BadZipFile, OSError, NotImplementedError, UnicodeDecodeError) as e:
                 raise DataError(f"{self.source}: not a zip archive that can be read ({e}); download it again") from e
@@ -143,9 +146,12 @@ def digits(path: Path | None, progress: Progress) -> Pools:
 
 
 def cifar100(path: Path | None, progress: Progress) -> Pools:
-    """CIFAR-100 through torchvision, downloaded if it is not there."""
+    """CIFAR-100 through torchvision, downloaded if it is not there; torchvision compares the MD5 of every file."""
     from torchvision.datasets import CIFAR100
 
+    for path in (paths.downloads() / "cifar-100-python.tar.gz", *paths.downloads().glob("cifar-100-python/*")):
+        if path.exists() and not (path.is_file() and path.stat().st_size <= MOST_CIFAR):
+            raise DataError(f"{path}: not a file of at most {MOST_CIFAR:,} bytes, as CIFAR-100's are; remove it")
     try:
         train = CIFAR100(str(paths.downloads()), train=True, download=True)
         val = CIFAR100(str(paths.downloads()), train=False, download=True)

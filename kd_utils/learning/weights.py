@@ -170,14 +170,20 @@ def save(path: Path, state: State, mean: Channels, std: Channels) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], Channels, Channels]:
-    """The weights of a .safetensors, and the mean and std that they expect, ImageNet's if the file does not say."""
-    from safetensors import safe_open
+    """The weights of a .safetensors, and the mean and std that they expect, ImageNet's if the file does not say.
 
-    with safe_open(path, framework="pt") as f:
-        state = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-        about = f.metadata() or {}
-    mean = tuple(json.loads(about["mean"])) if "mean" in about else IMAGENET_MEAN
-    std = tuple(json.loads(about["std"])) if "std" in about else IMAGENET_STD
+    Raises ModelError, naming the file, if it is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as f:
+            state = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+            about = f.metadata() or {}
+        mean = tuple(json.loads(about["mean"])) if "mean" in about else IMAGENET_MEAN
+        std = tuple(json.loads(about["std"])) if "std" in about else IMAGENET_STD
+    except (SafetensorError, OSError, ValueError, TypeError) as e:
+        raise ModelError(f"{path}: damaged, or no .safetensors ({e})") from e
     return state, mean, std
 
 

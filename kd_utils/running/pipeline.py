@@ -389,9 +389,9 @@ def held(study: Study) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout:
-        who = holder.read_text(encoding="utf-8") if holder.is_file() else "a process that is just starting"
+        who = holder.read_text(encoding="utf-8", errors="replace").strip() if holder.is_file() else ""
         raise PipelineError(
-            f"another kd command is working on study '{study.name}': {who.strip()}; "
+            f"another kd command is working on study '{study.name}': {who or 'a process that is just starting'}; "
             f"wait for it, or watch it with: kd status {study.name}"
         ) from None
     except OSError as e:

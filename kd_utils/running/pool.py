@@ -5,7 +5,6 @@ Loads no torch: `kd_utils._preload` does, in the fork server.
 """
 
 import ctypes
-import json
 import multiprocessing
 import os
 import signal
@@ -233,8 +232,8 @@ def warm_up() -> SpawnContext | ForkServerContext:
 
 def _steps(task: Task) -> int:
     try:
-        return json.loads((task.folder / paths.PROGRESS).read_text(encoding="utf-8"))["epoch"]
-    except (OSError, ValueError, KeyError):
+        return (files.read_json(task.folder / paths.PROGRESS, epoch=int) or {"epoch": 0})["epoch"]
+    except OSError:  # on file systems that machines share, for a moment
         return 0
 
 
@@ -254,7 +253,7 @@ def _error(task: Task, code: int) -> str:
         else:
             reason = f"ended with exit code {code}; see {task.folder / paths.LOG}"
         files.write_json(path, {"error": reason})
-    return json.loads(path.read_text(encoding="utf-8"))["error"]
+    return (files.read_json(path, error=str) or {"error": f"{path}: damaged"})["error"]
 
 
 def settings() -> dict[str, str]:
@@ -274,6 +273,8 @@ def _child(task: Task, environment: dict[str, str]) -> None:
     try:
         task.function(**task.arguments)
     except BaseException as e:
+        if not isinstance(e, files.DiskFull) and files.is_full(e, task.folder):  # what libraries write
+            e = files.DiskFull(task.folder)
         name = getattr(e, "ename", type(e).__name__)
         text = str(getattr(e, "evalue", e))
         files.write_json(task.folder / paths.FAILURE, {"error": f"{name}: {text}"})

@@ -85,3 +85,15 @@ def test_the_terminal_shows_a_line_for_each_thing_that_ends(tmp_path):
         "tried again: two: killed by SIGKILL",
         f"failed: three: ValueError: a [red]b[/x]; see {tmp_path}",
     ]
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"cells": 5}', '{"cells": [5]}', '{"cells": [{"outputs": [{}]}]}'])
+def test_logs_of_a_damaged_notebook_say_so(tmp_path, monkeypatch, capsys, content):
+    notebook = tmp_path / "distill.ipynb"
+    notebook.write_text(content)
+    (tmp_path / "run.log").write_bytes(b"caf\xe9\n")
+    monkeypatch.setattr(console, "Shelf", lambda study: SimpleNamespace(folders=lambda: [("one", tmp_path)]))
+    console.logs(SimpleNamespace(), "one")
+    assert (
+        capsys.readouterr().out == f"{notebook}: damaged; the run writes it anew\ncaf\ufffd\n{tmp_path / 'run.log'}\n"
+    )
