@@ -1,5 +1,7 @@
 """The command `kd`: what can be typed, each command a call of the function that does it."""
 
+import errno
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -146,11 +148,29 @@ def main() -> int:
         if not finished and (_interrupted or isinstance(e, KeyboardInterrupt)):  # of which libraries make other errors
             print(f"\n{STOPPED}", file=sys.stderr)
             return INTERRUPTED
-        if isinstance(e, SystemExit) or not type(e).__module__.startswith("kd_utils"):
+        said = _of_the_system(e) if isinstance(e, OSError) else ""
+        if isinstance(e, SystemExit) or not (said or type(e).__module__.startswith("kd_utils")):
             raise
-        print(f"kd: {e}", file=sys.stderr)
+        print(f"kd: {said or e}", file=sys.stderr)
         sys.exit(2)
     return 0
+
+
+RIGHTS = "change its rights, or let KD_ROOT name another folder, with the study in its studies/"
+REPEAT = "put this right, and run the same command again"
+ADVICE = {errno.EROFS: RIGHTS, errno.EACCES: RIGHTS, errno.EPERM: RIGHTS}
+
+
+def _of_the_system(error: OSError) -> str:
+    """What the operating system refuses, where, and what to do; '' where that cannot be told."""
+    if not type(error).__module__.startswith("kd_utils"):
+        try:
+            os.getcwd()
+        except FileNotFoundError:
+            return "the folder that this was started in is gone; change to another one, and repeat"
+        if error.filename is not None and error.strerror:
+            return f"{error.filename}: {error.strerror}; {ADVICE.get(error.errno or 0, REPEAT)}"
+    return ""
 
 
 def without_uri_grammar() -> None:
@@ -175,8 +195,10 @@ _interrupted: list[int] = []  # the signals that came
 @contextmanager
 def _terminal() -> Iterator:
     """What shows events. An interrupt ends what is under way, a second one at once."""
+    from . import machine
     from .console import Terminal
 
+    machine.settle()
     on_interrupt(_interrupt)
     with Terminal() as terminal:
         yield terminal

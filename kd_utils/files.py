@@ -11,7 +11,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -22,8 +22,10 @@ OLD = 86_400  # seconds after which what another machine left unfinished is take
 class DiskFull(OSError):
     """No space is left; names the file and what to do."""
 
-    def __init__(self, path: Path):
-        super().__init__(errno.ENOSPC, f"no space left while writing {path}; free some and run the same command again")
+    @classmethod
+    def at(cls, path: Path) -> "DiskFull":
+        """The error of this file, or of something in this folder."""
+        return cls(errno.ENOSPC, f"no space left while writing {path}; free some and run the same command again")
 
     def __str__(self) -> str:
         return str(self.strerror)
@@ -39,8 +41,8 @@ def whole(path: Path, durable: bool = True) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.{HOST}.{os.getpid()}-{threading.get_ident()}.tmp")
     old = tmp.with_name(tmp.name.replace(".tmp", "-old.tmp"))  # a folder is not replaced in one step
-    remove(tmp)
     try:
+        remove(tmp)
         yield tmp
         if durable and tmp.is_file():
             with open(tmp, "rb") as f:
@@ -50,11 +52,12 @@ def whole(path: Path, durable: bool = True) -> Iterator[Path]:
         os.replace(tmp, path)
     except (OSError, RuntimeError) as e:
         if is_full(e, path.parent):
-            raise DiskFull(path) from e
+            raise DiskFull.at(path) from e
         raise
     finally:
-        remove(tmp)
-        remove(old)
+        for left in (tmp, old):
+            with suppress(OSError):  # where nothing could be written, nothing can be removed
+                remove(left)
 
 
 def is_full(error: BaseException, folder: Path) -> bool:

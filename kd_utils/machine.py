@@ -6,10 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
 from .study import Model, Study
@@ -36,6 +38,23 @@ def gpus() -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     return answer.stdout.split() if answer.returncode == 0 else []
+
+
+LONGEST = 55  # letters of a temporary folder's path: below it are sockets, whose paths have at most 103
+
+
+def settle() -> None:
+    """Have places for what libraries write beside results: a home, or something for one, and temporary files."""
+    if len(tempfile.gettempdir()) > LONGEST:
+        tempfile.tempdir = "/tmp"
+    try:
+        home = Path.home()
+    except RuntimeError:  # no HOME, and a user without a name, as in some containers
+        home = Path(tempfile.gettempdir())
+        os.environ["HOME"] = str(home)
+    if not (home.is_dir() and os.access(home, os.W_OK)):
+        for name in ("IPYTHONDIR", "MPLCONFIGDIR"):
+            os.environ.setdefault(name, get_temp_dir())
 
 
 @contextmanager

@@ -72,6 +72,8 @@ class Dataset:
             if "sha256" in self.meta and files.sha256(path) != self.meta["sha256"].get(path.name):
                 raise ValueError("changed after it was written")
             return np.load(path, mmap_mode="c")  # copy-on-write: shared, and torch takes it
+        except FileNotFoundError:
+            raise DataError(f"{path} is gone; `kd data` decodes the data set again") from None
         except (OSError, EOFError, ValueError) as e:
             raise DataError(f"{path}: damaged ({e}); `kd data` decodes the data set again") from e
 
@@ -110,7 +112,7 @@ def prepare(
     progress = progress or (lambda what, done, total: None)
     if source is not None:
         _may_lie_anywhere(study.data)
-    folder = _folder(study.data)
+    folder = folder_of(study.data)
     if _damage(Dataset(folder)) or "sha256" not in Dataset(folder).meta:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
@@ -147,13 +149,13 @@ def _damage(dataset: Dataset) -> str:
 
 def load(study: Study) -> Dataset:
     """The study's data set from disk. Raises DataError, naming the command, if it is not decoded yet."""
-    dataset = Dataset(_folder(study.data))
+    dataset = Dataset(folder_of(study.data))
     if not (dataset.folder / paths.META).is_file():
         raise DataError(f"the data of study '{study.name}' are not prepared; run: kd data {study.name}")
     return dataset
 
 
-def _folder(data: Data) -> Path:
+def folder_of(data: Data) -> Path:
     """Where the data set is decoded to: a folder for all that a study asks of its data. Raises DataError."""
     spec = shelf.data_spec(data)
     if SOURCES[data.name].path == "required":  # other files are other data: names, sizes and times of all of them

@@ -6,9 +6,11 @@ torchvision's is called.
 
 import hashlib
 import os
+import socket
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -30,6 +32,8 @@ IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".gif", ".tif", ".ti
 MOST_IMAGE = 300_000_000  # bytes of an image's file
 MOST_CIFAR = 200_000_000  # bytes of each of CIFAR-100's files; the largest, the archive, has 169,001,437
 MOST_TEXT = 16_000_000  # bytes of a list of names
+
+PATIENCE = 30  # seconds without a byte from the network
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, out of how much
 
@@ -153,8 +157,9 @@ def cifar100(path: Path | None, progress: Progress) -> Pools:
         if path.exists() and not (path.is_file() and path.stat().st_size <= MOST_CIFAR):
             raise DataError(f"{path}: not a file of at most {MOST_CIFAR:,} bytes, as CIFAR-100's are; remove it")
     try:
-        train = CIFAR100(str(paths.downloads()), train=True, download=True)
-        val = CIFAR100(str(paths.downloads()), train=False, download=True)
+        with impatient():
+            train = CIFAR100(str(paths.downloads()), train=True, download=True)
+            val = CIFAR100(str(paths.downloads()), train=False, download=True)
     except Exception as e:
         raise DataError(
             f"cifar100: {e}; download cifar-100-python.tar.gz by hand and put it into {paths.downloads()}"
@@ -253,6 +258,17 @@ def _named_pool(reader: Reader, names: list[str], keys: list[str], key_of: Calla
     return Pool(labels, names=tuple(names), reader=reader)
 
 
+@contextmanager
+def impatient() -> Iterator[None]:
+    """A network that does not answer is an error after so many seconds, also where a library would wait for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
 def download(url: str, path: Path, md5: str, size: int, progress: Progress | None = None) -> None:
     """Fetch url to path, going on where an earlier attempt stopped; path is there only when the MD5 is right.
 
@@ -267,7 +283,7 @@ def download(url: str, path: Path, md5: str, size: int, progress: Progress | Non
     try:
         if have < size:
             headers = {"Range": f"bytes={have}-"} if have else {}
-            with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
+            with requests.get(url, headers=headers, stream=True, timeout=PATIENCE) as answer:
                 answer.raise_for_status()
                 if answer.status_code != 206:
                     have = 0  # the server sends the whole again

@@ -287,6 +287,7 @@ def execute(study: Study, notebook: str, output: str, parameters: dict) -> None:
     study: as the command has read it. Raises PipelineError if its file, which the notebook reads, says another thing
     by now, or if the results were removed meanwhile.
     """
+    from ..learning import data
     from .kernels import run_notebook
 
     again = "run the same command again, which takes things as they are then"
@@ -296,9 +297,9 @@ def execute(study: Study, notebook: str, output: str, parameters: dict) -> None:
         changed = True
     if changed:
         raise PipelineError(f"{study.file} was changed after this command had read it; {again}")
-    about = paths.results(study.name) / paths.DATA
-    if not about.is_file():
-        raise PipelineError(f"{about} was removed while this command ran; run: kd run {study.name}")
+    for needed in (paths.results(study.name) / paths.DATA, data.folder_of(study.data) / paths.META):
+        if not needed.is_file():
+            raise PipelineError(f"{needed} was removed while this command ran; run: kd run {study.name}")
     run_notebook(notebook, output, parameters)
     if not (Path(output).parent / paths.RECORD).is_file():
         raise PipelineError(

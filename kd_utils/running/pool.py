@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -217,10 +216,7 @@ def _start(process: BaseProcess) -> None:
 def warm_up() -> SpawnContext | ForkServerContext:
     """Start the fork server, if it does not run yet; its imports go on while this process does other things."""
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # idle OpenMP threads must not spin beside busy neighbours
-    try:
-        Path.home()
-    except RuntimeError:  # no HOME, and a user without a name, as in some containers: libraries want a place for caches
-        os.environ["HOME"] = tempfile.gettempdir()
+    machine.settle()
     if not FORKS:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -274,7 +270,7 @@ def _child(task: Task, environment: dict[str, str]) -> None:
         task.function(**task.arguments)
     except BaseException as e:
         if not isinstance(e, files.DiskFull) and files.is_full(e, task.folder):  # what libraries write
-            e = files.DiskFull(task.folder)
+            e = files.DiskFull.at(task.folder)
         name = getattr(e, "ename", type(e).__name__)
         text = str(getattr(e, "evalue", e))
         files.write_json(task.folder / paths.FAILURE, {"error": f"{name}: {text}"})

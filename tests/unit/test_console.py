@@ -1,14 +1,17 @@
+import errno
 import io
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from helpers import interruptible
 from rich.console import Console
 
-from kd_utils import console
+from kd_utils import cli, console, files
 from kd_utils.running import events
 from kd_utils.shelf import Progress
 from kd_utils.study import Cell
@@ -33,6 +36,37 @@ def test_an_interrupt_is_one_line_whatever_is_being_imported(root, module):
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=interruptible)
     assert (done.returncode, done.stdout.strip()) == (130, "")
     assert done.stderr.strip() == "stopped; the same command goes on from here"
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            OSError(errno.EROFS, "Read-only file system", "/x/y"),
+            "/x/y: Read-only file system; change its rights, or let",
+        ),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/x"), "/x: Not a directory; put this right, and run"),
+        (files.DiskFull.at(Path("/x")), "no space left while writing /x; free some"),
+    ],
+)
+def test_what_the_system_refuses_is_a_line(monkeypatch, capsys, error, says):
+    def refuse():
+        raise error
+
+    monkeypatch.setattr(cli, "app", refuse)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert capsys.readouterr().err.startswith(f"kd: {says}")
+
+
+def test_a_working_directory_that_is_gone_is_said_to_be(monkeypatch, capsys, tmp_path_factory):
+    gone = tmp_path_factory.mktemp("gone")
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    monkeypatch.setattr(cli, "app", os.getcwd)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert "the folder that this was started in is gone" in capsys.readouterr().err
 
 
 A, B, OTHER = Cell("x", 4.0, 0.5, 0), Cell("x", None, 1.0, 0), Cell("y", None, 1.0, 0)

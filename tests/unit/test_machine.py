@@ -1,6 +1,8 @@
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 
 import pytest
 from helpers import SMALL, write_study
@@ -118,3 +120,28 @@ def test_processes_that_are_started_deaf_ignore_interrupts():
     with machine.deaf_children():
         deaf = subprocess.run(says, capture_output=True, text=True).stdout
     assert deaf == "True\n" and signal.getsignal(signal.SIGINT) is before
+
+
+def test_without_a_home_caches_go_where_temporary_files_do(monkeypatch, tmp_path):
+    def none():
+        raise RuntimeError("Could not determine home directory.")
+
+    with monkeypatch.context() as m:
+        m.setenv("HOME", "")
+        m.setattr(machine.Path, "home", none)
+        machine.settle()
+        assert os.environ["HOME"] == tempfile.gettempdir()
+    monkeypatch.setattr(machine.Path, "home", lambda: tmp_path / "none")
+    for name in ("IPYTHONDIR", "MPLCONFIGDIR"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    machine.settle()
+    assert os.access(os.environ["IPYTHONDIR"], os.W_OK) and os.access(os.environ["MPLCONFIGDIR"], os.W_OK)
+
+
+def test_temporary_files_go_where_a_socket_can_be(monkeypatch, tmp_path):
+    long = tmp_path / ("x" * 60)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    machine.settle()
+    assert tempfile.gettempdir() == "/tmp"
