@@ -140,9 +140,13 @@ def _accuracies(console: Console, study: Study, student: str, cells: Mapping[Cel
 
 def logs(study: Study, run: str) -> None:
     """Show what a run has printed so far, its error if it failed, and where its notebook lies. Raises ShelfError."""
-    folders = {name: folder for name, folder in Shelf(study).folders() if folder.is_dir()}
+    shelf = Shelf(study)
+    folders = {name: folder for name, folder in shelf.folders() if folder.is_dir()}
     if run not in folders:
         raise ShelfError(f"no run {run!r} yet; there are: {', '.join(folders) or 'none'}")
+    print(folders[run])
+    if at := shelf.running().get(run):
+        print(f"running: epoch {at.epoch} of {at.epochs} is done, {at.epoch_seconds:.0f} s an epoch")
     for path in sorted(folders[run].glob("*.ipynb")):
         notebook = files.read_json(path)
         if notebook is None:
@@ -151,6 +155,8 @@ def logs(study: Study, run: str) -> None:
         for output in (o for cell in notebook["cells"] for o in cell.get("outputs", [])):
             if output["output_type"] == "stream":
                 print("".join(output["text"]), end="")
+            elif output.get("metadata", {}).get("kd_utils", {}).get("progress"):  # of a training
+                print("".join(output["data"]["text/plain"]))
             elif output["output_type"] == "error":
                 print(f"{output['ename']}: {output['evalue']}")
         print(path)
