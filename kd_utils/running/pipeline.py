@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from ..records import TeacherRecord
 from ..shelf import Shelf
 from ..study import Cell, Model, Study, StudyError, short
 from ..study import load as load_study
-from . import events
+from . import events, pace
 from .events import Listener
 from .pool import Callbacks, Task, run_tasks, warm_up
 
@@ -311,6 +312,9 @@ def execute(study: Study, notebook: str, output: str, parameters: dict) -> None:
 # --- doing it
 
 
+ASK_AGAIN = 10.0  # seconds between two estimates of the time left
+
+
 def _run(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell: Listener) -> bool:
     """Run tasks side by side, taking in each record as its run ends. Returns whether all succeeded."""
     if not tasks:
@@ -344,8 +348,13 @@ def _run(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell: Li
     def on_retry(task: Task, error: str) -> None:
         tell(events.Retried(task.name, error))
 
+    asked, left = 0.0, ""
+
     def on_tick(running: dict[str, int]) -> None:
-        tell(events.Progress(stage, finished + sum(running.values()), total))
+        nonlocal asked, left
+        if (now := time.monotonic()) >= asked:
+            asked, left = now + ASK_AGAIN, pace.left(shelf, shelf.running(), max(1, len(running))).short
+        tell(events.Progress(stage, finished + sum(running.values()), total, left))
 
     callbacks = Callbacks(on_done, on_retry, on_tick)
     if where.engine == "ray":

@@ -9,8 +9,7 @@ import pytest
 from helpers import SMALL, kd, same, write_study
 
 import kd_utils
-from kd_utils import console
-from kd_utils.running import events, pipeline, pool
+from kd_utils.running import events, pace, pipeline, pool
 from kd_utils.shelf import Progress, Shelf
 from kd_utils.study import load
 
@@ -138,7 +137,7 @@ def test_what_a_killed_command_left_is_not_running(copied):
         os.utime(progress, (later, later))
         running = Shelf(study).running()
         assert running == {"shuffle-T4-a0.5-s0": Progress(2, 3, 1.5)}
-        assert console.seconds_left(Shelf(study), running)[0] > 0
+        assert pace.left(Shelf(study), running, 1).seconds > 0
 
 
 def test_seeds_are_run_one_after_the_other(copied):
