@@ -9,7 +9,7 @@ from rich.table import Table
 
 from . import files, paths
 from .records import StudentRecord
-from .running import events
+from .running import events, pace
 from .shelf import Shelf, ShelfError
 from .study import Cell, Study, short
 
