@@ -77,7 +77,8 @@ def test_the_line_of_the_readme_works_from_anywhere(copied, tmp_path_factory):
 )
 def test_a_wrong_parameter_stops_before_anything_runs(words, says, tmp_path):
     done = here(paths.notebook("distill"), tmp_path / "out.ipynb", *words)
-    assert done.exit_code != 0 and says in str(done.exception)
+    assert done.exit_code == 1 and isinstance(done.exception, SystemExit), "no traceback"
+    assert done.output.splitlines()[-1] == f"Error: {says}"
 
 
 def test_without_a_teacher_the_command_is_named(root):
