@@ -104,7 +104,7 @@ class Data(_Section):
     classes: Classes = None  # the first n classes by name, or these, at least 2 in all; default: all
     train_per_class: int | None = Field(default=None, ge=1, le=100_000_000)  # default: all that is left
     holdout_per_class: Count = 0  # training images kept apart, to choose on
-    val_from_train_per_class: Count = 0  # training images moved to the validation split
+    val_from_train_per_class: Count = 0  # training images moved to val; where there is no val, 0 is one in five
 
     @model_validator(mode="after")
     def _source(self):

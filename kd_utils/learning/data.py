@@ -120,6 +120,11 @@ def prepare(
                 if (folder / paths.META).exists():
                     say(f"{damage}: this is done now")
                 pools = _pools(study.data, source, progress)
+                if _split_by_itself(study.data, pools):
+                    say(
+                        f"the data have no validation images: one in {VAL_SHARE} of each class's is set apart for "
+                        "validation; data.val_from_train_per_class in the study would say how many"
+                    )
                 with files.whole(folder) as tmp:
                     tmp.mkdir()
                     _decode(study.data, pools, tmp, progress)
@@ -187,28 +192,38 @@ def _pools(data: Data, path: str | Path | None, progress: Progress) -> Pools:
 # --- which of them a study takes
 
 
+VAL_SHARE = 5  # one in so many images of a class validates, where nobody says
+
+
+def _split_by_itself(data: Data, pools: Pools) -> bool:
+    """Whether validation images are to be set apart though the study names no number of them."""
+    return pools.val is None and not data.val_from_train_per_class
+
+
 def _choose(data: Data, pools: Pools) -> tuple[list[int], dict[str, list[tuple[Pool, np.ndarray]]]]:
     """The chosen classes, and for each split the (pool, indices of images) it takes.
 
     Within a class the training pool is walked in a fixed random order: first train, then what moves to val,
     then holdout, so a larger train_per_class contains a smaller one only while the others stay at 0.
+    Where there are no validation images and the study moves none, one in VAL_SHARE of a class is moved.
     """
     chosen = _choose_classes(data.classes, pools.keys)
     taken: dict[str, list[np.ndarray]] = {"train": [], "moved": [], "holdout": []}
-    apart = data.val_from_train_per_class + data.holdout_per_class
     for c in chosen:
         images = np.flatnonzero(pools.train.labels == c)
         images = images[seeds.split(c).permutation(len(images))]
+        moved = len(images) // VAL_SHARE if _split_by_itself(data, pools) else data.val_from_train_per_class
+        apart = moved + data.holdout_per_class
         n = data.train_per_class or len(images) - apart
         if n < 1 or n + apart > len(images):
             raise DataError(
                 f"class {pools.keys[c]}: {len(images)} training images, but train_per_class "
                 f"({data.train_per_class or 'at least 1'}) + val_from_train_per_class "
-                f"({data.val_from_train_per_class}) + holdout_per_class ({data.holdout_per_class}) asks for more"
+                f"({moved}) + holdout_per_class ({data.holdout_per_class}) asks for more"
             )
         taken["train"].append(images[:n])
-        taken["moved"].append(images[n : n + data.val_from_train_per_class])
-        taken["holdout"].append(images[n + data.val_from_train_per_class : n + apart])
+        taken["moved"].append(images[n : n + moved])
+        taken["holdout"].append(images[n + moved : n + apart])
     rows = {k: np.sort(np.concatenate(v)).astype(np.int64) for k, v in taken.items()}
     published = [] if pools.val is None else [(pools.val, np.flatnonzero(np.isin(pools.val.labels, chosen)))]
     splits = {
@@ -216,10 +231,6 @@ def _choose(data: Data, pools: Pools) -> tuple[list[int], dict[str, list[tuple[P
         "val": [*published, (pools.train, rows["moved"])],
         "holdout": [(pools.train, rows["holdout"])],
     }
-    if not sum(len(i) for _, i in splits["val"]):
-        raise DataError(
-            f"'{data.name}' has no validation split of its own: set data.val_from_train_per_class in the study"
-        )
     validated = np.concatenate([pool.labels[i] for pool, i in splits["val"]])
     if without := sorted(set(chosen) - set(validated.tolist())):
         raise DataError(

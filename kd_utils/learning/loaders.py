@@ -6,6 +6,7 @@ torchvision's is called.
 
 import hashlib
 import os
+import re
 import socket
 import zipfile
 import zlib
@@ -169,7 +170,7 @@ def cifar100(path: Path | None, progress: Progress) -> Pools:
 
 
 def image_folder(path: Path | None, progress: Progress) -> Pools:
-    """A folder of one's own: train/<class>/ and val/<class>/, where there may be none.
+    """A folder of one's own: train/<class>/ and val/<class>/, where there may be no val/; or <class>/ alone.
 
     What is hidden, as .ipynb_checkpoints is, is left out.
     """
@@ -177,20 +178,26 @@ def image_folder(path: Path | None, progress: Progress) -> Pools:
         raise DataError("a folder of images is wanted: name it as data.source")
     reader = Reader(path)
     names = [n for n in reader.names() if n.lower().endswith(IMAGE_SUFFIXES) and not hidden(n)]
-    by_split = {
-        split: [n for n in names if n.split("/")[0] == split and n.count("/") >= 2] for split in ("train", "val")
-    }
-    if not by_split["train"]:
-        raise DataError(f"{path}: no images in train/<class>/; the layout is train/<class>/*.jpg, val/<class>/*.jpg")
-    keys = sorted({n.split("/")[1] for n in by_split["train"]})
-    strange = sorted({n.split("/")[1] for n in by_split["val"]} - set(keys))
+    split_up = (path / "train").is_dir() or (path / "val").is_dir()
+    in_class = re.compile(r"(train|val)/([^/]+)/." if split_up else r"()([^/]+)/.")
+    found = [(n, m[1], m[2]) for n in names if (m := in_class.match(n))]
+    keys = sorted({key for _, split, key in found if split != "val"})
+    if not keys:
+        raise DataError(
+            f"{path}: no images in train/<class>/, nor in <class>/; the layout is train/<class>/*.jpg and "
+            "val/<class>/*.jpg, or <class>/*.jpg alone"
+        )
+    strange = sorted({key for _, split, key in found if split == "val"} - set(keys))
     if strange:
         raise DataError(f"{path}/val: the class folders {', '.join(strange)} are not in train/")
-    for folder in sorted([*path.glob("train/*/"), *path.glob("val/*/")]):
-        split, key = folder.parent.name, folder.name
-        if not hidden(key) and not any(n.split("/")[1] == key for n in by_split[split]):
+    full = {(split, key) for _, split, key in found}
+    for folder in sorted([*path.glob("train/*/"), *path.glob("val/*/")] if split_up else path.glob("*/")):
+        place = (folder.parent.name if split_up else "", folder.name)
+        if not hidden(folder.name) and place not in full:
             raise DataError(f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)}); add some, or remove the folder")
-    train, val = (_named_pool(reader, by_split[s], keys, lambda n: n.split("/")[1]) for s in ("train", "val"))
+    class_of = {n: key for n, _, key in found}
+    of_train, of_val = ([n for n, split, _ in found if (split == "val") is val] for val in (False, True))
+    train, val = (_named_pool(reader, some, keys, class_of.__getitem__) for some in (of_train, of_val))
     return Pools(keys, keys, train, val if len(val.labels) else None)
 
 

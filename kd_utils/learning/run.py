@@ -11,13 +11,12 @@ Each step is done at most once; a run whose record is on disk gives its metrics 
 import platform
 import subprocess
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -117,6 +116,46 @@ class Evaluation:
     logits: np.ndarray | None = None
 
 
+class Show(Protocol):
+    """Who is told how a training goes."""
+
+    def begin(self, epochs: int) -> None:
+        """A training of so many epochs begins, or goes on."""
+
+    def batch(self, done: float) -> None:
+        """So many epochs are done, parts of one included."""
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """An epoch has ended: its row of Fit.history."""
+
+    def end(self) -> None:
+        """The training is over."""
+
+
+class _Lines:
+    """Prints a line after each epoch."""
+
+    def __init__(self) -> None:
+        self.epochs = 0
+
+    def begin(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def batch(self, done: float) -> None:
+        pass
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        top1 = [f"{k.replace('_', ' ')} {v:.4f}" for k, v in row.items() if k.endswith("top1")]
+        print(
+            f"epoch {row['epoch']:>3}/{self.epochs}  loss {row['loss']:.4f}  "
+            f"{row['images_per_second']:,.0f} images/s  {'  '.join(top1)}".rstrip(),
+            flush=True,
+        )
+
+    def end(self) -> None:
+        pass
+
+
 class Run:
     """A plan carried out on a device, a step after the other; made by `teacher` and `student`."""
 
@@ -214,21 +253,26 @@ class Run:
 
     # --- the steps
 
-    def fit(self, on_epoch: Callable[[dict], None] | None = None) -> Fit:
+    def fit(self, show: "Show | None" = None) -> Fit:
         """Train, going on from the checkpoint of an interrupted attempt.
 
-        on_epoch(row) is called after each epoch; by default a line is printed. Of a run that is done, the history is
-        given back, without weights. Raises MachineError for what this machine cannot do.
+        show: is told how the training goes; by default a line is printed after each epoch. Of a run that is done, the
+        history is given back, without weights. Raises MachineError for what this machine cannot do.
         """
         if self.record is not None:
-            finished = self.record.provenance.finished
-            print(f"done before, on {finished}: metrics are read from {self.folder.name}")
+            print(
+                f"This run was done before, on {self.record.provenance.finished}, and is not trained again: what "
+                f"follows is read from its record. To train it anew, delete its folder, "
+                f"{paths.shown(self.folder)}, and start again."
+            )
             return Fit(self.record.history, {}, self.record.metrics.best_epoch, self.record.score)
         if self._fit is None:
             for advice in machine.check(self.study, [self.plan.model], self.device.type):
                 print(advice)
             files.remove(self.folder / paths.FAILURE)
             torch.set_num_threads(self.study.threads_of(self.plan.model))
+            show = show or _Lines()
+            show.begin(self.plan.train.epochs)
             self._fit = training.fit(
                 self.model,
                 self.images,
@@ -242,8 +286,10 @@ class Run:
                 forward=models.compiled(self.model) if self.plan.model.compile else None,
                 precision=self.precision,
                 checkpoint=self.folder / paths.CHECKPOINT,
-                on_epoch=lambda row: self._after_epoch(row, on_epoch or _print_epoch),
+                on_epoch=lambda row: self._after_epoch(row, show),
+                on_batch=show.batch,
             )
+            show.end()
         return self._fit
 
     def evaluate(self) -> Evaluation:
@@ -282,7 +328,7 @@ class Run:
     def _soft_targets_of(self, epoch: int) -> torch.Tensor:
         return torch.as_tensor(self.soft_targets[self.study.view(epoch)]).to(self.device)
 
-    def _after_epoch(self, row: dict, on_epoch: Callable[[dict], None]) -> None:
+    def _after_epoch(self, row: dict, show: "Show") -> None:
         progress = {
             "epoch": row["epoch"],
             "epochs": self.plan.train.epochs,
@@ -290,7 +336,7 @@ class Run:
             "images_per_second": row["images_per_second"],
         }
         files.write_json(self.folder / paths.PROGRESS, progress, durable=False)
-        on_epoch({**row, "epochs": self.plan.train.epochs})
+        show.epoch(row)
 
     def _evaluated(self) -> Evaluation:
         if self._fit is None:
@@ -518,15 +564,6 @@ def _device_name(device: torch.device) -> str:
     """The kind of device, with PyTorch's version: what rounding depends on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine.processor()
     return f"{name}, torch {version('torch')}"
-
-
-def _print_epoch(row: dict) -> None:
-    top1 = [f"{k.replace('_', ' ')} {v:.4f}" for k, v in row.items() if k.endswith("top1")]
-    print(
-        f"epoch {row['epoch']:>3}/{row['epochs']}  loss {row['loss']:.4f}  "
-        f"{row['images_per_second']:,.0f} images/s  {'  '.join(top1)}".rstrip(),
-        flush=True,
-    )
 
 
 def _git() -> str:

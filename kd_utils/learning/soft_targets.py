@@ -22,6 +22,22 @@ class SoftTargetsError(ValueError):
     """Soft targets that are missing, damaged or of something else; the message names the file and what to do."""
 
 
+def _binding(study: Study, seed: int, teacher: Record, fingerprint: str) -> dict:
+    return {
+        "teacher_sha256": teacher.weights_sha256,
+        "teacher_model": teacher.settings["model"],
+        "data": fingerprint,
+        "augment": study.augment.model_dump(),
+        "seed": seed,
+    }
+
+
+def views_missing(study: Study, seed: int, teacher: Record, fingerprint: str) -> int:
+    """How many of the study's views of this seed have no soft targets; fingerprint: the data's."""
+    folder = paths.soft_targets(digest(_binding(study, seed, teacher, fingerprint)))
+    return sum(not paths.view(folder, view).is_file() for view in range(study.view_count()))
+
+
 class SoftTargets:
     """Logits of one teacher for the views of one training set: a file a view, (n, classes) float16.
 
@@ -45,13 +61,7 @@ class SoftTargets:
     @classmethod
     def of(cls, study: Study, seed: int, teacher: Record, dataset: Dataset) -> "SoftTargets":
         """The store of this teacher's logits for the study's views of this seed."""
-        binding = {
-            "teacher_sha256": teacher.weights_sha256,
-            "teacher_model": teacher.settings["model"],
-            "data": dataset.fingerprint,
-            "augment": study.augment.model_dump(),
-            "seed": seed,
-        }
+        binding = _binding(study, seed, teacher, dataset.fingerprint)
         return cls(binding, dataset.meta["counts"]["train"], len(dataset.classes))
 
     def has(self, view: int) -> bool:

@@ -347,10 +347,10 @@ def softened_at(
     """One image, and what several models say of it at one temperature.
 
     picture: (H, W, 3) uint8; label: its class; says: name -> logits, (C,). Shown are the classes of the largest
-    logits of the first model.
+    logits of the first model. The axis is the same at every T, so that softening shows.
     """
     top = _top_classes(next(iter(says.values())), CLASSES_SOFTENED)
-    figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.2), width_ratios=[1, 2.2], layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.4), width_ratios=[1, 2.2], layout="constrained", squeeze=False)
     left, right = axes[0]
     left.imshow(picture)
     left.set(xticks=[], yticks=[], title=in_plot(classes[label], 30))
@@ -358,12 +358,11 @@ def softened_at(
     height = 0.8 / len(says)
     for k, (name, logits) in enumerate(says.items()):
         places = np.arange(len(top)) + (k - (len(says) - 1) / 2) * height
-        named = f"{name}, entropy {_entropy(logits, T):.2f} nats"
-        right.barh(places, _probabilities(logits, T)[top], height=height, color=COLOURS[k], label=named)
+        right.barh(places, _probabilities(logits, T)[top], height=height, color=COLOURS[k], label=name)
     right.set_yticks(range(len(top)), [("→ " if c == label else "") + in_plot(classes[c], 22) for c in top])
     right.invert_yaxis()
-    right.set(xlabel="probability", title=f"T = {T:g}")
-    right.legend(frameon=False, loc="lower right")
+    right.set(xlabel=f"probability at T = {T:g}", xlim=(0, 1))
+    right.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(says), borderaxespad=0)
     return figure
 
 

@@ -32,18 +32,19 @@ def temperature(results: Results) -> widgets.VBox:
     logits are the stored ones, and the student's are computed from its weights.
     """
     views = [(f"training view {view}", view) for view in range(results.study.view_count())]
+    val = -1  # a Dropdown shows nothing where its value is None
     counts, classes = results.dataset["counts"], results.dataset["classes"]
     student = widgets.Dropdown(options=_runs(results), description="student", layout=_WIDE)
-    source = widgets.Dropdown(options=[("val", None), *views], description="image of", layout=_WIDE)
+    source = widgets.Dropdown(options=[("val", val), *views], description="image of", layout=_WIDE)
     number = widgets.IntSlider(max=counts["val"] - 1, description="image", **_SMOOTH)
     T = widgets.SelectionSlider(options=TEMPERATURES, value=4, description="T", **_SMOOTH)
     picture, words = widgets.Image(format="png", layout=_PICTURE), widgets.HTML()
 
     def draw() -> None:
         record, view, at = _set(student), _set(source), _set(T)
-        number.max = counts["val" if view is None else "train"] - 1
+        number.max = counts["val" if view == val else "train"] - 1
         index = _set(number)
-        image = _val_image(results, record, index) if view is None else _view_image(results, record, view, index)
+        image = _val_image(results, record, index) if view == val else _view_image(results, record, view, index)
         picture.value = _png(plots.softened_at(image.pixels, image.label, image.says, at, classes))
         words.value = "<br>".join(
             f"entropy of the {who} at T = {at:g}: {entropy(logits[None], at)[0]:.3f} nats"
@@ -132,10 +133,11 @@ def _runs(results: Results) -> list[tuple[str, StudentRecord]]:
 
 
 def _panel(controls: list, outputs: list, draw: Callable[[], None]) -> widgets.VBox:
-    """The controls above what they show; a failure is said in place of the picture."""
+    """The controls above what they show; above the picture is said that it is at work, or why it failed."""
     trouble = widgets.HTML()
 
     def safely(change=None) -> None:
+        trouble.value = "computing …"
         try:
             draw()
             trouble.value = ""

@@ -30,6 +30,7 @@ def test_temperature_shows_val_images_and_stored_soft_targets(study_results):
     (image,), (T,) = parts(panel, "IntSlider"), parts(panel, "SelectionSlider")
     (picture,) = parts(panel, "Image")
     record = student.value
+    assert source.index == 0 and source.label == "val", "a Dropdown without a value looks empty"
     image.value, T.value = 7, 10
     want = [metrics.entropy(r.val_logits[7:8], 10)[0] for r in (study_results.teacher, record)]
     assert entropies(panel) == pytest.approx(want, abs=1e-3)

@@ -12,7 +12,7 @@ from helpers import interruptible
 from rich.console import Console
 
 from kd_utils import cli, console, files
-from kd_utils.running import events
+from kd_utils.running import events, pace
 from kd_utils.shelf import Progress
 from kd_utils.study import Cell
 
@@ -73,17 +73,30 @@ A, B, OTHER = Cell("x", 4.0, 0.5, 0), Cell("x", None, 1.0, 0), Cell("y", None, 1
 DONE = SimpleNamespace(cost=SimpleNamespace(train_seconds=100.0))
 
 
+def shelf(cells, candidates=None):
+    return SimpleNamespace(cells=cells, candidates=candidates or {}, teacher=None, dataset=None)
+
+
 @pytest.mark.parametrize(
     ("cells", "running", "left"),
     [
-        ({A: DONE, B: None}, {B.name: Progress(3, 4, 25.0)}, (25, [])),  # a quarter of 100 s
-        ({A: DONE, OTHER: None}, {OTHER.name: Progress(3, 4, 7.0)}, (7, [])),  # nothing finished: an epoch took 7 s
-        ({A: DONE, B: None, OTHER: None}, {B.name: Progress(3, 4, 25.0)}, (25, ["y"])),  # of y nothing is known
+        ({A: DONE, B: None}, {B.name: Progress(3, 4, 25.0)}, (25, ())),  # a quarter of 100 s
+        ({A: DONE, OTHER: None}, {OTHER.name: Progress(3, 4, 7.0)}, (7, ())),  # nothing finished: an epoch took 7 s
+        ({A: DONE, B: None, OTHER: None}, {B.name: Progress(3, 4, 25.0)}, (25, ("y",))),  # of y nothing is known
     ],
 )
 def test_the_time_left_is_that_of_what_is_left(cells, running, left):
-    seconds, unknown = console.seconds_left(SimpleNamespace(cells=cells), running)
-    assert (seconds, unknown) == (pytest.approx(left[0]), left[1])
+    found = pace.left(shelf(cells), running, 1)
+    assert (found.seconds, found.without) == (pytest.approx(left[0]), left[1])
+
+
+def test_the_time_left_counts_candidates_too_and_divides_by_what_goes_side_by_side():
+    candidates = {"big": None, "small": None, "done": DONE}
+    running = {"big": Progress(1, 4, 60.0)}
+    found = pace.left(shelf({B: None}, candidates), running, 2)
+    assert found.seconds == pytest.approx(3 * 60 / 2) and found.without == ("small", "x")
+    assert found.short == "over 2 min left"
+    assert str(found) == "about 2 minutes left, without small, x, not run so far"
 
 
 def test_python_prints_a_line_for_each_thing_that_ends_and_a_bar_where_it_can_move(capsys, monkeypatch):
@@ -126,7 +139,8 @@ def test_logs_of_a_damaged_notebook_say_so(tmp_path, monkeypatch, capsys, conten
     notebook = tmp_path / "distill.ipynb"
     notebook.write_text(content)
     (tmp_path / "run.log").write_bytes(b"caf\xe9\n")
-    monkeypatch.setattr(console, "Shelf", lambda study: SimpleNamespace(folders=lambda: [("one", tmp_path)]))
+    shelf = SimpleNamespace(folders=lambda: [("one", tmp_path)], running=dict)
+    monkeypatch.setattr(console, "Shelf", lambda study: shelf)
     console.logs(SimpleNamespace(), "one")
     assert (
         capsys.readouterr().out == f"{notebook}: damaged; the run writes it anew\ncaf\ufffd\n{tmp_path / 'run.log'}\n"

@@ -431,6 +431,23 @@ def test_a_folder_with_a_strange_class_in_val(root):
         data.prepare(load("small"))
 
 
+def test_class_folders_alone_are_split_and_that_is_said(root):
+    """One in five of each class validates, none of them trains; the same each time."""
+    for c, count in (("a", 10), ("b", 7)):
+        folder = root / "pictures" / c
+        folder.mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(np.full((16, 16, 3), 20 * i + (c == "b"), np.uint8)).save(folder / f"{i}.png")
+    write_study(root, {**SMALL, "data": {"name": "folder", "source": "../pictures", "image_size": 16}})
+    said = []
+    found = data.prepare(load("small"), say=said.append)
+    assert found.classes == ["a", "b"] and found.meta["counts"] == {"train": 14, "val": 3, "holdout": 0}
+    assert [np.bincount(found.labels(split)).tolist() for split in ("train", "val")] == [[8, 6], [2, 1]]
+    shades = [found.images(split)[:, 0, 0, 0].tolist() for split in ("train", "val")]
+    assert not set(shades[0]) & set(shades[1]) and len(set(sum(shades, []))) == 17
+    assert len(said) == 1 and "one in 5 of each class's is set apart for validation" in said[0]
+
+
 def test_folders_without_images_are_named_and_hidden_ones_left_out(root):
     image_folder(root)
     before = data.prepare(load("small")).fingerprint
