@@ -271,6 +271,7 @@ MEANING = {
     "Model.model": "the model's name in timm or torchvision",
     "Grid.T": "temperatures",
     "Grid.alpha": "weights of the cross-entropy; 1, the baseline, is always run",
+    "ListedCell.T": "temperature",
     "Method.method": "the way to teach",
 }
 
