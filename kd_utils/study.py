@@ -342,6 +342,7 @@ class Study(_Section):
     grid: Grid
     methods: list[Method] = []  # further questions: each a row of its own, none by default
     contrasts: list[Contrast] = []  # what the report answers first; default: the plateau, and the customary cell
+    margin: Number = Field(default=1.0, gt=0, le=100)  # points of accuracy within which cells are as good as the same
     seeds: list[Seed] = Field(default=[0], min_length=1)
     views: Epochs | None = None  # distinct views; epoch e sees view e mod views; default: all
     precision: Precision = "fp32"  # of the forward pass; bf16 pays on GPUs and on CPUs that compute in it
@@ -445,7 +446,7 @@ class Study(_Section):
         if self.contrasts:
             return self.contrasts
         points = {(c.T, c.alpha) for c in self.cells() if c.T is not None and c.method == "kd"}
-        plateau = sorted([T, alpha] for T, alpha in points if T >= PLATEAU[0] and alpha <= PLATEAU[1])
+        plateau = sorted([T, alpha] for T, alpha in points if PLATEAU[0] <= T and alpha <= PLATEAU[1])
         asked = []
         if len(plateau) > 1:
             name = f"T of at least {short(PLATEAU[0])}, alpha of at most {short(PLATEAU[1])}"

@@ -3,6 +3,7 @@
 A new one is its row in CLAIMS; the report and its references follow. Loads no torch.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -50,9 +51,9 @@ class Cells:
 class Claim:
     """What is claimed, by whom, and what decides it.
 
-    expects: how the contrasts should come out: above 0 (more), below it (less), or as far from it as stats.MARGIN at
-    most (same). contrasts: of the cells of one source and student, the sums of accuracies that decide it; where they
-    have the same sign their mean decides, else each for itself. `gap` and `agreement` are decided by other statistics.
+    expects: how the contrasts should come out: above 0 (more), below it (less), or within the study's margin (same).
+    contrasts: of the cells of one source and student, the sums of accuracies that decide it; where they have the same
+    sign their mean decides, else each for itself. A `gap` and an `agreement` are decided by other statistics.
     needs: the ways to teach that it asks for beside plain distillation, by their names in methods.py.
     """
 
@@ -285,16 +286,17 @@ def verdicts(results: Results) -> list[Verdict]:
     Differences of one student and source are corrected together.
     """
     every: list[Verdict] = []
-    counts = results.cells["n"]
+    runs = Counter(Point.of(record.cell) for record in results.students)
     for student in results.labels:
         cells = _cells_here(results, student)
-        every += _decided(cells, results.models[student], "here", lambda used: f"{int(counts[used].sum())} runs")
+        every += _decided(cells, results.models[student], results.margin, "here", runs, "runs")
         every += _gap_here(results, student) + _agreement_here(results, student)
     for student, rows in published().groupby("student", sort=False):
-        cells = Cells(str(student), {point: "kd" if point.T else "baseline" for point in rows.index})
-        model = _printed(rows, results.models.get(cells.student))
-        every += _decided(cells, model, "published", lambda used, rows=rows: f"{len(rows.loc[used])} printed runs")
-        every += _gap_printed(cells.student, rows)
+        printed = _printed(rows, results.models.get(str(student)))
+        cells = Cells(str(student), {point: "kd" if point.T else "baseline" for point in printed.accuracies})
+        runs = Counter(list(rows.index))
+        every += _decided(cells, printed, results.margin, "published", runs, "printed runs")
+        every += _gap_printed(cells.student, printed)
     order = list(CLAIMS)
     return sorted(every, key=lambda verdict: (order.index(verdict.claim), verdict.source != "here"))
 
@@ -307,7 +309,13 @@ def unanswered(results: Results) -> list[Claim]:
 
 def printed_gap() -> float:
     """How far apart the published study prints the same cell of the same student, at most (a fraction)."""
-    return max(_printed_range(rows) for _, rows in published().groupby("student"))
+    return max(_printed_range(_printed(rows, None)) for _, rows in published().groupby("student"))
+
+
+def published_teacher_gaps() -> list[float]:
+    """How far the published study's teacher is above its students' baselines, in points."""
+    rows = published()
+    return [100 * PUBLISHED_TEACHER - accuracy for accuracy in rows.loc[rows["T"].isna(), "val_acc_pct"]]
 
 
 def _cells_here(results: Results, student: str) -> Cells:
@@ -327,32 +335,41 @@ def _printed(rows: pd.DataFrame, like: stats.Additive | None) -> stats.Printed:
     return stats.Printed(accuracies, PUBLISHED_VAL_IMAGES, like)
 
 
-def _decided(cells: Cells, model: _Model, source: Source, basis: Callable[[list[Point]], str]) -> list[Verdict]:
-    """The verdicts on all claims that contrasts decide. basis: what some cells rest on, in words."""
+def _decided(
+    cells: Cells, model: _Model, margin: float, source: Source, runs: Mapping[Point, int], counted: str
+) -> list[Verdict]:
+    """The verdicts on all claims that contrasts decide. runs: how many each cell has; counted: how they are called."""
     asked: list[tuple[Claim, str, Weights]] = []
     for claim in CLAIMS.values():
         contrasts = claim.contrasts(cells)
         if len({np.sign(model.effect(weights).value) for weights in contrasts}) > 1:
             asked += [(claim, next(iter(weights)).words, weights) for weights in contrasts]
         elif contrasts:
-            mean = pd.DataFrame(contrasts).fillna(0.0).mean()
-            asked.append((claim, "", {point: float(weight) for point, weight in mean.items()}))
+            asked.append((claim, "", _mean(contrasts)))
     effects = [model.effect(weights) for *_, weights in asked]
     told = []
-    for (claim, where, weights), effect, verdict in zip(asked, effects, stats.verdicts(effects), strict=True):
+    for (claim, where, weights), effect, verdict in zip(asked, effects, stats.verdicts(effects, margin), strict=True):
         numbers = (effect.value, *effect.interval())
-        answer = _answer(claim, effect, verdict)
+        answer = _answer(claim, verdict, effect.p_same(margin))
         about = (claim.name, cells.student, source, where, claim.statistic)
-        told.append(Verdict(*about, *numbers, basis(list(weights)), answer))
+        told.append(Verdict(*about, *numbers, f"{sum(runs[point] for point in weights)} {counted}", answer))
     return told
 
 
-def _answer(claim: Claim, effect: stats.Effect, verdict: stats.Verdict) -> Answer:
+def _mean(contrasts: Sequence[Weights]) -> Weights:
+    mean: Weights = {}
+    for weights in contrasts:
+        for point, weight in weights.items():
+            mean[point] = mean.get(point, 0.0) + weight / len(contrasts)
+    return mean
+
+
+def _answer(claim: Claim, verdict: stats.Verdict, p_same: float) -> Answer:
     """What a verdict on a contrast means for the claim about it."""
     if claim.expects == "same":
         if verdict == "undecided":
             return "undecided"
-        return "supported" if verdict == "same" or effect.p_same() < stats.LEVEL else "contradicted"
+        return "supported" if verdict == "same" or p_same < stats.LEVEL else "contradicted"
     if verdict in ("same", "undecided"):
         return verdict
     return "supported" if (verdict == "better") == (claim.expects == "more") else "contradicted"
@@ -369,18 +386,17 @@ def _gap_here(results: Results, student: str) -> list[Verdict]:
     return [Verdict("4", student, "here", "", "gap", gap, low, high, f"{freedom:.1f} degrees of freedom", answer)]
 
 
-def _gap_printed(student: str, rows: pd.DataFrame) -> list[Verdict]:
+def _gap_printed(student: str, printed: stats.Printed) -> list[Verdict]:
     """The cell that is printed twice."""
-    gap, nan = _printed_range(rows), float("nan")
+    gap, nan = _printed_range(printed), float("nan")
     if not gap:
         return []
     return [Verdict("4", student, "published", "", "gap", gap, nan, nan, "1 cell, printed twice", "undecided")]
 
 
-def _printed_range(rows: pd.DataFrame) -> float:
+def _printed_range(printed: stats.Printed) -> float:
     """Greatest less least accuracy of a printed cell of a student: that of the cell where it is greatest."""
-    cells = rows.dropna(subset="T").groupby(["T", "alpha"])["val_acc_pct"]
-    return float((cells.max() - cells.min()).max()) / 100
+    return max(max(runs) - min(runs) for runs in printed.accuracies.values())
 
 
 def _agreement_here(results: Results, student: str) -> list[Verdict]:

@@ -1,7 +1,7 @@
 """Records -> what a study has found, as DataFrames: one row a cell, with intervals and tests. Loads no torch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files as package_files
 from typing import Any, cast
@@ -129,7 +129,8 @@ class Results:
         no gain; p_holm: corrected for the number of cells of that student; ahead: the probability that the cell is more
         accurate than the baseline in a new run of both; verdict: stats.Verdict against the baseline. All by the model
         of stats.Additive; of further methods they are corrected among themselves.
-        among_best: whether the cell is in the set that the best of them is among; False where nothing is known of seeds.
+        among_best: whether the cell is in a set of the grid's cells that holds the best one with 95 % confidence; False
+        where nothing is known of seeds.
         mix: the teacher's share of the gradient, (1 - alpha) kl_grad over itself plus alpha ce_grad, with the means
         over all epochs of what losses.Loss has.
         """
@@ -168,36 +169,44 @@ class Results:
             "p": p,
             "p_holm": stats.holm(p),
             "ahead": [effect.ahead for effect in effects],
-            "verdict": stats.verdicts(effects),
+            "verdict": stats.verdicts(effects, self.margin),
         }
         frame = pd.DataFrame(tested, index=pd.Index(distilled, dtype=object)).reindex(family.index)
         if baseline in points:
             frame.loc[[baseline], ["gain", "verdict"]] = 0.0, ""
-        best = model.among_best(points) if model.freedom else set()
+        best = model.among_best(points) if model.freedom and baseline in points else set()
         return frame.assign(among_best=[point in best for point in points])
 
     def contrasts(self, student: str) -> list[ContrastRow]:
         """The contrasts that the study asks for, of the finished cells of one student; those that can be told."""
         model, rows = self.models[student], []
-        top1 = self.cells["top1"]
-        for asked in self.study.contrasts_asked():
-            sides = [
+        top1 = dict(zip(self.cells.index, self.cells["top1"], strict=True))
+        for asked in self.study.asked_first():
+            cells, against = (
                 [point for T, alpha in side if (point := Point.at(student, T, alpha)) in model.cells]
                 for side in (asked.cells, asked.against or [[1.0, 1.0]])
-            ]
-            if not all(sides):
-                continue
-            weights: dict[Point, float] = {}
-            for side, sign in zip(sides, (1.0, -1.0), strict=True):
-                for point in side:
-                    weights[point] = weights.get(point, 0.0) + sign / len(side)
-            means = [float(top1[side].mean()) for side in sides]
-            rows.append((asked, sides, means, model.effect(weights), model.alike(sides[0])))
-        verdicts = stats.verdicts([effect for *_, effect, _ in rows])
-        return [
-            ContrastRow(student, asked.name, *sides, len(asked.cells), *means, effect, alike, verdict)
-            for (asked, sides, means, effect, alike), verdict in zip(rows, verdicts, strict=True)
-        ]
+            )
+            if cells and against:
+                weights = {point: 1 / len(cells) for point in cells}
+                for point in against:
+                    weights[point] = weights.get(point, 0.0) - 1 / len(against)
+                means = [float(np.mean([top1[point] for point in side])) for side in (cells, against)]
+                rows.append(
+                    ContrastRow(
+                        student=student,
+                        name=asked.name,
+                        cells=cells,
+                        against=against,
+                        asked=len(asked.cells),
+                        top1=means[0],
+                        top1_against=means[1],
+                        effect=model.effect(weights),
+                        alike=model.alike(cells),
+                        verdict="undecided",
+                    )
+                )
+        verdicts = stats.verdicts([row.effect for row in rows], self.margin)
+        return [replace(row, verdict=verdict) for row, verdict in zip(rows, verdicts, strict=True)]
 
     def leave_a_seed_out(self, student: str) -> stats.Chosen | None:
         """What choosing the best cell of a student's grid costs; None with one seed a cell, or no baseline."""
@@ -210,6 +219,11 @@ class Results:
         """Students with at least one finished cell, in the study's order."""
         have = set(self.runs["student"])
         return [s.label for s in self.study.students if s.label in have]
+
+    @property
+    def margin(self) -> float:
+        """The difference of accuracy, a fraction, within which cells are as good as the same."""
+        return self.study.margin / 100
 
     @property
     def varied(self) -> bool:
@@ -297,6 +311,11 @@ class Results:
     def records_of(self, point: Point) -> list[StudentRecord]:
         """The runs of a cell, a seed after the other."""
         return [record for record in self.students if Point.of(record.cell) == point]
+
+    def pairs_of(self, point: Point, other: Point) -> list[tuple[StudentRecord, StudentRecord]]:
+        """The runs of two cells side by side, for each seed that both have."""
+        others = {record.seed: record for record in self.records_of(other)}
+        return [(record, others[record.seed]) for record in self.records_of(point) if record.seed in others]
 
     @property
     def score_column(self) -> str:

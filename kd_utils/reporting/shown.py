@@ -209,16 +209,16 @@ def between(value: float, low: float, high: float, write: Callable[[float], str]
     return write(value) + ("" if pd.isna(low) else f" [{write(low)}, {write(high)}]")
 
 
+def width(margin: float) -> str:
+    """So many points in words: 'a point', '0.5 points'."""
+    return "a point" if margin == 1 else f"{margin:g} points"
+
+
 def chance(value: float) -> str:
     """A probability to two decimals, '–' where there is none; never 0 or 1."""
     if pd.isna(value):
         return "–"
     return "<0.01" if value < 0.01 else ">0.99" if value > 0.99 else f"{value:.2f}"
-
-
-def verdict(value: str) -> str:
-    """A verdict as a reader takes it."""
-    return {"same": "same within a point", "": "–"}.get(value, value)
 
 
 def p_value(value: float) -> str:

@@ -6,17 +6,16 @@ validation images, of which there might have been others.
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 LEVEL = 0.05  # of tests, and 1 - LEVEL of intervals
-MARGIN = 0.01  # a difference of accuracy below which two cells are as good as the same
 
 Verdict = Literal["better", "worse", "same", "undecided"]
 CellType = TypeVar("CellType", bound=Hashable)
-Run = tuple[CellType, int]  # a cell and a seed
+Run = tuple[Any, int]  # a cell and a seed
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Effect:
         """Two-sided p of 'it is 0'; NaN where nothing is known of seeds."""
         return min(1.0, 2 * self.p_above(-abs(self.value))) if self.freedom else float("nan")
 
-    def p_same(self, margin: float = MARGIN) -> float:
+    def p_same(self, margin: float) -> float:
         """p of 'it is as far from 0 as the margin, or farther', by two one-sided tests; NaN as p is.
 
         Schuirmann 1987, Journal of Pharmacokinetics and Biopharmaceutics 15.
@@ -67,7 +66,7 @@ class Effect:
 UNKNOWN = Effect(float("nan"), float("nan"), 0.0, float("nan"))
 
 
-class Additive:
+class Additive(Generic[CellType]):
     """accuracy of a run = cell + seed + residual: least squares over the runs of one student.
 
     hits: cell -> seed -> (N,) bool, whether each of the N validation images is classified rightly. What a seed does to
@@ -164,7 +163,7 @@ class Additive:
             variance = within / pairs
             freedom = within**2 / (of_seeds**2 / seeds + self._squares**2 / self.freedom)
         low, high = (np.sqrt(variance * freedom / chi2.isf(q, freedom)) for q in (LEVEL / 2, 1 - LEVEL / 2))
-        return float(np.sqrt(variance)), float(low), float(high), freedom
+        return float(np.sqrt(variance)), float(low), float(high), float(freedom)
 
     def _run_weights(self, weights: Mapping[CellType, float]) -> np.ndarray | None:
         """The weight of each run in a sum of cells, (runs,); None where the runs cannot say what it is."""
@@ -175,14 +174,14 @@ class Additive:
         return a if np.allclose(a @ self._design, of_columns, atol=1e-9) else None
 
 
-class Printed:
+class Printed(Generic[CellType]):
     """Accuracies of single runs whose answers are not known, one or more a cell, independent of each other.
 
     accuracies: cell -> fractions. images: how many each is of. like: the model of other runs, whose spread these are
     taken to have; without it, or where it knows none, effects have the error of other images alone.
     """
 
-    def __init__(self, accuracies: Mapping[CellType, Sequence[float]], images: int, like: Additive | None):
+    def __init__(self, accuracies: Mapping[CellType, Sequence[float]], images: int, like: Additive[Any] | None):
         self.accuracies, self.images = accuracies, images
         self.like = like if like is not None and like.freedom else None
 
@@ -201,7 +200,7 @@ class Printed:
         return Effect(value, float(np.sqrt(squared)), freedom, float("nan"))
 
 
-def verdicts(effects: Sequence[Effect], margin: float = MARGIN) -> list[Verdict]:
+def verdicts(effects: Sequence[Effect], margin: float) -> list[Verdict]:
     """What effects that are corrected together come to: better or worse than 0, the same within the margin, undecided.
 
     The p-values of a difference are corrected by Holm's method, so that among all of them a difference is told where
@@ -241,7 +240,7 @@ def mcnemar(right: np.ndarray, other_right: np.ndarray) -> float:
     return float(binomtest(only, only + only_other).pvalue) if only + only_other else 1.0
 
 
-def adjusted(values: Mapping[Run, float]) -> dict:
+def adjusted(values: Mapping[Run, float]) -> dict[Any, float]:
     """Cells' means, as if each had been run with every seed: by least squares, cell + seed.
 
     values: (cell, seed) -> a number. The plain means where all cells have the same seeds, and of cells that cannot be
@@ -300,11 +299,11 @@ def rank_correlation(x: ArrayLike, y: ArrayLike) -> tuple[float, float, float]:
     """
     from scipy.stats import norm, rankdata
 
-    x, y = rankdata(x), rankdata(y)
-    if len(x) < 5 or np.ptp(x) == 0 or np.ptp(y) == 0:
+    ranks = np.stack([rankdata(x), rankdata(y)])
+    if ranks.shape[1] < 5 or not np.ptp(ranks, axis=1).all():
         return float("nan"), float("nan"), float("nan")
-    rho = float(np.corrcoef(x, y)[0, 1])
-    reach = norm.isf(LEVEL / 2) * np.sqrt((1 + rho**2 / 2) / (len(x) - 3))
+    rho = float(np.corrcoef(ranks)[0, 1])
+    reach = norm.isf(LEVEL / 2) * np.sqrt((1 + rho**2 / 2) / (ranks.shape[1] - 3))
     at = np.arctanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12))
     return rho, float(np.tanh(at - reach)), float(np.tanh(at + reach))
 

@@ -29,7 +29,7 @@ from .shown import (
     references,
     signed,
     temperature,
-    verdict,
+    width,
     words,
 )
 from .stats import LEVEL
@@ -100,24 +100,34 @@ def contrasts(results: Results) -> Table | None:
         "Difference": number(between, "gain", "low", "high"),
         "Ahead": number(chance, "ahead"),
         "Alike, p": number(p_value, "alike"),
-        "Verdict": words("verdict", verdict),
+        "Verdict": words("verdict"),
     }
     caption = (
-        "The contrasts that the study fixes beforehand: the mean accuracy of some cells, minus that of others, by "
-        "default the baseline, with the difference and its 95 % interval. Ahead: the probability that the same "
-        "difference is above 0 in new runs of one new seed. Alike: p of an F test that all these cells are equally "
-        f"accurate. {_of_verdicts(results)}"
+        f"{_fixed(results)}: the mean accuracy of some cells, minus that of others, by default the baseline, with its "
+        "95 % interval. Ahead: the probability that the same difference is above 0 in new runs of one new seed. Alike: "
+        f"p of an F test that all these cells are equally accurate. {_of_verdicts(results)}"
     )
     return Table(pd.DataFrame(rows), caption, "contrasts", columns)
+
+
+def _fixed(results: Results) -> str:
+    """Who fixed the contrasts, and when."""
+    if results.study.contrasts:
+        return "The contrasts that the study file fixes"
+    return (
+        "The contrasts that the software asks for by default (the study file names none; they were chosen when the "
+        "records of tiny-imagenet-20 were known)"
+    )
 
 
 def _of_verdicts(results: Results) -> str:
     """What verdicts in a table stand for."""
     if not results.varied:
-        return "With one run a cell nothing is known of other seeds, and there are no verdicts."
+        return "With one run a cell nothing is known of other seeds, and all verdicts are undecided."
     return (
-        f"Verdicts: better or worse where p is below {LEVEL:g}, corrected by Holm's method for the rows of a student; "
-        f"same within a point where two one-sided tests say so at {LEVEL:g}; else undecided."
+        f"Verdicts: better or worse where p is below {LEVEL:g} after Holm's correction for the number of rows of a "
+        f"student; same where two one-sided tests at {LEVEL:g} find the difference to be within "
+        f"{width(results.study.margin)}; else undecided."
     )
 
 
@@ -138,7 +148,7 @@ MEASURED = {
     "Gain": number(_gain, "gain", "gain_low", "gain_high"),
     "p": number(p_value, "p_holm"),
     "Ahead": number(chance, "ahead"),
-    "Verdict": words("verdict", verdict),
+    "Verdict": words("verdict"),
     "NLL": number("{:.3f}".format, "nll"),
     "ECE": number("{:.3f}".format, "ece"),
     "Agree, %": number(lambda share: percent(share, 1), "agreement"),
@@ -214,17 +224,17 @@ def _reading(results: Results) -> str:
     counts = results.seed_counts()
     shared = ""
     if min(counts) < max(counts):
-        shared = "; a cell that lacks a seed is brought to the mean of all seeds (@eq-model), other columns are not"
+        shared = "; in top-1 and gain a cell that lacks a seed is brought to the mean of all seeds (@eq-model)"
     if not results.varied:
         return (
             "± is a 95 % interval over images alone, of these trained models: with one run a cell nothing is known of "
-            f"what another seed would do, and there are no verdicts. n is the number of seeds{shared}."
+            "what another seed would do, and all verdicts are undecided."
         )
     return (
-        "Top-1 less that of the baseline is the gain, ± its 95 % interval over seeds and images; p is corrected for the "
-        f"number of cells by Holm's method, verdicts are at {LEVEL:g}. Ahead: the probability that a new run is more "
-        "accurate than one of the baseline with the same seed. = marks the cells that the best one is among with a "
-        f"probability of 95 %. n is the number of seeds{shared}."
+        "Gain: top-1 less the baseline's, ± its 95 % interval over seeds and images; p: Holm-corrected for the number "
+        "of cells. Ahead: the probability that a new run is more accurate than one of the baseline with the same seed. "
+        f"Same: within {width(results.study.margin)}. = marks a set of cells that holds the best one with 95 % "
+        f"confidence. n: seeds{shared}."
     )
 
 
@@ -290,15 +300,16 @@ def verdicts(results: Results) -> Table:
         "Statistic": words("statistic"),
         "Value [95 %]": number(_statistic, "value", "low", "high", "statistic"),
         "Rests on": words("basis"),
-        "Verdict": words("answer", verdict),
+        "Verdict": words("answer"),
     }
     caption = (
         "The claims, put to our records (here) and to the published rows. difference: of mean accuracies, in points; "
-        "trend: the difference that a straight line makes over the range of T (its logarithm) or alpha; gap: the points "
-        "that 95 % of pairs of runs of one cell stay below, or that the two printed ones are apart; agreement: "
-        "Spearman's rank correlation with accuracy, over cells. Where a claim is about several cells and they differ in "
-        f"sign, each has a row. {_of_verdicts(results)} The published rows are single runs: they are taken to vary from "
-        "seed to seed as ours of that student do, and where ours do not say, they have no verdict."
+        "trend: the difference that a straight line makes over the range of T (its logarithm) or alpha; gap: how far "
+        "apart 95 % of pairs of runs of one cell are at most, or the two printed ones are; agreement: Spearman's rank "
+        "correlation with accuracy, over cells. Where a claim is about several cells that differ in sign, each has a "
+        "row. A claim is supported where its statistic is better or worse, or the same, as the claim has it. "
+        f"{_of_verdicts(results)} The published rows are single runs: they are taken to vary from seed to seed as ours "
+        "of that student do, and are undecided where ours do not say."
     )
     return Table(frame, caption, "claims", columns)
 
@@ -378,8 +389,8 @@ def beside_published(results: Results) -> Table:
     }
     caption = (
         "The published figures (TinyImageNet-200, pretrained students) beside those of this study "
-        f"({results.study.data.name}, {len(results.dataset['classes'])} classes). The published are single runs. A dash: not "
-        "in this grid."
+        f"({results.study.data.name}, {len(results.dataset['classes'])} classes); the published ones are of single "
+        "runs. A dash: not in this grid."
     )
     return Table(pd.DataFrame(rows), caption, "published", columns)
 
