@@ -128,7 +128,8 @@ _MODEL = (
 def varies(results: Results) -> Text:
     """The model of what varies, as an equation, and what was estimated of it."""
     estimated = []
-    for student, model in results.models.items():
+    for student in results.labels:
+        model = results.models[student]
         if model.freedom:
             estimated.append(
                 f"{percent(np.sqrt(model.variance))} points for {in_markdown(student)} ({model.freedom} degrees of "
@@ -159,10 +160,10 @@ def varies(results: Results) -> Text:
         "number of images: the variance of a paired bootstrap over images, in closed form. Intervals are Student's, of "
         "95 %, with Satterthwaite's (1946) degrees of freedom. Among the cells of a student, p-values of a gain are "
         "corrected by Holm's method (1979): the probability that any cell without a gain or loss is called better or "
-        f"worse is {LEVEL:g} at most. Cells are the same where two one-sided tests (Schuirmann, 1987) find their difference "
-        f"within {width(results.study.margin)}, a margin that the study fixes. A set of cells that no other is clearly "
-        "above holds the best one with 95 % confidence (Hsu, 1984). No test here compares two trained models: such a test calls "
-        "runs of one cell different.\n"
+        f"worse is {LEVEL:g} at most. Cells are the same where two one-sided tests (Schuirmann, 1987) find their "
+        f"difference within {width(results.study.margin)}, a margin that the study fixes. A set of cells that no other "
+        "is clearly above holds the best one with 95 % confidence (Hsu, 1984). No test here compares two trained "
+        "models: such a test calls runs of one cell different.\n"
     )
 
 
@@ -395,7 +396,7 @@ def _flattered(results: Results, best: CellRow) -> str:
     most, chosen = results.cells_of(best.point.student)["n"].max(), results.leave_a_seed_out(best.point.student)
     told = [f"{best['n']} of up to {most} seeds"] if best["n"] < most else []
     if chosen:
-        told.append(f"on a new seed a winner's gain falls by {points(chosen.before - chosen.after)[1:]}, @tbl-choice")
+        told.append(f"on a new seed a winner's gain changes by {points(chosen.after - chosen.before)}, @tbl-choice")
     else:
         told.append("chosen as the highest of many")
     return f" ({'; '.join(told)})"

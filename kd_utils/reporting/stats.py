@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.special import chdtri, fdtrc, ndtri, stdtr, stdtrit
 
 LEVEL = 0.05  # of tests, and 1 - LEVEL of intervals
 
@@ -35,9 +37,8 @@ class Effect:
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
         """The interval that covers the truth with probability 1 - level."""
-        from scipy.stats import norm, t
-
-        reach = self.error * (t.isf(level / 2, self.freedom) if self.freedom else norm.isf(level / 2))
+        tail = 1 - level / 2
+        reach = self.error * (_quantile(tail, self.freedom) if self.freedom else ndtri(tail))
         return float(self.value - reach), float(self.value + reach)
 
     @property
@@ -56,11 +57,9 @@ class Effect:
 
     def p_above(self, distance: float) -> float:
         """The probability of a t at or below distance / error: one-sided, 1 where there is no distance and no error."""
-        from scipy.stats import t
-
         if self.error == 0:
             return float(distance >= 0)
-        return float(t.cdf(distance / self.error, self.freedom))
+        return float(stdtr(self.freedom, distance / self.error))
 
 
 UNKNOWN = Effect(float("nan"), float("nan"), 0.0, float("nan"))
@@ -100,8 +99,6 @@ class Additive(Generic[CellType]):
         images' own sums over the N images (which a paired bootstrap over images has, in closed form). Degrees of
         freedom by Satterthwaite 1946, Biometrics Bulletin 2.
         """
-        from scipy.stats import t
-
         a = self._run_weights(weights)
         if a is None:
             return UNKNOWN
@@ -110,14 +107,12 @@ class Additive(Generic[CellType]):
             return Effect(value, float(np.sqrt(images)), 0.0, float("nan"))
         seeds, squared = self.variance * float(a @ a), self.training * float(a @ a) + images
         new = np.sqrt(seeds + self.variance * sum(weight**2 for weight in weights.values()))
-        ahead = float(t.cdf(value / new, self.freedom)) if new else 0.5 + 0.5 * float(np.sign(value))
+        ahead = float(stdtr(self.freedom, value / new)) if new else 0.5 + 0.5 * float(np.sign(value))
         freedom = self.freedom * (squared / seeds) ** 2 if seeds else float("inf")
         return Effect(value, float(np.sqrt(squared)), freedom, ahead)
 
     def alike(self, cells: Sequence[CellType]) -> float:
         """p of 'these cells are all equally accurate': Wald's F test; NaN where the runs cannot say."""
-        from scipy.stats import f
-
         first, *others = cells
         rows = [self._run_weights({other: 1.0, first: -1.0}) for other in others]
         known = [row for row in rows if row is not None]
@@ -126,7 +121,7 @@ class Additive(Generic[CellType]):
         a = np.stack(known)
         covariance = self.training * a @ a.T + np.atleast_2d(np.cov(a @ self._answers)) / self.images
         differences = a @ self.accuracy
-        return float(f.sf(differences @ np.linalg.pinv(covariance) @ differences / len(a), len(a), self.freedom))
+        return float(fdtrc(len(a), self.freedom, differences @ np.linalg.pinv(covariance) @ differences / len(a)))
 
     def among_best(self, cells: Sequence[CellType]) -> set[CellType]:
         """The cells that the best one is among, with probability 1 - LEVEL: those that no other is clearly above.
@@ -148,8 +143,6 @@ class Additive(Generic[CellType]):
         Its square is what seeds do to all cells alike, which is no less than 0, plus the residual's variance; the
         interval is chi-squared's, with Satterthwaite's degrees of freedom. NaN without two runs of one cell.
         """
-        from scipy.stats import chi2
-
         by_cell = [[a for (c, _), a in zip(self.runs, self.accuracy, strict=True) if c == cell] for cell in self.cells]
         within, pairs = sum(len(g) * np.var(g) for g in by_cell), len(self.runs) - len(self.cells)
         if not pairs:
@@ -162,7 +155,7 @@ class Additive(Generic[CellType]):
         elif seeds and of_seeds / seeds > self.variance:
             variance = within / pairs
             freedom = within**2 / (of_seeds**2 / seeds + self._squares**2 / self.freedom)
-        low, high = (np.sqrt(variance * freedom / chi2.isf(q, freedom)) for q in (LEVEL / 2, 1 - LEVEL / 2))
+        low, high = (np.sqrt(variance * freedom / chdtri(freedom, q)) for q in (LEVEL / 2, 1 - LEVEL / 2))
         return float(np.sqrt(variance)), float(low), float(high), float(freedom)
 
     def _run_weights(self, weights: Mapping[CellType, float]) -> np.ndarray | None:
@@ -297,15 +290,18 @@ def rank_correlation(x: ArrayLike, y: ArrayLike) -> tuple[float, float, float]:
 
     The interval is Bonett and Wright's (2000, Psychometrika 65).
     """
-    from scipy.stats import norm, rankdata
-
-    ranks = np.stack([rankdata(x), rankdata(y)])
+    ranks = np.stack([pd.Series(np.asarray(values)).rank() for values in (x, y)])
     if ranks.shape[1] < 5 or not np.ptp(ranks, axis=1).all():
         return float("nan"), float("nan"), float("nan")
     rho = float(np.corrcoef(ranks)[0, 1])
-    reach = norm.isf(LEVEL / 2) * np.sqrt((1 + rho**2 / 2) / (ranks.shape[1] - 3))
+    reach = ndtri(1 - LEVEL / 2) * np.sqrt((1 + rho**2 / 2) / (ranks.shape[1] - 3))
     at = np.arctanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12))
     return rho, float(np.tanh(at - reach)), float(np.tanh(at + reach))
+
+
+def _quantile(q: float, freedom: float) -> float:
+    """Student's t."""
+    return float(stdtrit(freedom, q) if np.isfinite(freedom) else ndtri(q))
 
 
 def _least_squares(runs: Sequence[Run], cells: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray, int]:
