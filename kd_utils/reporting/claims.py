@@ -377,13 +377,15 @@ def _answer(claim: Claim, verdict: stats.Verdict, p_same: float) -> Answer:
 
 def _gap_here(results: Results, student: str) -> list[Verdict]:
     """Below what gap 95 % of pairs of runs stay that differ by their seed alone: 1.96 sqrt(2) times their spread."""
-    *spread, freedom = results.models[student].spread()
-    if not freedom > 0:
+    gap, low, high = (float(1.96 * np.sqrt(2) * sd) for sd in results.models[student].spread())
+    if np.isnan(gap):
         return []
-    gap, low, high = (float(1.96 * np.sqrt(2) * sd) for sd in spread)
+    several = [count for count in Counter(cell for cell, _ in results.models[student].runs).values() if count > 1]
     wanted = printed_gap()
     answer: Answer = "supported" if low >= wanted else "contradicted" if high < wanted else "undecided"
-    return [Verdict("4", student, "here", "", "gap", gap, low, high, f"{freedom:.1f} degrees of freedom", answer)]
+    return [
+        Verdict("4", student, "here", "", "gap", gap, low, high, f"{len(several)} cells, {sum(several)} runs", answer)
+    ]
 
 
 def _gap_printed(student: str, printed: stats.Printed) -> list[Verdict]:
