@@ -301,12 +301,21 @@ def study_keys() -> str:
     return "\n\n".join(parts)
 
 
+TAUGHT_BY = {
+    "": "nobody",
+    "teacher": "the teacher",
+    "self": "its own baseline",
+    "early": "the teacher after one epoch",
+    "random": "random weights",
+}
+
+
 def ways_to_teach() -> str:
     """The rows of methods.py that a study may name."""
     rows = []
     for row in methods.FURTHER.values():
         weights = ", ".join(f"`{name}`: {value:g}" for name, value in row.weights.items()) or "–"
-        who = {"": "nobody", "teacher": "the teacher", "self": "its own baseline"}[row.taught_by]
+        who = TAUGHT_BY[row.taught_by]
         rows.append([f"`{row.name}`", row.about, who, "yes" if row.temperature else "no", weights, row.cited or "–"])
     return table(["method", "what it does", "taught by", "T", "weights", "source"], rows, left=6)
 

@@ -446,10 +446,11 @@ class Study(_Section):
         if self.contrasts:
             return self.contrasts
         points = {(c.T, c.alpha) for c in self.cells() if c.T is not None and c.method == "kd"}
-        plateau = sorted([T, alpha] for T, alpha in points if PLATEAU[0] <= T and alpha <= PLATEAU[1])
+        least, most = PLATEAU
+        plateau = sorted(list(p) for p in points if p[0] >= least and p[1] <= most)
         asked = []
         if len(plateau) > 1:
-            name = f"T of at least {short(PLATEAU[0])}, alpha of at most {short(PLATEAU[1])}"
+            name = f"T of at least {short(least)}, alpha of at most {short(most)}"
             asked.append(Contrast(name=name, cells=plateau))
         if STANDARD in points:
             asked.append(Contrast(name="the customary cell", cells=[list(STANDARD)]))

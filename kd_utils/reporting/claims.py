@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 import numpy as np
 import pandas as pd
 
+from ..methods import FURTHER
 from ..study import PLATEAU, STANDARD
 from . import stats
 from .results import Point, Results, published
@@ -141,14 +142,6 @@ def _mse(cells: Cells) -> list[Weights]:
     return [{mse: 1.0, plain: -1.0} for mse, plain in pairs if top >= 20 and plain in cells.taught]
 
 
-_YUAN = (
-    "Yuan, L. et al. (2020). Revisiting knowledge distillation via label smoothing regularization. CVPR. "
-    "arXiv:1909.11723."
-)
-_KIM = (
-    "Kim, T. et al. (2021). Comparing Kullback-Leibler divergence and mean squared error loss in knowledge "
-    "distillation. IJCAI. arXiv:2105.08919."
-)
 _CICHOR = "Cichor, K. A. (2025). Report 2: Knowledge Distillation Progress. 28 April 2025."
 _HIGH, _LOW = f"T ≥ {PLATEAU[0]:g}", f"alpha ≤ {PLATEAU[1]:g}"
 _ROWS = (
@@ -213,7 +206,7 @@ _ROWS = (
         by="Kim et al., 2021",
         expects="same",
         contrasts=_hottest,
-        reference=_KIM,
+        reference=FURTHER["mse"].reference,
     ),
     Claim(
         name="6",
@@ -239,7 +232,7 @@ _ROWS = (
         expects="more",
         contrasts=lambda cells: cells.over_baseline(cells.of("self")),
         needs=("self",),
-        reference=_YUAN,
+        reference=FURTHER["early_teacher"].reference,
     ),
     Claim(
         name="9",
