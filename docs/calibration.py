@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.special import ndtr, ndtri
+from threadpoolctl import threadpool_limits  # scikit-learn has it
 
 from kd_utils.reporting import stats
 
@@ -52,6 +53,7 @@ class Tally:
     best_held: float | None
 
 
+@threadpool_limits.wrap(limits=1)  # the matrices are small
 def tally(design: str, studies: int, seed: int = 0) -> Tally:
     """Draw so many studies of a design with some gains, as many without any, and as many with gains of the margin."""
     rng = np.random.default_rng(seed)

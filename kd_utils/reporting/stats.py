@@ -85,11 +85,11 @@ class Additive(Generic[CellType]):
         self._design, self._fit, self.freedom = _least_squares(self.runs, self.cells)
         left = self._answers - self._design @ (self._fit @ self._answers)
         means = left.mean(axis=1)
-        self._squares = float(means @ means)
+        self._squares = _rounded(means @ means)
         self.variance = self.of_images = float("nan")
         if self.freedom:
             self.variance = self._squares / self.freedom
-            self.of_images = float(np.var(left, axis=1, ddof=1).sum()) / self.images / self.freedom
+            self.of_images = _rounded(np.var(left, axis=1, ddof=1).sum()) / self.images / self.freedom
         self.training = max(0.0, self.variance - self.of_images) if self.freedom else float("nan")
 
     def effect(self, weights: Mapping[CellType, float]) -> Effect:
@@ -102,7 +102,8 @@ class Additive(Generic[CellType]):
         a = self._run_weights(weights)
         if a is None:
             return UNKNOWN
-        value, images = float(a @ self.accuracy), float(np.var(a @ self._answers, ddof=1)) / self.images
+        value = _rounded(a @ self.accuracy)
+        images = _rounded(np.var(a @ self._answers, ddof=1)) / self.images
         if not self.freedom:
             return Effect(value, float(np.sqrt(images)), 0.0, float("nan"))
         seeds, squared = self.variance * float(a @ a), self.training * float(a @ a) + images
@@ -121,6 +122,8 @@ class Additive(Generic[CellType]):
         a = np.stack(known)
         covariance = self.training * a @ a.T + np.atleast_2d(np.cov(a @ self._answers)) / self.images
         differences = a @ self.accuracy
+        if _equal(differences, np.zeros(len(a))):
+            return 1.0
         return float(fdtrc(len(a), self.freedom, differences @ np.linalg.pinv(covariance) @ differences / len(a)))
 
     def among_best(self, cells: Sequence[CellType]) -> set[CellType]:
@@ -298,6 +301,11 @@ def rank_correlation(x: ArrayLike, y: ArrayLike) -> tuple[float, float, float]:
     reach = ndtri(1 - LEVEL / 2) * np.sqrt((1 + rho**2 / 2) / (ranks.shape[1] - 3))
     at = np.arctanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12))
     return rho, float(np.tanh(at - reach)), float(np.tanh(at + reach))
+
+
+def _rounded(number: float) -> float:
+    """0 where a number is nothing but rounding: models that answer alike do not differ."""
+    return float(number) if abs(number) > 1e-15 else 0.0
 
 
 def _equal(a: np.ndarray, b: np.ndarray) -> bool:
