@@ -160,21 +160,15 @@ class Results:
         distilled = [point for point in points if point != baseline]
         known = baseline in model.cells
         effects = [model.effect({point: 1.0, baseline: -1.0}) if known else stats.UNKNOWN for point in distilled]
-        intervals = [effect.interval() for effect in effects]
-        p = [effect.p for effect in effects]
-        tested = {
-            "gain": [effect.value for effect in effects],
-            "gain_low": [low for low, _ in intervals],
-            "gain_high": [high for _, high in intervals],
-            "p": p,
-            "p_holm": stats.holm(p),
-            "ahead": [effect.ahead for effect in effects],
-            "verdict": stats.verdicts(effects, self.margin),
-        }
-        frame = pd.DataFrame(tested, index=pd.Index(distilled, dtype=object)).reindex(family.index)
-        if baseline in points:
-            frame.loc[[baseline], ["gain", "verdict"]] = 0.0, ""
+        corrected = stats.holm([effect.p for effect in effects])
+        told = zip(distilled, effects, corrected, stats.verdicts(effects, self.margin), strict=True)
+        nan = float("nan")
+        rows = {baseline: [0.0, nan, nan, nan, nan, nan, ""]}
+        for point, effect, p_holm, verdict in told:
+            rows[point] = [effect.value, *effect.interval(), effect.p, p_holm, effect.ahead, verdict]
+        columns = ["gain", "gain_low", "gain_high", "p", "p_holm", "ahead", "verdict"]
         best = model.among_best(points) if model.freedom and baseline in points else set()
+        frame = pd.DataFrame([rows[point] for point in points], columns=pd.Index(columns), index=family.index)
         return frame.assign(among_best=[point in best for point in points])
 
     def contrasts(self, student: str) -> list[ContrastRow]:

@@ -103,7 +103,7 @@ class Additive(Generic[CellType]):
         if a is None:
             return UNKNOWN
         value = _rounded(a @ self.accuracy)
-        images = _rounded(np.var(a @ self._answers, ddof=1)) / self.images
+        images = _rounded(float(np.var(a @ self._answers, ddof=1))) / self.images
         if not self.freedom:
             return Effect(value, float(np.sqrt(images)), 0.0, float("nan"))
         seeds, squared = self.variance * float(a @ a), self.training * float(a @ a) + images
