@@ -305,10 +305,12 @@ def printed_gap() -> float:
     return max(_printed_range(_printed(rows, None)) for _, rows in published().groupby("student"))
 
 
-def published_teacher_gaps() -> list[float]:
-    """How far the published study's teacher is above its students' baselines, in points."""
+def published_teacher_gaps() -> list[tuple[str, float]]:
+    """How far the published study's teacher is above its students' baselines: the student, and points."""
     rows = published()
-    return [100 * PUBLISHED_TEACHER - accuracy for accuracy in rows.loc[rows["T"].isna(), "val_acc_pct"]]
+    baselines = rows.loc[rows["T"].isna()]
+    accuracies = zip(baselines["student"], baselines["val_acc_pct"], strict=True)
+    return [(student, 100 * PUBLISHED_TEACHER - accuracy) for student, accuracy in accuracies]
 
 
 def _cells_here(results: Results, student: str) -> Cells:

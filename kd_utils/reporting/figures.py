@@ -195,7 +195,7 @@ def mix(results: Results) -> Figure | None:
 
 def _note(value: str, low: float, high: float, seeds: int | None) -> str:
     """What is written into a heatmap's cell: its value, ± half the interval, the seeds if cells differ in them."""
-    interval = "" if low == high else f"\n±{50 * (high - low):.1f}"
+    interval = f"\n±{50 * (high - low):.1f}" if high > low else ""
     return value + interval + ("" if seeds is None else f" ({seeds})")
 
 

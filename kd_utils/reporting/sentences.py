@@ -8,7 +8,7 @@ from ..sources import SOURCES
 from ..study import STANDARD, Augment, Model, Study
 from . import claims, tables
 from .results import CellRow, Point, Results
-from .shown import Front, Text, between, half, in_markdown, label, percent, points, seeds_a_cell, width
+from .shown import Front, Text, half, in_markdown, label, percent, points, seeds_a_cell, width
 from .stats import LEVEL
 
 REFERENCES = [  # beside those of claims.py, methods.py and sources.py
@@ -48,13 +48,13 @@ def _asked(results: Results, student: str) -> str:
     for row in results.contrasts(student):
         against = "the baseline" if row.against == [Point.baseline(student)] else "those it is set against"
         cells = in_markdown(row.name) + (f" (mean of {len(row.cells)} cells)" if len(row.cells) > 1 else "")
-        difference = between(row.effect.value, *row.effect.interval())
+        difference = f"{points(row.effect.value)} points [{' to '.join(map(points, row.effect.interval()))}]"
         verdict = f"the same within {width(results.study.margin)}" if row.verdict == "same" else row.verdict
-        told.append(f"{cells}: {difference} points over {against}, {verdict}")
+        told.append(f"{cells} against {against}: {difference}, {verdict}")
     if not told:
         return ""
     one_seed = "" if results.varied else " (with one run a cell nothing is known of other seeds)"
-    return f"{in_markdown(student)}: {'; '.join(told)}{one_seed}."
+    return f"For {in_markdown(student)}, {'; '.join(told)}{one_seed}."
 
 
 def setting(results: Results) -> Text:
@@ -172,7 +172,7 @@ def grid(results: Results) -> Text:
     lines = []
     if tables.contrasts(results) is not None:
         fixed = "asked beforehand, in the study file" if results.study.contrasts else "asked of every study"
-        lines.append(f"@tbl-contrasts answers what is {fixed}; no cell of it was chosen for its accuracy.")
+        lines.append(f"@tbl-contrasts answers what is {fixed}.")
     lines.append(
         "@fig-accuracy shows the accuracy of each cell, @fig-gain its gain, @fig-temperature how it follows T."
     )
@@ -239,13 +239,9 @@ def claimed(results: Results) -> Text:
     for name, claim in claims.CLAIMS.items():
         told = []
         for source, who in (("here", "our records"), ("published", "the published rows")):
-            answers: dict[str, list[str]] = {}
-            for verdict in verdicts:
-                if (verdict.claim, verdict.source) == (name, source):
-                    where = f" ({verdict.where})" if verdict.where else ""
-                    answers.setdefault(verdict.answer, []).append(in_markdown(verdict.student) + where)
-            if answers:
-                told.append(f"{who}: {_join([f'{answer} for {_join(of)}' for answer, of in answers.items()])}")
+            of_source = [verdict for verdict in verdicts if (verdict.claim, verdict.source) == (name, source)]
+            if of_source:
+                told.append(f"{who}: {_answers(of_source, results)}")
         if told:
             said = "; ".join(told)
             lines.append(f"- **{name}.** {claim.says} ({claim.by}) *{said[:1].upper()}{said[1:]}.*")
@@ -263,6 +259,19 @@ def claimed(results: Results) -> Text:
         + f"\n\nOne published cell is printed twice with values {twice} points apart, a misprint or the size of chance."
         " @tbl-claims has the statistics.\n"
     )
+
+
+def _answers(verdicts: list[claims.Verdict], results: Results) -> str:
+    """'supported for a and b and undecided for c'; single cells that are undecided are counted."""
+    words = {"same": f"no difference within {width(results.study.margin)}"}
+    answers: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        where = f" ({verdict.where})" if verdict.where else ""
+        answers.setdefault(words.get(verdict.answer, verdict.answer), []).append(in_markdown(verdict.student) + where)
+    open_cells = [verdict for verdict in verdicts if verdict.answer == "undecided" and verdict.where]
+    if open_cells:
+        answers["undecided"] = [f"{len(open_cells)} {'others' if len(answers) > 1 else 'cells, which differ in sign'}"]
+    return _join([f"{answer} for {_join(of)}" for answer, of in sorted(answers.items())])
 
 
 def _lower(text: str) -> str:
@@ -288,14 +297,14 @@ def limits(results: Results) -> Text:
                 f"{baseline['nll']:.2f} nats is above the {chance:.2f} of a guess among {classes} classes."
             )
     gaps = [
-        f"{100 * (results.teacher.metrics.top1_best - baseline['top1']):.0f}"
+        f"{100 * (results.teacher.metrics.top1_best - baseline['top1']):.0f} ({in_markdown(student)})"
         for student in results.labels
         if (baseline := results.row(Point.baseline(student))) is not None
     ]
     if gaps:
         lines.append(
             f"The teacher is {_join(gaps)} points above its students' baselines; the published study's was "
-            f"{_join([f'{gap:.0f}' for gap in claims.published_teacher_gaps()])} above its own."
+            f"{_join([f'{gap:.0f} ({in_markdown(student)})' for student, gap in claims.published_teacher_gaps()])}."
         )
     starts = {"pretrained" if student.pretrained else "from scratch" for student in study.students}
     lines.append(f"Students start {_join(sorted(starts))}; the published study's were pretrained.")
