@@ -19,7 +19,7 @@ from ..records import StudentRecord
 from ..study import Cell, short
 from . import plots
 from .results import CellRow, Point, Results
-from .shown import in_html, p_value, percent, points
+from .shown import chance, in_html, p_value, percent, points
 from .stats import mcnemar
 
 TEMPERATURES = [0.5, 1, 1.5, 2, 3, 4, 6, 8, 10, 15, 20, 30, 50, 100]
@@ -94,7 +94,8 @@ def compare(results: Results) -> widgets.VBox:
         right = [record.predictions["predicted"] == record.predictions["label"] for record in pair]
         of_kind = {name: np.flatnonzero(test(*right)) for name, test in kinds.items()}
         counts = "; ".join(f"{name}: {len(places):,}" for name, places in of_kind.items())
-        words.value = f"{counts}. McNemar's exact test of these two trained models: p = {p_value(mcnemar(*right))}"
+        tested = f"McNemar's exact test of these two trained models: p = {p_value(mcnemar(*right))}"
+        words.value = f"{counts}. {tested}{_ahead(results, *(Point.of(record.cell) for record in pair))}"
         places = of_kind[_set(kind)]
         number.max = max(len(places) - 1, 0)
         if not len(places):
@@ -106,6 +107,14 @@ def compare(results: Results) -> widgets.VBox:
         picture.value = _png(plots.softened_at(image.pixels, image.label, says, 1.0, results.dataset["classes"]))
 
     return _panel([first, second, kind, number], [words, picture], draw)
+
+
+def _ahead(results: Results, cell: Point, other: Point) -> str:
+    """What is to be expected of new runs of two cells of a student; '' where nothing is known of that."""
+    if cell.student != other.student or cell == other:
+        return ""
+    ahead = results.models[cell.student].effect({cell: 1.0, other: -1.0}).ahead
+    return "" if np.isnan(ahead) else f"; of new runs of both cells the first is ahead with probability {chance(ahead)}"
 
 
 _WIDE = {"width": "420px"}

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
 
-from kd_utils.reporting import claims, figures, results, sentences, stats, tables
+from kd_utils.reporting import claims, figures, results, sentences, stats, tables, widgets
 from kd_utils.reporting.results import Point
 
 STUDENTS = ("resnet18", "shufflenet_v2_x1_0")
@@ -211,6 +211,13 @@ def test_without_held_out_images_the_report_says_what_is_chosen_on(kept):
 def test_two_runs_of_one_cell_side_by_side_are_of_the_same_seed(kept):
     pairs = kept.pairs_of(Point("resnet18", 100.0, 0.1), Point.baseline("resnet18"))
     assert [(a.seed, b.seed) for a, b in pairs] == [(0, 0)]
+
+
+def test_of_two_cells_it_is_said_which_is_ahead_in_new_runs(kept, one_seed):
+    good, bad = Point("resnet18", 100.0, 0.0), Point("resnet18", 1.0, 0.9)
+    assert widgets._ahead(kept, good, bad).endswith("probability >0.99")
+    assert widgets._ahead(kept, bad, good).endswith("probability <0.01")
+    assert widgets._ahead(one_seed, good, bad) == widgets._ahead(kept, good, good) == ""
 
 
 # --- claims
