@@ -153,8 +153,15 @@ def varies(results: Results) -> Text:
         "measured. The accuracy $y_{cs}$ of the run of cell $c$ with seed $s$ is taken to be the cell's own, plus "
         "what the seed does to all cells alike, plus a residual:\n\n"
         f"{_MODEL}\n\n"
-        f"@eq-model is fitted by least squares, student by student; $\\nu_s$ cancels between cells.{lacking} {known} A "
-        "sum of cells $\\sum_c w_c \\mu_c$ with $\\sum_c w_c = 0$, such as a gain, is estimated by a weighted sum "
+        f"@eq-model is fitted by least squares, student by student; $\\nu_s$ cancels between cells.{lacking} {known}"
+        f"{_judged(results) if estimated else ''}\n"
+    )
+
+
+def _judged(results: Results) -> str:
+    """How intervals, tests and verdicts come of the model."""
+    return (
+        " A sum of cells $\\sum_c w_c \\mu_c$ with $\\sum_c w_c = 0$, such as a gain, is estimated by a weighted sum "
         "$\\sum_{cs} a_{cs} y_{cs}$. Its variance is $(\\sigma^2 - \\sigma_I^2) \\sum a_{cs}^2$, what seeds do beyond "
         "the choice of images ($\\sigma_I^2$), plus that of the same sum taken image by image, divided by the "
         "number of images: the variance of a paired bootstrap over images, in closed form. Intervals are Student's, of "
@@ -163,7 +170,7 @@ def varies(results: Results) -> Text:
         f"worse is {LEVEL:g} at most. Cells are the same where two one-sided tests (Schuirmann, 1987) find their "
         f"difference within {width(results.study.margin)}, a margin that the study fixes. A set of cells that no other "
         "is clearly above holds the best one with 95 % confidence (Hsu, 1984). No test here compares two trained "
-        "models: such a test calls runs of one cell different.\n"
+        "models: such a test calls runs of one cell different."
     )
 
 
@@ -228,7 +235,8 @@ def choice(results: Results) -> Text:
     else:
         said = "What that costs cannot be told: it takes a baseline and two other cells with two seeds each."
     return Text(
-        f"The best of many cells owes its place to luck in part, and is worse when run again. {said} {held_out}\n"
+        "The best of many cells owes its place to luck in part, and tends to be worse when it is run again. "
+        f"{said} {held_out}\n"
     )
 
 
