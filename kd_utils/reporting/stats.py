@@ -44,7 +44,7 @@ class Effect:
     @property
     def p(self) -> float:
         """Two-sided p of 'it is 0'; NaN where nothing is known of seeds."""
-        return min(1.0, 2 * self.p_above(-abs(self.value))) if self.freedom else float("nan")
+        return min(1.0, 2 * self._below(-abs(self.value))) if self.freedom else float("nan")
 
     def p_same(self, margin: float) -> float:
         """p of 'it is as far from 0 as the margin, or farther', by two one-sided tests; NaN as p is.
@@ -52,11 +52,11 @@ class Effect:
         Schuirmann 1987, Journal of Pharmacokinetics and Biopharmaceutics 15.
         """
         return (
-            max(self.p_above(self.value - margin), self.p_above(-self.value - margin)) if self.freedom else float("nan")
+            max(self._below(self.value - margin), self._below(-self.value - margin)) if self.freedom else float("nan")
         )
 
-    def p_above(self, distance: float) -> float:
-        """The probability of a t at or below distance / error: one-sided, 1 where there is no distance and no error."""
+    def _below(self, distance: float) -> float:
+        """The probability of a t at or below distance / error; 1 where there is neither distance nor error."""
         if self.error == 0:
             return float(distance >= 0)
         return float(stdtr(self.freedom, distance / self.error))
@@ -192,8 +192,9 @@ class Printed(Generic[CellType]):
             summed += weight**2 / len(runs)
         if self.like is None:
             return Effect(value, float(np.sqrt(squared)), 0.0, float("nan"))
+        seeds = self.like.variance * summed
         squared += self.like.training * summed
-        freedom = self.like.freedom * (squared / (self.like.variance * summed)) ** 2
+        freedom = self.like.freedom * (squared / seeds) ** 2 if seeds else float("inf")
         return Effect(value, float(np.sqrt(squared)), freedom, float("nan"))
 
 

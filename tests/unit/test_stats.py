@@ -156,6 +156,15 @@ def test_printed_runs_vary_as_others_do():
         assert alone.error**2 == pytest.approx(images) and np.isnan(alone.p)
 
 
+def test_printed_runs_beside_ones_that_never_vary():
+    same = np.arange(100) < 40
+    like = Additive({"a": {0: same, 1: same}, "base": {0: same, 1: same}})
+    effect = stats.Printed({"a": [0.6], "base": [0.5]}, 1000, like).effect({"a": 1.0, "base": -1.0})
+    assert effect.error**2 == pytest.approx((0.24 + 0.25) / 1000) and effect.p == pytest.approx(
+        2 * norm.sf(0.1 / effect.error)
+    )
+
+
 def test_verdicts_are_holm_s_on_differences_and_two_one_sided_tests_on_sameness():
     def effect(value, error=0.01, freedom=20.0):
         return Effect(value, error, freedom, 0.5)
