@@ -342,6 +342,7 @@ class Study(_Section):
     grid: Grid
     methods: list[Method] = []  # further questions: each a row of its own, none by default
     contrasts: list[Contrast] = []  # what the report answers first; default: the plateau, and the customary cell
+    margin: Number = Field(default=1.0, gt=0, le=100)  # points of accuracy within which cells are as good as the same
     seeds: list[Seed] = Field(default=[0], min_length=1)
     views: Epochs | None = None  # distinct views; epoch e sees view e mod views; default: all
     precision: Precision = "fp32"  # of the forward pass; bf16 pays on GPUs and on CPUs that compute in it

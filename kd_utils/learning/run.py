@@ -11,7 +11,7 @@ Each step is done at most once; a run whose record is on disk gives its metrics 
 import platform
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from .. import files, machine, paths, records, seeds
 from ..records import Record, TeacherRecord
@@ -85,6 +86,25 @@ def plan_teacher(shelf: Shelf, label: str) -> Plan:
         settings=teacher_settings(study, model, shelf.fingerprint),
         folder=shelf.teacher_folder(label),
     )
+
+
+def plan_early_teacher(shelf: Shelf) -> Plan:
+    """The run of the chosen teacher's candidate for one epoch. Raises ShelfError while there is no teacher."""
+    chosen = plan_teacher(shelf, shelf.chosen_teacher().teacher)
+    model = chosen.model.model_copy(update={"train": {**chosen.model.train, "epochs": 1}})
+    train = chosen.study.training(model, teacher=True)
+    settings = teacher_settings(chosen.study, model, shelf.fingerprint)
+    folder = paths.run(chosen.study.name, "teacher", f"{chosen.label}-s{chosen.seed}-{key(settings)}")
+    return replace(chosen, model=model, train=train, settings=settings, folder=folder)
+
+
+def plan_random_teacher(shelf: Shelf) -> Plan:
+    """The chosen teacher's architecture with random weights: never trained. Raises ShelfError without a teacher."""
+    chosen = plan_teacher(shelf, shelf.chosen_teacher().teacher)
+    model = chosen.model.model_copy(update={"pretrained": False})
+    settings = {**chosen.settings, "kind": "random teacher", "model": {**chosen.settings["model"], "pretrained": False}}
+    folder = paths.run(chosen.study.name, "teacher", f"{chosen.label}-s{chosen.seed}-{key(settings)}")
+    return replace(chosen, model=model, settings=settings, folder=folder)
 
 
 def plan_student(shelf: Shelf, cell: Cell) -> Plan:
@@ -222,11 +242,11 @@ class Run:
     def soft_targets(self) -> SoftTargets:
         """Of a student: its teacher's logits for the views of its seed; those that are missing are computed first.
 
-        In self-distillation the teacher is the student's own baseline of the same seed.
+        In self-distillation the teacher is the student's own baseline of the same seed. A teacher of one epoch is
+        trained here, by the first who asks.
         """
-        teaching = self._baseline() if self._taught_by == "self" else _teacher_of(self.plan, self.device)
-        assert teaching.record is not None
-        store = SoftTargets.of(self.study, self.plan.seed, teaching.record, self.dataset)
+        teaching = self._teaching()
+        store = SoftTargets.of(self.study, self.plan.seed, teaching.record or _Untrained(teaching), self.dataset)
         seed = self.plan.seed
         store.ensure(self.plan.views, lambda number: teaching.view_logits(seed, number), _device_name(self.device))
         return store
@@ -234,6 +254,21 @@ class Run:
     @property
     def _taught_by(self) -> str:
         return self.study.taught_by(self.plan.cell) if self.plan.cell else ""
+
+    def _teaching(self) -> "Run":
+        """The run, or the untrained model, that this student learns from."""
+        if self._taught_by == "self":
+            return self._baseline()
+        if self._taught_by == "random":
+            return Run(plan_random_teacher(Shelf(self.study)), str(self.device))
+        if self._taught_by == "early":
+            plan = plan_early_teacher(Shelf(self.study))
+            plan.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(plan.folder.with_name(f"{plan.folder.name}.lock")):
+                early = Run(plan, str(self.device))
+                early.go()
+            return early
+        return _teacher_of(self.plan, self.device)
 
     def _baseline(self) -> "Run":
         cell = Cell(self.plan.label, None, 1.0, self.plan.seed)
@@ -422,6 +457,15 @@ class Run:
         rows = {"run": self.folder.name, **self.plan.parameters, "device": str(self.device)}
         rows |= {"epochs": self.plan.train.epochs, "state": state}
         return "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items() if k != "student")])
+
+
+class _Untrained:
+    """What soft targets of random weights are bound to, as a record's are to its own."""
+
+    def __init__(self, run: Run):
+        model = models.unwrap(run.model)
+        self.weights_sha256 = fingerprint(model.backbone.state_dict(), model.mean, model.std)
+        self.settings = run.plan.settings
 
 
 class _Scorer:
