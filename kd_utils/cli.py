@@ -49,12 +49,22 @@ def run(
 
 
 @app.command()
-def data(study: StudyArgument, source: Source = None) -> None:
+def data(
+    study: StudyArgument,
+    source: Source = None,
+    listed: Annotated[bool, typer.Option("--list", help="print split, label, class and name of each image")] = False,
+) -> None:
     """Decode the study's data set, once."""
     from .running import pipeline
     from .study import load
 
     loaded = load(study)
+    if listed:
+        from .learning.data import listed as images
+
+        for image in images(loaded):
+            print(*image, sep="\t")
+        return
     with _terminal() as tell, pipeline.held(loaded):
         pipeline.prepare_data(loaded, source, tell)
 

@@ -2,10 +2,11 @@
 
 import difflib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -13,7 +14,9 @@ from torch import nn
 from .. import paths
 from ..study import Model
 from . import weights
-from .weights import IMAGENET_MEAN, IMAGENET_STD, Channels, ModelError
+from .weights import IMAGENET_MEAN, IMAGENET_STD, Channels, ModelError, set_state
+
+IMAGENET_CLASSES = 1000
 
 
 class Classifier(nn.Module):
@@ -39,8 +42,8 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.input_size = input_size
         self.origin = origin
-        self.register_buffer("scale", torch.empty(1, 3, 1, 1), persistent=False)
-        self.register_buffer("shift", torch.empty(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.empty(1, 3, 1, 1))
+        self.register_buffer("shift", torch.empty(1, 3, 1, 1))
         self.normalise_by(mean, std)
 
     def normalise_by(self, mean: Channels, std: Channels) -> None:
@@ -55,6 +58,62 @@ class Classifier(nn.Module):
         if x.shape[-1] != self.input_size:
             x = F.interpolate(x, size=(self.input_size,) * 2, mode="bilinear", antialias=True, align_corners=False)
         return self.backbone(torch.addcmul(self.shift, x, self.scale))
+
+
+class Ensemble(Classifier):
+    """Classifiers that see the same images, each in its own way: the mean of their logits."""
+
+    def __init__(self, members: Sequence[Classifier], origin: str = ""):
+        super().__init__(nn.ModuleList(members), members[0].input_size, origin=origin)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, H, W, 3) uint8 -> (B, classes) logits."""
+        members = cast(nn.ModuleList, self.backbone)
+        return torch.stack([member(images) for member in members]).mean(dim=0)
+
+
+class Given(Classifier):
+    """Logits that were computed elsewhere, of the images of a data set as they are stored; they stand for a model.
+
+    counts: the number of images of each split. classes: their number.
+    """
+
+    def __init__(self, counts: Mapping[str, int], classes: int, origin: str = ""):
+        table = nn.Module()
+        for split, count in counts.items():
+            table.register_buffer(f"{split}_logits", torch.zeros(count, classes))
+        super().__init__(table, 0, origin=origin)
+
+    @classmethod
+    def read(cls, path: Path, counts: Mapping[str, int], classes: int) -> "Given":
+        """Those of a .npy: (images, classes), the splits one after the other. Raises ModelError."""
+        try:
+            logits = np.load(path, allow_pickle=False)
+        except (OSError, EOFError, ValueError) as e:
+            raise ModelError(f"logits: {path} cannot be read as .npy ({e}); write it by numpy.save") from None
+        if logits.shape != (sum(counts.values()), classes) or logits.dtype.kind != "f":
+            splits = ", ".join(f"{count:,} of {split}" for split, count in counts.items() if count)
+            raise ModelError(
+                f"logits: {path} has {logits.dtype} of shape {logits.shape}, and the data have "
+                f"{sum(counts.values()):,} images ({splits}) and {classes} classes; write floating point numbers, a "
+                "row an image, in the order that kd data --list prints"
+            )
+        if not np.isfinite(logits).all():
+            raise ModelError(
+                f"logits: {path} has values that are not finite, the first in row "
+                f"{int(np.argmin(np.isfinite(logits).all(axis=1)))} (from 0); compute that again"
+            )
+        given = cls(counts, classes, path.name)
+        parts = np.split(logits.astype(np.float32), np.cumsum(list(counts.values()))[:-1])
+        set_state(
+            given.backbone,
+            {f"{split}_logits": torch.from_numpy(part) for split, part in zip(counts, parts, strict=True)},
+        )
+        return given
+
+    def logits(self, split: str) -> np.ndarray:
+        """Of a split's images, (N, classes) float32."""
+        return self.backbone.get_buffer(f"{split}_logits").cpu().numpy()
 
 
 def device(name: str = "auto") -> torch.device:
@@ -74,12 +133,13 @@ def device(name: str = "auto") -> torch.device:
     return named
 
 
-def create(spec: Model, classes: int, image_size: int) -> Classifier:
+def create(spec: Model, classes: int, image_size: int, head: bool = False) -> Classifier:
     """Make the model of a study's `spec` with a new head for `classes`, in channels_last.
 
     image_size: pixels a side of the stored images, which the model sees unless spec.input_size says otherwise.
     The weights that are not loaded are drawn from torch's global generator: seed it first.
-    Raises ModelError for a name that neither library knows, and for weights that cannot be had.
+    head: whether pretrained weights must have a head that fits. Raises ModelError if not, for a name that neither
+    library knows, and for weights that cannot be had.
     """
     library, name = _find(spec.model)
     size = spec.input_size or image_size
@@ -89,14 +149,19 @@ def create(spec: Model, classes: int, image_size: int) -> Classifier:
 
     if spec.pretrained is True:
         backbone, mean, std, origin = weights.pretrained(library, name, build)
+        theirs = getattr(backbone, "pretrained_cfg", {}).get("num_classes", IMAGENET_CLASSES)
+        if head and theirs != classes:
+            raise weights.other_head(f"ImageNet weights of {spec.model}", theirs, classes)
         model = Classifier(backbone, size, mean, std, origin)
     elif spec.pretrained:
         path = Path(spec.pretrained).expanduser()
         backbone = build()
-        mean, std = weights.load_file(backbone, path)
+        mean, std = weights.load_file(backbone, path, head)
         model = Classifier(backbone, size, mean, std, path.name)
     else:
         model = Classifier(build(), size)
+    if spec.mean or spec.std:
+        model.normalise_by(tuple(spec.mean or model.mean), tuple(spec.std or model.std))
     # to() takes a memory format alone, which its annotations do not know
     return cast(Any, model).to(memory_format=torch.channels_last)
 

@@ -49,7 +49,7 @@ class SoftTargets:
             "teacher_sha256": teacher.weights_sha256,
             "teacher_model": teacher.settings["model"],
             "data": dataset.fingerprint,
-            "augment": study.augment.model_dump(),
+            "augment": study.augment.settings(),
             "seed": seed,
         }
         return cls(binding, dataset.meta["counts"]["train"], len(dataset.classes))

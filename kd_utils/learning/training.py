@@ -83,10 +83,13 @@ def fit(
     score(model, epoch) returns the metrics of an evaluation after that epoch (from 1); its `score`, higher is better,
     picks the best epoch.
     precision: 'fp32' or 'bf16' (autocast of the forward pass).
+    train.epochs may be 0: the model is judged as it is, and the history is empty.
     All randomness of an epoch follows from (seed, epoch), so a resumed training equals an uninterrupted one.
     Raises TrainingError when the loss is not finite or the checkpoint cannot be read.
     """
     net = unwrap(model)
+    if not train.epochs:  # judged as it is
+        return _judged(model, net, score)
     device = labels.device
     optimizer = _optimizer(model, train)
     schedule = _schedule(optimizer, train)
@@ -137,6 +140,12 @@ def fit(
             on_epoch(row)
     state.last = _snapshot(net)
     return state
+
+
+def _judged(model: nn.Module, net: Classifier, score: Callable[[nn.Module, int], dict]) -> Fit:
+    """What zero epochs leave behind: the model as it came, with its score."""
+    weights = _snapshot(net)
+    return Fit(best=weights, best_epoch=0, best_score=score(model, 0)["score"], last=weights)
 
 
 def _epoch(

@@ -39,7 +39,7 @@ def leaderboard(results: Results) -> Table:
             "candidate": record.teacher,
             "weights_from": record.provenance.weights_from,
             "parameters": record.provenance.parameters,
-            "input_size": record.settings["model"]["input_size"] or results.dataset["image_size"],
+            "input_size": _input_size(record, results.dataset["image_size"]),
             "top1_best": record.metrics.top1_best,
             "nll": record.metrics.nll,
             "epochs": record.metrics.epochs,
@@ -61,6 +61,12 @@ def leaderboard(results: Results) -> Table:
     ranked_on = "held-out training images" if results.dataset["counts"]["holdout"] else "the validation images"
     caption = f"The teacher candidates, ranked by their accuracy on {ranked_on}. The first is the teacher."
     return Table(pd.DataFrame(rows), caption, "teachers", columns)
+
+
+def _input_size(record: Record, stored: int) -> str:
+    """Pixels a side that a candidate sees; an ensemble and logits from elsewhere have no size of their own."""
+    about = record.settings["model"]
+    return str(about["input_size"] or stored) if "input_size" in about else "–"
 
 
 def _accuracy(top1: float, low: float, high: float, tied: bool = False) -> str:
@@ -233,7 +239,7 @@ def _statistic(value: float, low: float, high: float, statistic: str) -> str:
 def cost(results: Results) -> Table:
     """What the cells took, and what storing the soft targets saved; times in seconds."""
     study, images = results.study, results.dataset["counts"]["train"]
-    teacher_rate = results.teacher.cost.inference_images_per_second
+    teacher_rate = results.teacher.cost.inference_images_per_second  # None: its logits were computed elsewhere
     rows = []
     for student in results.labels:
         runs = [record for record in results.students if record.student == student]
@@ -248,7 +254,7 @@ def cost(results: Results) -> Table:
                 "train_seconds": seconds.median(),
                 "images_per_second": rates.median(),
                 "all_seconds": seconds.sum(),
-                "teacher_seconds": shown_images / teacher_rate,
+                "teacher_seconds": shown_images / teacher_rate if teacher_rate else float("nan"),
             }
         )
     columns = {
@@ -261,11 +267,14 @@ def cost(results: Results) -> Table:
     }
     seeds = {record.cell.seed for record in results.students}
     views = study.view_count() * len(seeds)
-    caption = (
-        "Cost: medians and sums of training alone, each run beside others on the machine. Teacher live: what its "
-        f"forward passes would have taken in these runs, at its own measured pace; the stored soft targets took "
-        f"{duration(views * images / teacher_rate)} for {views} views, once for all."
-    )
+    caption = "Cost: medians and sums of training alone, each run beside others on the machine."
+    if teacher_rate:
+        caption += (
+            " Teacher live: what its forward passes would have taken in these runs, at its own measured pace; the "
+            f"stored soft targets took {duration(views * images / teacher_rate)} for {views} views, once for all."
+        )
+    else:
+        del columns["Teacher live"]
     return Table(pd.DataFrame(rows), caption, "cost", columns)
 
 

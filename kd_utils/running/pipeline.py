@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from .. import files, machine, paths, records
 from ..records import TeacherRecord
-from ..shelf import Shelf
+from ..shelf import Shelf, note
 from ..study import Cell, Study, StudyError, short
 from ..study import load as load_study
 from . import events
@@ -91,7 +91,11 @@ def prepare_data(study: Study, source: str | Path | None, tell: Listener) -> "Da
 
 def train_teachers(shelf: Shelf, where: Resources, tell: Listener) -> bool:
     """Train the candidates that are not trained yet; the best one is the teacher, and its weights are kept apart."""
+    from ..learning import data
+
+    note(shelf.study, data.load(shelf.study).meta)  # files that candidates are made of may have come after the data
     ok = _run("teachers", teacher_tasks(shelf, where.device), shelf, where, tell)
+    ok = _run("ensembles", teacher_tasks(shelf, where.device, ensembles=True), shelf, where, tell) and ok
     if shelf.teacher is not None:
         top1, among = shelf.teacher.metrics.top1_best, len(shelf.candidates)
         tell(events.Said(f"teacher: {shelf.teacher.teacher}, {top1:.2%} top-1, best of {among}"))
@@ -180,8 +184,11 @@ def keep_teacher(study: Study, teacher: TeacherRecord) -> str:
 # --- what is still to be done
 
 
-def teacher_tasks(shelf: Shelf, device: str = "auto") -> list[Task]:
-    """The candidates that are still to be trained, each a run of teacher.ipynb."""
+def teacher_tasks(shelf: Shelf, device: str = "auto", *, ensembles: bool = False) -> list[Task]:
+    """The candidates that are still to be trained, each a run of teacher.ipynb.
+
+    ensembles: instead those that are ensembles, once all their members are done.
+    """
     from ..learning import data
 
     study = shelf.study
@@ -193,10 +200,12 @@ def teacher_tasks(shelf: Shelf, device: str = "auto") -> list[Task]:
             label,
             shelf.teacher_folder(label),
             {"candidate": label, "device": device},
-            study.training(study.candidate(label), teacher=True).epochs,
+            study.training(study.candidate(label), teacher=True).epochs or 1,
         )
         for label, record in shelf.candidates.items()
         if record is None
+        and bool(members := study.candidate(label).ensemble) == ensembles
+        and all(shelf.candidates[member] for member in members)
     ]
 
 
