@@ -272,6 +272,7 @@ MEANING = {
     "Candidate.model": "as of a student; none in an ensemble and with logits",
     "Grid.T": "temperatures",
     "Grid.alpha": "weights of the cross-entropy; 1, the baseline, is always run",
+    "ListedCell.T": "temperature",
     "Method.method": "the way to teach",
 }
 

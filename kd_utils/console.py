@@ -125,11 +125,11 @@ def _accuracies(console: Console, study: Study, student: str, cells: Mapping[Cel
 
     over = ", mean over seeds" if len(study.seeds) > 1 else ""
     table = Table(title=f"{student}, top-1 on val in %{over}")
-    alphas = sorted({*study.grid.alpha, 1.0})
+    alphas = sorted({*study.grid.alphas, 1.0})
     table.add_column("T")
     for alpha in alphas:
         table.add_column(f"alpha {short(alpha)}", justify="right")
-    for T in sorted(study.grid.T):
+    for T in study.grid.temperatures:
         table.add_row(short(T), *(shown("kd", None if alpha == 1 else T, alpha) for alpha in alphas))
     console.print(table)
     for method in study.methods:

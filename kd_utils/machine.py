@@ -34,11 +34,11 @@ def gpus() -> list[str]:
     return answer.stdout.split() if answer.returncode == 0 else []
 
 
-def slots(study: Study, jobs: int | None, device: str) -> list[dict[str, str]]:
+def slots(study: Study, jobs: int | None, device: str, threads: int = 1) -> list[dict[str, str]]:
     """Where runs go side by side: the environment variables of each slot.
 
-    On CPUs a run has study.threads threads, and there are as many slots as the cores hold. With GPUs there is a slot
-    for each, or for each `data_parallel` of them. jobs overrides the number.
+    On CPUs there are as many slots as the cores hold of runs with so many threads. With GPUs there is a slot for each,
+    or for each `data_parallel` of them. jobs overrides the number.
     Raises MachineError where the study asks for more GPUs a run than there are.
     """
     names = [] if device == "cpu" else gpus()
@@ -54,7 +54,7 @@ def slots(study: Study, jobs: int | None, device: str) -> list[dict[str, str]]:
         return [{"CUDA_VISIBLE_DEVICES": groups[k % len(groups)]} for k in range(jobs or len(groups))]
     if device not in ("auto", "cpu"):
         return [{}] * (jobs or 1)
-    return [{}] * (jobs or max(1, cores() // study.threads))
+    return [{}] * (jobs or max(1, cores() // threads))
 
 
 def check(study: Study, models: list[Model], device: str) -> list[str]:

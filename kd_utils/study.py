@@ -174,6 +174,7 @@ class Model(_Section):
     input_size: int | None = Field(default=None, ge=8, le=4096)  # pixels a side that the model sees; default: as stored
     precision: Precision | None = None  # of the forward pass; default: the study's
     compile: bool = False  # train through torch.compile: pays in long grids of models with many small operations
+    threads: int | None = Field(default=None, ge=1, le=1024)  # CPU threads of its run; default: the study's
     train: dict[str, Any] = {}  # what differs from the study's `train`
 
     @model_validator(mode="before")
@@ -213,7 +214,7 @@ class Candidate(Model):
                 raise ValueError(
                     f"a candidate has one of model, ensemble and logits, not {' and '.join(kinds) or 'none'}"
                 )
-            others = {"ensemble": {"precision"}, "logits": set()}.get(kinds[0], set(value))
+            others = {"ensemble": {"precision", "threads"}, "logits": set()}.get(kinds[0], set(value))
             if wrong := sorted(k for k in value if value[k] and k in Model.model_fields and k not in others | {"name"}):
                 raise ValueError(f"{kinds[0]} goes without '{wrong[0]}', which is a model's")
         return value
@@ -244,22 +245,63 @@ class Teacher(_Section):
     seed: Seed = 1000  # none of `seeds`: their students would see the views that it was trained on
 
 
-class Grid(_Section):
-    """The temperatures and the weights of the cross-entropy; a cell for each pair, one for all T at alpha = 1."""
+class ListedCell(_Section):
+    """One cell, where a study lists them."""
 
-    T: list[Temperature] = Field(min_length=1)
-    alpha: list[Alpha] = Field(min_length=1)
+    student: str  # its name
+    T: Temperature
+    alpha: Annotated[Number, Field(ge=0, lt=1)]  # alpha = 1 is the baseline, which is always run
+
+
+class Grid(_Section):
+    """The temperatures and the weights of the cross-entropy; a cell for each pair, one for all T at alpha = 1.
+
+    Or cells in an order of one's own.
+    """
+
+    T: list[Temperature] = []
+    alpha: list[Alpha] = []
+    cells: list[ListedCell] = []  # instead of T and alpha: each for every seed before the next
 
     @model_validator(mode="after")
     def _distinct(self):
-        for key in ("T", "alpha"):
+        missing = [key for key in ("T", "alpha") if not getattr(self, key)]
+        if self.cells and len(missing) < 2:
+            raise ValueError("grid has T and alpha, or a list of cells, and not both; leave one out")
+        if missing and not self.cells:
+            raise ValueError(f"grid.{missing[0]} is missing or empty; give T and alpha, or a list of cells")
+        for key in ("T", "alpha", "cells"):
             values = getattr(self, key)
-            if len(set(values)) < len(values):
-                raise ValueError(f"grid.{key} names a value twice: {values}")
+            if twice := [value for value in values if values.count(value) > 1]:
+                raise ValueError(f"grid.{key} names a value twice: {twice[0]}")
         return self
+
+    @property
+    def temperatures(self) -> list[float]:
+        """Every T, the least first."""
+        return sorted({*self.T, *(cell.T for cell in self.cells)})
+
+    @property
+    def alphas(self) -> list[float]:
+        """Every alpha, the least first."""
+        return sorted({*self.alpha, *(cell.alpha for cell in self.cells)})
 
 
 STANDARD = (4.0, 0.5)  # the customary T and alpha
+PLATEAU = (4.0, 0.5)  # by default the cells with at least this T and at most this alpha are compared as one
+
+Point = Annotated[list[Number], Field(min_length=2, max_length=2)]  # T and alpha
+
+
+class Contrast(_Section):
+    """A question put to the accuracies before the first run: the mean of some cells minus the mean of others.
+
+    It is asked of every student that has these cells, over the seeds that they share.
+    """
+
+    name: str = Field(min_length=1, max_length=80)  # how the report calls it
+    cells: list[Point] = Field(min_length=1)  # [T, alpha] each
+    against: list[Point] = []  # [T, alpha] each; default: the baseline
 
 
 class Asked(_Section):
@@ -371,6 +413,7 @@ class Study(_Section):
     students: list[Model] = Field(min_length=1)
     grid: Grid
     methods: list[Method] = []  # further questions: each a row of its own, none by default
+    contrasts: list[Contrast] = []  # what the report answers first; default: the plateau, and the customary cell
     seeds: list[Seed] = Field(default=[0], min_length=1)
     views: Epochs | None = None  # distinct views; epoch e sees view e mod views; default: all
     precision: Precision = "fp32"  # of the forward pass; bf16 pays on GPUs and on CPUs that compute in it
@@ -396,6 +439,18 @@ class Study(_Section):
         labels = [m.label for m in self.methods]
         if twice := {x for x in labels if labels.count(x) > 1}:
             raise ValueError(f"methods: {sorted(twice)} named twice; give each row a `name` of its own")
+        for cell in self.grid.cells:
+            _known([s.label for s in self.students], cell.student)
+        asked = {(c.T, c.alpha) for c in self.cells()}
+        for contrast in self.contrasts:
+            for T, alpha in (*contrast.cells, *contrast.against):
+                if (T, alpha) not in asked:
+                    raise ValueError(
+                        f"contrasts: {contrast.name!r} asks of T = {short(T)}, alpha = {short(alpha)}, "
+                        "which is no cell of the grid"
+                    )
+        if twice := {c.name for c in self.contrasts if sum(c.name == d.name for d in self.contrasts) > 1}:
+            raise ValueError(f"contrasts: {sorted(twice)} named twice")
         runs = Counter(cell.name.casefold() for cell in self.cells())  # some file systems take A for a
         if twice := [name for name, count in runs.items() if count > 1]:
             raise ValueError(f"two runs would be called {twice[0]}; give students and methods other names, a T once")
@@ -436,6 +491,10 @@ class Study(_Section):
         """The precision of this model's forward pass."""
         return model.precision or self.precision
 
+    def threads_of(self, model: Model) -> int:
+        """The CPU threads of this model's run."""
+        return model.threads or self.threads
+
     def student(self, label: str) -> Model:
         """The student of this label; StudyError names those there are."""
         return _named(self.students, label, f"student of study '{self.name}'")
@@ -453,31 +512,56 @@ class Study(_Section):
         raise StudyError(f"no method of study '{self.name}' is called {label!r}; there are: {known}")
 
     def cells(self) -> list[Cell]:
-        """The cells in the order in which they are run. alpha = 1 comes once for all T; it is always there."""
-        return [cell for stage in self.stages() for cell in stage]
+        """The cells in the order in which they are run: what is asked most is known first.
 
-    def stages(self) -> list[list[Cell]]:
-        """The cells in the stages in which they are run, each of one seed: what is asked most is known first.
+        alpha = 1, a student's baseline, comes once for all T; it is always there. Where the grid is a list of cells,
+        its order is kept, each for every seed before the next, and the baseline of a student comes before its first
+        cell; further methods come last.
 
-        The first seed comes whole: of every student its baseline, the customary cell and the corners of the grid,
+        Else the first seed comes whole: of every student its baseline, the customary cell and the corners of the grid,
         then the rest of the grid, then further methods. Then come the baseline, the customary cell and the corners of
         every other seed, then the rest of each.
         """
+        further = [(m.label, T, alpha) for m in self.methods for T in m.T for alpha in m.alpha]
+        if self.grid.cells:
+            rows = self._listed() + [(student.label, *point) for point in further for student in self.students]
+            return [Cell(label, T, alpha, seed, method) for label, method, T, alpha in rows for seed in self.seeds]
         points = [(T, alpha) for T in self.grid.T for alpha in self.grid.alpha if alpha < 1]
         telling = {STANDARD, *_corners(points)}
         head = [("kd", None, 1.0), *(("kd", *point) for point in points if point in telling)]
         rest = [("kd", *point) for point in points if point not in telling]
-        further = [(m.label, T, alpha) for m in self.methods for T in m.T for alpha in m.alpha]
 
-        def stage(seed: int, *parts: Sequence[tuple[str, float | None, float]]) -> list[Cell]:
+        def of(seed: int, *parts: Sequence[tuple[str, float | None, float]]) -> list[Cell]:
             order = ((student.label, cell) for part in parts for student in self.students for cell in part)
             return [Cell(label, T, alpha, seed, method) for label, (method, T, alpha) in order]
 
         first, *others = self.seeds
-        stages = [stage(first, head, rest, further)]
-        stages += [stage(seed, head) for seed in others]
-        stages += [stage(seed, rest, further) for seed in others]
-        return [cells for cells in stages if cells]
+        cells = of(first, head, rest, further)
+        cells += [cell for seed in others for cell in of(seed, head)]
+        return cells + [cell for seed in others for cell in of(seed, rest, further)]
+
+    def asked_first(self) -> list[Contrast]:
+        """The study's contrasts; by default the plateau and the customary cell, each against the baseline."""
+        if self.contrasts:
+            return self.contrasts
+        points = {(c.T, c.alpha) for c in self.cells() if c.T is not None and c.method == "kd"}
+        least, most = PLATEAU
+        plateau = sorted(list(p) for p in points if p[0] >= least and p[1] <= most)
+        asked = []
+        if len(plateau) > 1:
+            name = f"T of at least {short(least)}, alpha of at most {short(most)}"
+            asked.append(Contrast(name=name, cells=plateau))
+        if STANDARD in points:
+            asked.append(Contrast(name="the customary cell", cells=[list(STANDARD)]))
+        return asked
+
+    def _listed(self) -> list[tuple[str, str, float | None, float]]:
+        """The cells of a grid that lists them: student, method, T, alpha; the baselines among them, or at the end."""
+        rows: list[tuple[str, str, float | None, float]] = []
+        for cell in self.grid.cells:
+            rows += [(cell.student, "kd", None, 1.0), (cell.student, "kd", cell.T, cell.alpha)]
+        rows += [(student.label, "kd", None, 1.0) for student in self.students]
+        return list(dict.fromkeys(rows))
 
     def teaching(self, cell: Cell) -> Teaching:
         """The way in which a cell is taught."""
@@ -561,7 +645,7 @@ def _common(study: Study, model: Model, train: Train, seed: int, fingerprint: st
         "model": _architecture(study, model, fingerprint),
         "train": train.settings(),
         "seed": seed,
-        "threads": study.threads,
+        "threads": study.threads_of(model),
         "precision": study.precision_of(model),
     }
     return settings | ({"data_parallel": study.data_parallel} if study.data_parallel > 1 else {})

@@ -261,6 +261,7 @@ class Run:
             for advice in machine.check(self.study, [self.plan.model], self.device.type):
                 print(advice)
             files.remove(self.folder / paths.FAILURE)
+            torch.set_num_threads(self.study.threads_of(self.plan.model))
             self._fit = training.fit(
                 self.model,
                 self.images,

@@ -25,6 +25,7 @@ LossFunction = Callable[..., NamedTuple]  # (logits, labels, extra) -> scalars, 
 
 
 CHECKPOINT_SHARE = 0.05  # of the time that a training takes, at most, after the first checkpoint of an attempt
+CHECKPOINT_SECONDS = 300.0  # within an epoch: no kill costs more training than this
 
 
 class TrainingError(RuntimeError):
@@ -71,7 +72,8 @@ def fit(
     """Train model, and go on from `checkpoint` if that file is there.
 
     It is written after the first epoch, and after others as long as that takes no more than CHECKPOINT_SHARE of the
-    time: the optimiser's state makes it several times as large as the weights, and epochs may be short.
+    time: the optimiser's state makes it several times as large as the weights, and epochs may be short. In an epoch
+    that is long it is written every CHECKPOINT_SECONDS.
 
     images: (N, H, W, 3) uint8, on the model's device or, if they do not fit there, on the CPU: then each batch is
     copied over while the batch before it is still being computed.
@@ -84,7 +86,8 @@ def fit(
     picks the best epoch.
     precision: 'fp32' or 'bf16' (autocast of the forward pass).
     train.epochs may be 0: the model is judged as it is, and the history is empty.
-    All randomness of an epoch follows from (seed, epoch), so a resumed training equals an uninterrupted one.
+    All randomness of an epoch follows from (seed, epoch), and a checkpoint within one has the generators' states, so
+    a resumed training equals an uninterrupted one.
     Raises TrainingError when the loss is not finite or the checkpoint cannot be read.
     """
     net = unwrap(model)
@@ -93,15 +96,15 @@ def fit(
     device = labels.device
     optimizer = _optimizer(model, train)
     schedule = _schedule(optimizer, train)
-    state = Fit()
-    if checkpoint and checkpoint.is_file():
-        state = _resume(checkpoint, net, optimizer, schedule)
-    due = 0.0  # when the next checkpoint is written: the first one at once
+    keeper = _Keeper(checkpoint, net, optimizer, schedule)
+    state, under_way = keeper.resume()
     while len(state.history) < train.epochs and not _stalled(state, train):
         epoch = len(state.history)
-        torch.manual_seed(seeds.epoch(seed, epoch))
-        started = time.perf_counter()
-        sums, seen = _epoch(
+        if under_way is None:
+            torch.manual_seed(seeds.epoch(seed, epoch))
+        epoch_so_far, under_way = under_way or _Epoch(), None
+        sums, seen, seconds = _epoch(
+            epoch_so_far,
             model,
             images,
             labels,
@@ -113,8 +116,8 @@ def fit(
             loss=loss,
             optimizer=optimizer,
             precision=precision,
+            after_batch=lambda part=epoch_so_far: keeper.within(state, part),
         )
-        seconds = time.perf_counter() - started
         row = {
             "epoch": epoch + 1,
             **{HISTORY_COLUMNS.get(k, k): v / seen for k, v in sums.items()},
@@ -133,9 +136,7 @@ def fit(
                 state.best_score, state.best_epoch = evaluation["score"], epoch + 1
                 state.best = _snapshot(net)
             row |= {k: v for k, v in evaluation.items() if k != "score"}
-        if checkpoint and (began := time.perf_counter()) >= due:
-            _save(checkpoint, state, net, optimizer, schedule)
-            due = began + (time.perf_counter() - began) / CHECKPOINT_SHARE
+        keeper.after_epoch(state)
         if on_epoch:
             on_epoch(row)
     state.last = _snapshot(net)
@@ -148,25 +149,57 @@ def _judged(model: nn.Module, net: Classifier, score: Callable[[nn.Module, int],
     return Fit(best=weights, best_epoch=0, best_score=score(model, 0)["score"], last=weights)
 
 
+@dataclass
+class _Epoch:
+    """An epoch as far as it has come.
+
+    batches done, images seen; names of the loss's parts, and their sums over images; seconds it took.
+    """
+
+    batches: int = 0
+    seen: int = 0
+    names: tuple[str, ...] = ()
+    sums: torch.Tensor | None = None
+    seconds: float = 0.0
+
+
 def _epoch(
-    model, images, labels, *, forward, full, batches, view, extra, loss, optimizer, precision
-) -> tuple[dict, int]:
-    """One pass; returns the sums of the loss's parts over images, and the number of images."""
+    so_far: _Epoch,
+    model,
+    images,
+    labels,
+    *,
+    forward,
+    full,
+    batches,
+    view,
+    extra,
+    loss,
+    optimizer,
+    precision,
+    after_batch,
+) -> tuple[dict, int, float]:
+    """The rest of a pass; returns the sums of the loss's parts over images, the number of images, and its seconds."""
     model.train()
     cast = torch.autocast(labels.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-    total, seen, names = torch.zeros((), device=labels.device), 0, ()
-    for index in batches:
+    total = torch.zeros((), device=labels.device) if so_far.sums is None else so_far.sums.to(labels.device)
+    before, began = so_far.seconds, time.perf_counter()
+    for index in batches[so_far.batches :]:
         with cast:
             logits = (forward if len(index) == full else model)(_batch(view, images, index))
         parts = loss(logits, labels[index], extra[index] if extra is not None else None)
         optimizer.zero_grad(set_to_none=True)
         parts.loss.backward()
         optimizer.step()
-        names = parts._fields
         summed = torch.stack([p.detach() for p in parts]) * len(index)
         total = total + summed
-        seen += len(index)
-    return dict(zip(names, total.tolist(), strict=True)), seen
+        so_far.names, so_far.sums = parts._fields, total
+        so_far.batches += 1
+        so_far.seen += len(index)
+        so_far.seconds = before + time.perf_counter() - began
+        after_batch()
+    sums = dict(zip(so_far.names, total.tolist(), strict=True))  # of a GPU, this waits for its work
+    return sums, so_far.seen, before + time.perf_counter() - began
 
 
 def _batch(view, images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -209,33 +242,73 @@ def _snapshot(net: Classifier) -> dict[str, torch.Tensor]:
     return {k: v.detach().cpu().clone() for k, v in net.backbone.state_dict().items()}
 
 
-def _save(path: Path, state: Fit, net, optimizer, schedule) -> None:
-    with files.whole(path, durable=False) as tmp:
-        torch.save(
-            {
-                "history": state.history,
-                "best": state.best,
-                "best_epoch": state.best_epoch,
-                "best_score": state.best_score,
-                "model": dict(net.backbone.state_dict()),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-            },
-            tmp,
-        )
+class _Keeper:
+    """Writes and reads the checkpoint of one training; without a path it does neither."""
+
+    def __init__(self, path: Path | None, net: Classifier, optimizer, schedule):
+        self.path, self.net, self.optimizer, self.schedule = path, net, optimizer, schedule
+        self.written = time.perf_counter()
+        self.due = 0.0  # when an epoch's end is kept again: the first one at once
+
+    def after_epoch(self, state: Fit) -> None:
+        """Keep what an epoch has come to, if it is time."""
+        if time.perf_counter() >= self.due:
+            self._write(state, None)
+
+    def within(self, state: Fit, epoch: _Epoch) -> None:
+        """Keep an epoch that is under way, if it is time."""
+        if time.perf_counter() >= max(self.due, self.written + CHECKPOINT_SECONDS):
+            self._write(state, epoch)
+
+    def _write(self, state: Fit, epoch: _Epoch | None) -> None:
+        if self.path is None:
+            return
+        began = time.perf_counter()
+        with files.whole(self.path, durable=False) as tmp:
+            torch.save(
+                {
+                    **{k: getattr(state, k) for k in ("history", "best", "best_epoch", "best_score")},
+                    "model": dict(self.net.backbone.state_dict()),
+                    "optimizer": self.optimizer.state_dict(),
+                    "schedule": self.schedule.state_dict(),
+                    "under_way": epoch and vars(epoch) | {"generators": _generators()},
+                },
+                tmp,
+            )
+        self.written = time.perf_counter()
+        self.due = began + (self.written - began) / CHECKPOINT_SHARE
+
+    def resume(self) -> tuple[Fit, _Epoch | None]:
+        """What a checkpoint holds, and the epoch that was under way; an empty Fit and None where there is none."""
+        if self.path is None or not self.path.is_file():
+            return Fit(), None
+        try:
+            saved = torch.load(self.path, map_location="cpu", weights_only=True)
+            set_state(self.net.backbone, saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.schedule.load_state_dict(saved["schedule"])
+            state = Fit(saved["history"], saved["best"], saved["best_epoch"], saved["best_score"])
+            if (part := saved.get("under_way")) is None:
+                return state, None
+            _set_generators(part.pop("generators"))
+            return state, _Epoch(**part)
+        except Exception as e:
+            raise TrainingError(
+                f"{self.path}: the checkpoint cannot be read ({str(e).splitlines()[0]}); delete it to train from the "
+                "start"
+            ) from e
 
 
-def _resume(path: Path, net, optimizer, schedule) -> Fit:
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        set_state(net.backbone, saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        schedule.load_state_dict(saved["schedule"])
-        return Fit(saved["history"], saved["best"], saved["best_epoch"], saved["best_score"])
-    except Exception as e:
-        raise TrainingError(
-            f"{path}: the checkpoint cannot be read ({str(e).splitlines()[0]}); delete it to train from the start"
-        ) from e
+def _generators() -> dict:
+    """The states of torch's generators: dropout and the like draw from them."""
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return {"cpu": torch.get_rng_state(), "cuda": gpus}
+
+
+def _set_generators(states: dict) -> None:
+    torch.set_rng_state(states["cpu"])
+    if states["cuda"]:
+        torch.cuda.set_rng_state_all(states["cuda"])
 
 
 def predict_logits(

@@ -228,7 +228,7 @@ class Results:
         values = [metric(row) if callable(metric) else row[metric] for row in self.rows(cells)]
         cells = cells[["T", "alpha"]].assign(value=values)
         grid = cells.dropna(subset="T").pivot(index="T", columns="alpha", values="value")
-        grid = grid.reindex(index=sorted(self.study.grid.T))
+        grid = grid.reindex(index=self.study.grid.temperatures)
         baseline = cells.loc[cells["T"].isna(), "value"]
         if len(baseline):
             grid[1.0] = baseline.iloc[0]

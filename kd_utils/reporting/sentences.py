@@ -23,8 +23,8 @@ def front(results: Results) -> Front:
     teacher, students = results.teacher, [in_markdown(student) for student in results.labels]
     lines = [
         f"We distil a {in_markdown(teacher.teacher)} teacher ({percent(teacher.metrics.top1_best)} % top-1, "
-        f"the best of {len(results.teachers)} candidates) into {_join(students)} at {len(study.grid.T)} "
-        f"temperatures and {len(study.grid.alpha)} weights of the cross-entropy, on {study.data.name} with "
+        f"the best of {len(results.teachers)} candidates) into {_join(students)} at {len(study.grid.temperatures)} "
+        f"temperatures and {len(study.grid.alphas)} weights of the cross-entropy, on {study.data.name} with "
         f"{len(dataset['classes'])} classes, {counts['train']:,} training and {counts['val']:,} validation images."
     ]
     lines += [_reached(results, student) for student in results.labels]

@@ -161,12 +161,12 @@ def _board(results: Results, student: str, pick: Callable[[CellRow], None]) -> l
     def label(text: str) -> widgets.Label:
         return widgets.Label(text, layout=_CELL)
 
-    alphas = [alpha for alpha in sorted(results.study.grid.alpha) if alpha < 1]
+    alphas = [alpha for alpha in results.study.grid.alphas if alpha < 1]
     rows: list[list[widgets.Widget]] = [
         [label("baseline"), button(None, 1.0)],
         [label(""), *(label(f"alpha = {short(alpha)}") for alpha in alphas)],
     ]
-    for T in sorted(results.study.grid.T):
+    for T in results.study.grid.temperatures:
         rows.append([label(f"T = {short(T)}"), *(button(T, alpha) for alpha in alphas)])
     return [widgets.HBox(row) for row in rows]
 

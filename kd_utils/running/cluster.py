@@ -21,15 +21,14 @@ def run_tasks(
     tasks: list[Task],
     callbacks: Callbacks = NOBODY,
     *,
-    cpus: float,
     gpus: float,
     address: str | None = None,
     retries: int = 3,
 ) -> list[Failure]:
     """Run the tasks on a Ray cluster; returns the failures.
 
-    cpus, gpus: what a task takes; half a GPU is 0.5, and Ray sets CUDA_VISIBLE_DEVICES. A task takes no more than
-    there is on any machine, or Ray waits for such a machine for ever.
+    gpus: what a task takes beside its threads' cores; half a GPU is 0.5, and Ray sets CUDA_VISIBLE_DEVICES. A task
+    takes no more than there is on any machine, or Ray waits for such a machine for ever.
     address: of a running cluster; None starts one on this machine. retries: for tasks whose machine was lost.
     Progress within a task is not told. Raises ClusterError.
     """
@@ -51,10 +50,14 @@ def run_tasks(
     except (ConnectionError, RuntimeError, ValueError) as e:
         raise ClusterError(f"no Ray cluster at {address}: {e}; start one with: ray start --head") from e
     environment = settings()
-    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(_on_a_node)
+    remote = ray.remote(num_gpus=gpus, max_retries=retries)(_on_a_node)
     failures: list[Failure] = []
     try:
-        waiting = {remote.remote(task, environment): task for task in tasks}
+        waiting, references = {}, {}
+        for task in tasks:
+            before = [references[name] for name in sorted(task.after) if name in references]
+            reference = remote.options(num_cpus=task.threads).remote(task, environment, *before)
+            waiting[reference], references[task.name] = task, reference
         while waiting:
             done, _ = ray.wait(list(waiting), timeout=0.5)
             for reference in done:
@@ -64,6 +67,8 @@ def run_tasks(
                     error, seconds = ray.get(reference)
                 except ray.exceptions.RayError as e:
                     error = f"{type(e).__name__}: {str(e).splitlines()[0]}"
+                if error == LEFT_OUT:
+                    continue
                 if error:
                     failures.append(Failure(task, error))
                 callbacks.done(task, seconds, error)
@@ -73,8 +78,16 @@ def run_tasks(
     return failures
 
 
-def _on_a_node(task: Task, environment: dict[str, str]) -> tuple[str, float]:
-    """One task on the machine that Ray chose, in a forked process as on one machine: its error or '', its seconds."""
+LEFT_OUT = "left out, since a task that it needs failed"
+
+
+def _on_a_node(task: Task, environment: dict[str, str], *before: tuple[str, float]) -> tuple[str, float]:
+    """One task on the machine that Ray chose, in a forked process as on one machine: its error or '', its seconds.
+
+    before: what the tasks that it needs came to.
+    """
+    if any(error for error, _ in before):
+        return LEFT_OUT, 0.0
     started = time.monotonic()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     slot = {**environment, **({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})}

@@ -2,10 +2,10 @@
 
 import os
 import platform
-import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from .. import files, machine, paths, records
 from ..records import TeacherRecord
 from ..shelf import Shelf, note
-from ..study import Cell, Study, StudyError, short
+from ..study import Cell, Model, Study, StudyError, short
 from ..study import load as load_study
 from . import events
 from .events import Listener
@@ -95,7 +95,6 @@ def train_teachers(shelf: Shelf, where: Resources, tell: Listener) -> bool:
 
     note(shelf.study, data.load(shelf.study).meta)  # files that candidates are made of may have come after the data
     ok = _run("teachers", teacher_tasks(shelf, where.device), shelf, where, tell)
-    ok = _run("ensembles", teacher_tasks(shelf, where.device, ensembles=True), shelf, where, tell) and ok
     if shelf.teacher is not None:
         top1, among = shelf.teacher.metrics.top1_best, len(shelf.candidates)
         tell(events.Said(f"teacher: {shelf.teacher.teacher}, {top1:.2%} top-1, best of {among}"))
@@ -105,22 +104,8 @@ def train_teachers(shelf: Shelf, where: Resources, tell: Listener) -> bool:
 
 
 def run_cells(shelf: Shelf, where: Resources, tell: Listener) -> bool:
-    """Run the cells that are not done, stage by stage, each after the soft targets of its seed."""
-    study = shelf.study
-    # all that is missing is known, and said, before anything runs
-    views = {seed: soft_target_tasks(shelf, seed, where.device) for seed in study.seeds}
-    ok = True
-    for cells in study.stages():
-        seed = cells[0].seed
-        targets = views.pop(seed, [])
-        if not _run(f"soft targets, seed {seed}", targets, shelf, where, tell, quiet=True):
-            views[seed] = targets
-            ok = False
-            continue
-        # first those that learn from the teacher, or from nobody; then those that learn from a baseline among them
-        for waits in (False, True):
-            ready = [cell for cell in cells if (study.taught_by(cell) == "self") == waits]
-            ok = _run(f"cells, seed {seed}", cell_tasks(shelf, ready, where.device), shelf, where, tell) and ok
+    """Run the cells that are not done, in the study's order, the soft targets of a seed before the first that asks."""
+    ok = _run("cells", student_tasks(shelf, where.device), shelf, where, tell)
     write_results(shelf)
     done = sum(record is not None for record in shelf.cells.values())
     ok = _all_could_be_run(shelf, tell) and ok
@@ -184,29 +169,33 @@ def keep_teacher(study: Study, teacher: TeacherRecord) -> str:
 # --- what is still to be done
 
 
-def teacher_tasks(shelf: Shelf, device: str = "auto", *, ensembles: bool = False) -> list[Task]:
-    """The candidates that are still to be trained, each a run of teacher.ipynb.
-
-    ensembles: instead those that are ensembles, once all their members are done.
-    """
+def teacher_tasks(shelf: Shelf, device: str = "auto") -> list[Task]:
+    """The candidates that are still to be trained, each a run of teacher.ipynb; ensembles behind their members."""
     from ..learning import data
 
     study = shelf.study
     data.load(study)
-    return [
-        _notebook(
-            study,
-            "teacher",
-            label,
-            shelf.teacher_folder(label),
-            {"candidate": label, "device": device},
-            study.training(study.candidate(label), teacher=True).epochs or 1,
-        )
-        for label, record in shelf.candidates.items()
-        if record is None
-        and bool(members := study.candidate(label).ensemble) == ensembles
-        and all(shelf.candidates[member] for member in members)
-    ]
+    tasks = []
+    for model in sorted(study.teacher.candidates, key=lambda candidate: bool(candidate.ensemble)):
+        if shelf.candidates[model.label] is None:
+            folder, steps = shelf.teacher_folder(model.label), study.training(model, teacher=True).epochs or 1
+            parameters = {"candidate": model.label, "device": device}
+            task = _notebook(study, "teacher", model.label, folder, parameters, steps, model)
+            tasks.append(replace(task, after=frozenset(model.ensemble)))
+    return tasks
+
+
+def student_tasks(shelf: Shelf, device: str = "auto") -> list[Task]:
+    """The cells that are still to be run and can be, in the study's order, each behind the soft targets it needs."""
+    study, listed = shelf.study, set()
+    views = {seed: soft_target_tasks(shelf, seed, device) for seed in study.seeds}
+    tasks: list[Task] = []
+    for cell, task in cell_tasks(shelf, device):
+        needed = views[cell.seed] if study.taught_by(cell) == "teacher" else []
+        tasks += [view for view in needed if view.name not in listed]
+        listed |= {view.name for view in needed}
+        tasks.append(replace(task, after=task.after | {view.name for view in needed}))
+    return tasks
 
 
 def soft_target_tasks(shelf: Shelf, seed: int, device: str = "auto") -> list[Task]:
@@ -225,6 +214,7 @@ def soft_target_tasks(shelf: Shelf, seed: int, device: str = "auto") -> list[Tas
             compute_view,
             {"study": study, "seed": seed, "view": view, "device": device},
             paths.results(study.name) / f"soft-targets-seed{seed}-view{view:04d}",
+            threads=study.threads,
         )
         for view in range(study.view_count())
         if not store.has(view)
@@ -239,36 +229,32 @@ def soft_target_tasks(shelf: Shelf, seed: int, device: str = "auto") -> list[Tas
     return tasks
 
 
-def cell_tasks(shelf: Shelf, cells: list[Cell], device: str = "auto") -> list[Task]:
-    """Those of these cells that are still to be run and that can be, each a run of distill.ipynb.
+def cell_tasks(shelf: Shelf, device: str = "auto") -> list[tuple[Cell, Task]]:
+    """The cells that are still to be run and that can be, each with its run of distill.ipynb.
 
-    Self-distillation can once the student's own baseline is done.
+    Self-distillation can where the student's own baseline is still to be run, or left its weights here.
     """
     study = shelf.study
     shelf.chosen_teacher()
-
-    def can(cell: Cell) -> bool:
-        return study.taught_by(cell) != "self" or baseline_weights(shelf, cell).is_file()
-
-    return [
-        _notebook(
-            study,
-            "distill",
-            cell.name,
-            shelf.student_folder(cell),
-            {
-                "student": cell.student,
-                "T": cell.T or 1.0,
-                "alpha": cell.alpha,
-                "method": cell.method,
-                "seed": cell.seed,
-                "device": device,
-            },
-            study.training(study.student(cell.student), teacher=False).epochs,
-        )
-        for cell in cells
-        if not shelf.done(cell) and can(cell)
-    ]
+    tasks = []
+    for cell, record in shelf.cells.items():
+        baseline = Cell(cell.student, None, 1.0, cell.seed)
+        learns_from_itself = study.taught_by(cell) == "self"
+        if record or (learns_from_itself and shelf.done(baseline) and not baseline_weights(shelf, cell).is_file()):
+            continue
+        model = study.student(cell.student)
+        parameters = {
+            "student": cell.student,
+            "T": cell.T or 1.0,
+            "alpha": cell.alpha,
+            "method": cell.method,
+            "seed": cell.seed,
+            "device": device,
+        }
+        steps = study.training(model, teacher=False).epochs
+        task = _notebook(study, "distill", cell.name, shelf.student_folder(cell), parameters, steps, model)
+        tasks.append((cell, replace(task, after=frozenset([baseline.name])) if learns_from_itself else task))
+    return tasks
 
 
 def baseline_weights(shelf: Shelf, cell: Cell) -> Path:
@@ -276,14 +262,14 @@ def baseline_weights(shelf: Shelf, cell: Cell) -> Path:
     return shelf.student_folder(Cell(cell.student, None, 1.0, cell.seed)) / paths.WEIGHTS
 
 
-def _notebook(study: Study, notebook: str, name: str, folder: Path, parameters: dict, steps: int) -> Task:
+def _notebook(study: Study, notebook: str, name: str, folder: Path, parameters: dict, steps: int, model: Model) -> Task:
     arguments = {
         "study": study,
         "notebook": str(paths.notebook(notebook)),
         "output": str(folder / f"{notebook}.ipynb"),
         "parameters": {"study": study.file, **parameters},
     }
-    return Task(name, execute, arguments, folder, steps)
+    return Task(name, execute, arguments, folder, steps, threads=study.threads_of(model))
 
 
 def compute_view(study: Study, seed: int, view: int, device: str) -> None:
@@ -321,15 +307,15 @@ def execute(study: Study, notebook: str, output: str, parameters: dict) -> None:
 # --- doing it
 
 
-def _run(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell: Listener, quiet: bool = False) -> bool:
+def _run(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell: Listener) -> bool:
     """Run tasks side by side, taking in each record as its run ends. Returns whether all succeeded."""
     if not tasks:
         return True
     from ..learning import data
 
     data.load(shelf.study).check()  # once, and not by a failure of every task
-    started, total = time.monotonic(), sum(task.steps for task in tasks)
-    finished = 0
+    total, finished = sum(task.steps for task in tasks), 0
+    views_left = Counter(task.arguments["seed"] for task in tasks if task.function is compute_view)
     tell(events.Progress(stage, 0, total))
 
     def on_done(task: Task, seconds: float, error: str) -> None:
@@ -338,8 +324,14 @@ def _run(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell: Li
         if error:
             tell(events.Failed(task.name, error, task.folder))
             return
+        if task.function is compute_view:
+            seed = task.arguments["seed"]
+            views_left[seed] -= 1
+            if not views_left[seed]:
+                tell(events.Said(f"soft targets, seed {seed}: done"))
+            return
         record = shelf.take(task.folder)
-        if record is None:  # soft targets have no record
+        if record is None:  # it was removed just now
             return
         if not isinstance(record, TeacherRecord):
             write_results(shelf)
@@ -356,11 +348,10 @@ def _run(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell: Li
         from . import cluster
 
         gpus = where.gpus if where.gpus is not None else float(shelf.study.data_parallel * (where.device == "cuda"))
-        failures = cluster.run_tasks(tasks, callbacks, cpus=shelf.study.threads, gpus=gpus, address=where.address)
+        failures = cluster.run_tasks(tasks, callbacks, gpus=gpus, address=where.address)
     else:
-        failures = run_tasks(tasks, machine.slots(shelf.study, where.jobs, where.device), callbacks)
-    if quiet and not failures:
-        tell(events.Said(f"{stage}: {len(tasks)} done ({time.monotonic() - started:.0f} s)"))
+        threads = max(task.threads for task in tasks)
+        failures = run_tasks(tasks, machine.slots(shelf.study, where.jobs, where.device, threads), callbacks)
     return not failures
 
 

@@ -38,6 +38,7 @@ class Task:
     """Something to do in a process of its own: function(**arguments), importable at module level.
 
     folder: where its log, progress.json and failure.json go. steps: how much work it is, in the progress's units.
+    after: the names of earlier tasks that it needs; where one of them fails, it is left out. threads: that it uses.
     """
 
     name: str
@@ -45,6 +46,8 @@ class Task:
     arguments: dict
     folder: Path
     steps: int = 1
+    after: frozenset[str] = frozenset()
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,9 @@ def run_tasks(
 ) -> list[Failure]:
     """Run the tasks in their order, one in each slot at a time; returns the failures, after all the others ran.
 
+    A task that waits for others (`after`) is passed by those behind it. Of tasks that wait for one that failed,
+    nothing is told.
+
     slots: the environment variables of each slot (CUDA_VISIBLE_DEVICES, say).
     retries: how often a task is tried again when the cause of its failure may have passed (MAY_PASS), after a while.
     On any exception, KeyboardInterrupt among them, the running tasks are killed first.
@@ -94,8 +100,7 @@ def run_tasks(
                 if work.try_again(task, error):
                     callbacks.retry(task, error)
                     continue
-                if error:
-                    work.failures.append(Failure(task, error))
+                work.end(task, error)
                 callbacks.done(task, seconds, error)
             callbacks.tick(work.steps())
     finally:
@@ -117,7 +122,8 @@ class _Work:
     def __init__(self, tasks: list[Task], slots: list[dict[str, str]], retries: int):
         self.context = warm_up()
         self.slots, self.retries = slots, retries
-        self.waiting, self.free = deque(tasks), deque(range(len(slots)))
+        self.waiting, self.free = list(tasks), deque(range(len(slots)))
+        self.unfinished = {task.name for task in tasks}
         self.later: list[tuple[float, Task]] = []  # when to try again
         self.tried: Counter[str] = Counter()
         self.running: dict[int, _Running] = {}
@@ -132,8 +138,9 @@ class _Work:
         now = time.monotonic()
         self.waiting.extend(task for due, task in self.later if due <= now)
         self.later = [(due, task) for due, task in self.later if due > now]
-        while self.waiting and self.free:
-            task, slot = self.waiting.popleft(), self.free.popleft()
+        while self.free and (task := next((t for t in self.waiting if not t.after & self.unfinished), None)):
+            self.waiting.remove(task)
+            slot = self.free.popleft()
             task.folder.mkdir(parents=True, exist_ok=True)
             for name in (paths.FAILURE, paths.LOG):
                 files.remove(task.folder / name)
@@ -163,6 +170,17 @@ class _Work:
         self.later.append((time.monotonic() + BACK_OFF * 2 ** self.tried[task.name], task))
         self.tried[task.name] += 1
         return True
+
+    def end(self, task: Task, error: str) -> None:
+        """Note that a task has ended; where it failed, those that wait for it are left out."""
+        if not error:
+            self.unfinished.discard(task.name)
+            return
+        self.failures.append(Failure(task, error))
+        lost = {task.name}
+        while out := [t for t in self.waiting if t.after & lost]:
+            self.waiting = [t for t in self.waiting if t not in out]
+            lost |= {t.name for t in out}
 
     def steps(self) -> dict[str, int]:
         """The steps that each running task has done."""

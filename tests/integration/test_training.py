@@ -93,6 +93,43 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, schedule, opti
     assert whole.best_epoch == pieces.best_epoch
 
 
+@pytest.mark.parametrize("batches", [1, 2, 5])
+def test_a_training_killed_within_an_epoch_goes_on_to_the_bit(tmp_path, monkeypatch, batches):
+    """Killed again and again after some batches, each time with a checkpoint within the epoch: the same bits."""
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(training, "CHECKPOINT_SHARE", float("inf"))
+    train = Train(epochs=2, batch_size=16, lr=0.003)  # four batches an epoch
+    whole = fit(make("mobilenetv3_small_050"), train)  # a model with dropout: torch's generator matters
+
+    class Killed(Exception):
+        pass
+
+    def attempt():
+        left = batches
+
+        def loss(*given):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Killed
+            return losses.ce_loss(*given)
+
+        torch.manual_seed(0)  # what a new process begins with is not what the training needs
+        return fit(make("mobilenetv3_small_050"), train, loss=loss, checkpoint=tmp_path / "c.pt")
+
+    pieces, kills = None, 0
+    while pieces is None:
+        try:
+            pieces = attempt()
+        except Killed:
+            kills += 1
+            assert kills < 10
+    assert kills == (2 * 4 - 1) // batches
+    for a, b in zip(whole.history, pieces.history, strict=True):
+        assert {k: v for k, v in a.items() if "second" not in k} == {k: v for k, v in b.items() if "second" not in k}
+    assert fingerprint(whole.last) == fingerprint(pieces.last)
+
+
 def test_a_model_whose_weights_carry_a_version_goes_through(tmp_path):
     train = Train(epochs=2, batch_size=25)
     done = fit(make("mnasnet0_5"), train, checkpoint=tmp_path / "c.pt")

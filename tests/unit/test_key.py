@@ -117,3 +117,18 @@ def test_a_clone_without_that_file_still_knows_its_records(root):
 def test_a_file_that_is_neither_here_nor_noted_is_an_error(root):
     with pytest.raises(StudyError, match=r"pretrained of lcnet_050: there is no file .*/studies/gone\.safetensors"):
         keys(root, students=[{"model": "lcnet_050", "pretrained": "gone.safetensors"}])
+
+
+def test_the_committed_records_answer_their_study(monkeypatch, checkout):
+    """Settings that came later leave the keys of old records as they were."""
+    monkeypatch.delenv("KD_ROOT", raising=False)
+    kept = shelf.Shelf(load(checkout / "studies" / "tiny-imagenet-20.yaml"))
+    records = list((checkout / "results" / "tiny-imagenet-20").glob("*/*/record.json"))
+    assert len(records) >= 105
+    assert len(kept.students) + len(kept.teachers) == len(records)
+
+
+@pytest.mark.parametrize("changes", [{"mean": [0.5, 0.5, 0.5]}, {"std": [0.5, 0.5, 0.5]}], ids=str)
+def test_what_a_model_is_changes_its_key(root, changes):
+    plain, changed = ({"students": [{"model": "lcnet_050", **more}]} for more in ({}, changes))
+    assert keys(root, **plain)[1] != keys(root, **changed)[1]

@@ -20,7 +20,7 @@ def on(monkeypatch, *, flags="fpu avx2", cores=8, gpus=()):
 def test_slots_on_fake_devices(study, monkeypatch):
     on(monkeypatch)
     assert machine.slots(study, None, "auto") == [{}] * 8
-    assert machine.slots(study.model_copy(update={"threads": 3}), None, "auto") == [{}] * 2
+    assert machine.slots(study, None, "auto", threads=3) == [{}] * 2
     assert machine.slots(study, 5, "cpu") == [{}] * 5
     on(monkeypatch, gpus="0123")
     assert machine.slots(study, None, "auto") == [{"CUDA_VISIBLE_DEVICES": g} for g in "0123"]

@@ -99,3 +99,24 @@ def test_without_a_home_caches_go_where_temporary_files_do(light, monkeypatch):
     monkeypatch.setattr(pool.Path, "home", none)
     pool.warm_up()
     assert os.environ["HOME"] == pool.tempfile.gettempdir()
+
+
+def note(path: str, name: str) -> None:
+    """Leaves its name; 'broken' fails."""
+    with open(path, "a") as f:
+        f.write(f"{name}\n")
+    if name == "broken":
+        raise ValueError("broken")
+
+
+def test_a_task_waits_for_what_it_needs_and_is_left_out_where_that_fails(light, tmp_path):
+    """In one slot: those behind a waiting task pass it, and nothing is told of what waits for a failure."""
+
+    def task(name, *after):
+        return Task(name, note, {"path": str(tmp_path / "log"), "name": name}, tmp_path / name, after=frozenset(after))
+
+    done = []
+    tasks = [task("second", "first"), task("broken"), task("lost", "broken"), task("lost too", "lost"), task("first")]
+    failures = pool.run_tasks(tasks, [{}], Callbacks(done=lambda t, s, error: done.append(t.name)))
+    assert (tmp_path / "log").read_text().split() == done == ["broken", "first", "second"]
+    assert [f.task.name for f in failures] == ["broken"]

@@ -63,18 +63,82 @@ def test_the_first_seed_comes_whole_then_the_first_cells_of_the_others(root):
     write_study(root, content)
     whole = load("small").cells()
     write_study(root, {**content, "seeds": [7, 0, 3]})
-    stages = load("small").stages()
-    assert [{c.seed for c in stage} for stage in stages] == [{7}, {0}, {3}, {0}, {3}]
+    cells = load("small").cells()
+    head = 2 * 6  # of two students the baseline, the customary cell and four corners
+    seeds = [c.seed for c in cells]
+    rest = len(whole) - head
+    assert seeds == [7] * len(whole) + [0] * head + [3] * head + [0] * rest + [3] * rest
 
-    def of(seed, *stages):
-        return [(c.student, c.method, c.T, c.alpha) for stage in stages for c in stage if c.seed == seed]
+    def of(seed):
+        return [(c.student, c.method, c.T, c.alpha) for c in cells if c.seed == seed]
 
-    assert of(7, *stages) == of(0, whole)
-    for seed in (0, 3):
-        assert sorted(map(str, of(seed, *stages))) == sorted(map(str, of(0, whole)))
-    asked = {("kd", None, 1), ("kd", 4, 0.5), ("kd", 20, 0)}
-    assert asked <= {(c.method, c.T, c.alpha) for c in stages[1]}
-    assert not asked & {(c.method, c.T, c.alpha) for c in stages[3]} and any(c.method == "dkd" for c in stages[3])
+    assert of(7) == of(0) == of(3) == [(c.student, c.method, c.T, c.alpha) for c in whole]
+
+
+LISTED = [("shuffle", 4, 0.5), ("shuffle", 20, 0), ("lcnet_050", 1, 0.9)]
+
+
+def listed(*cells):
+    return {"cells": [{"student": s, "T": T, "alpha": alpha} for s, T, alpha in cells]}
+
+
+def test_listed_cells_keep_their_order_each_for_every_seed_and_the_baseline_first(root):
+    write_study(root, {**SMALL, "grid": listed(*LISTED), "seeds": [0, 1], "methods": [{"method": "dkd"}]})
+    study = load("small")
+    points = [("shuffle", None, 1.0), *LISTED[:2], ("lcnet_050", None, 1.0), LISTED[2]]
+    points += [("shuffle", 4, 0.5), ("lcnet_050", 4, 0.5)]  # dkd
+    cells = study.cells()
+    assert [(c.student, c.T, c.alpha) for c in cells[::2]] == [(c.student, c.T, c.alpha) for c in cells[1::2]]
+    assert sorted((c.student, c.T, c.alpha) for c in cells[10::2]) == sorted(points[5:])
+    assert [(c.student, c.T, c.alpha) for c in cells[:10:2]] == points[:5]
+    assert [c.seed for c in cells] == [0, 1] * 7 and study.grid.temperatures == [1, 4, 20]
+    assert study.grid.alphas == [0, 0.5, 0.9]
+
+
+def test_a_listed_cell_is_the_run_that_it_is_in_a_grid(root):
+    grid = load("small")
+    write_study(root, {**SMALL, "grid": listed(("shuffle", 4, 0.5))})
+    cell = Cell("shuffle", 4.0, 0.5, 0)
+    assert cell in load("small").cells()
+    assert key(student_settings(grid, cell, "d", "t")) == key(student_settings(load("small"), cell, "d", "t"))
+
+
+def test_contrasts_are_the_plateau_and_the_customary_cell_unless_others_are_asked(root):
+    first = load("small").asked_first()
+    assert [(c.cells, c.against) for c in first] == [([[4, 0], [4, 0.5], [20, 0], [20, 0.5]], []), ([[4, 0.5]], [])]
+    write_study(root, {**SMALL, "contrasts": [{"name": "labels", "cells": [[20, 0.5]], "against": [[20, 0]]}]})
+    (asked,) = load("small").asked_first()
+    assert (asked.name, asked.cells, asked.against) == ("labels", [[20, 0.5]], [[20, 0]])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"grid": {"alpha": [0.5]}}, "grid: grid.T is missing or empty; give T and alpha, or a list of cells"),
+        ({"grid": {"T": [4], **listed(*LISTED)}}, "grid has T and alpha, or a list of cells, and not both"),
+        ({"grid": listed(*LISTED, LISTED[0])}, "grid.cells names a value twice"),
+        ({"grid": listed(("shufle", 4, 0.5))}, "did you mean 'shuffle'"),
+        ({"grid": listed(("shuffle", 4, 1))}, "grid.cells.0.alpha: .*less than 1"),
+        ({"contrasts": [{"name": "x", "cells": [[5, 0.5]]}]}, "'x' asks of T = 5, alpha = 0.5, which is no cell"),
+        ({"contrasts": [{"name": "x", "cells": [[4]]}]}, "contrasts.0.cells.0: .*at least 2"),
+        ({"contrasts": 2 * [{"name": "x", "cells": [[4, 0.5]]}]}, r"contrasts: \['x'\] named twice"),
+    ],
+)
+def test_a_list_of_cells_and_contrasts_are_checked(root, change, says):
+    write_study(root, {**SMALL, **change})
+    with pytest.raises(StudyError, match=says):
+        load("small")
+
+
+def test_threads_of_a_model_are_its_own_and_in_its_key_alone(root):
+    plain = load("small")
+    candidates = [{"model": "lcnet_050", "threads": 2}, SMALL["teacher"]["candidates"][1]]
+    write_study(root, {**SMALL, "teacher": {**SMALL["teacher"], "candidates": candidates}})
+    keys = [
+        [key(study.teacher_settings(s, candidate, "d")) for candidate in s.teacher.candidates]
+        for s in (plain, load("small"))
+    ]
+    assert keys[0][0] != keys[1][0] and keys[0][1] == keys[1][1]
 
 
 def test_every_cell_has_a_name_of_its_own(root):
