@@ -268,7 +268,6 @@ MEANING = {
     "Train.weight_decay": "as the optimizer takes it",
     "Train.schedule": "of the learning rate",
     "Teacher.candidates": "the models of which the best one becomes the teacher",
-    "Model.model": "the model's name in timm or torchvision",
     "Candidate.model": "as of a student; none in an ensemble and with logits",
     "Grid.T": "temperatures",
     "Grid.alpha": "weights of the cross-entropy; 1, the baseline, is always run",

@@ -128,30 +128,56 @@ class Data(_Section):
 
 
 class Augment(_Keyed):
-    """The training view of an image: flip, then crop."""
+    """The training view of an image: flip, then crop, then turn."""
+
+    LATER = frozenset({"rotate"})
 
     flip: bool = True  # left-right, with probability one half
     crop: Literal["none", "shift", "resized"] = "shift"
     shift: int = Field(default=8, ge=0, le=1024)  # pixels at most, for crop: shift (zeros come in)
     scale: Number = Field(default=0.35, gt=0, le=1)  # least share of the area, for crop: resized
+    rotate: Number = Field(default=0.0, ge=0, le=180)  # degrees at most, to either side (zeros come in)
 
     @property
     def none(self) -> bool:
         """Whether every view shows the images as they are stored."""
-        return not self.flip and (self.crop == "none" or self.crop == "shift" and self.shift == 0)
+        still = self.crop == "none" or self.crop == "shift" and self.shift == 0
+        return still and not self.flip and not self.rotate
 
 
 class Train(_Keyed):
     """How a model is trained; the defaults are the published study's."""
+
+    LATER = frozenset({"nesterov", "milestones", "gamma"})
 
     epochs: Annotated[int, Field(ge=0, le=100_000)] = 10
     batch_size: int = Field(default=128, ge=2, le=1_000_000)
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: Number = Field(default=1e-3, gt=0, le=1e3)
     weight_decay: Number = Field(default=0.0, ge=0, le=1e3)
-    schedule: Literal["constant", "cosine"] = "constant"
+    nesterov: bool = True  # sgd's momentum of 0.9 looks ahead
+    schedule: Literal["constant", "cosine", "step"] = "constant"
+    milestones: list[Epochs] = []  # schedule step: after so many epochs the learning rate is multiplied by gamma
+    gamma: Number = Field(default=0.1, gt=0, le=1)  # for schedule: step
     eval_every: Epochs = 1  # epochs between evaluations; the last is always evaluated
     patience: int = Field(default=0, ge=0, le=100_000)  # stop after so many evaluations without a gain; 0: never
+
+    @model_validator(mode="after")
+    def _steps(self):
+        if (self.schedule == "step") != bool(self.milestones):
+            raise ValueError("schedule step and milestones go together: {schedule: step, milestones: [60, 120]}")
+        if self.milestones != sorted(set(self.milestones)):
+            raise ValueError(f"milestones: epochs in ascending order, each once (got {self.milestones})")
+        return self
+
+    def changed(self, *layers: dict[str, Any]) -> "Train":
+        """The same but for these keys, later layers first; a schedule of its own takes no milestones from before."""
+        values = self.model_dump()
+        for layer in layers:
+            if layer.get("schedule", "step") != "step":
+                values |= {"milestones": [], "gamma": type(self).model_fields["gamma"].default}
+            values |= layer
+        return type(self)(**values)
 
 
 def _positive(values: list[float]) -> list[float]:
@@ -164,15 +190,16 @@ Channels = Annotated[list[Number], Field(min_length=3, max_length=3)]  # red, gr
 
 
 class Model(_Section):
-    """A model by its timm or torchvision name, and where its weights come from."""
+    """A model by its timm or torchvision name, or one's own, and where its weights come from."""
 
-    model: str
+    model: str  # its name in timm or torchvision, or FILE.py:NAME, called with the number of classes
     name: str = ""  # how records and tables call it; default: the model's name
     pretrained: bool | str = False  # true: ImageNet weights; a path, relative to the study file: .safetensors or .pth
     mean: Channels | None = None  # of the pixels (0 to 1) that its weights expect; default: as they say, or ImageNet's
     std: Annotated[Channels, AfterValidator(_positive)] | None = None  # the same for the standard deviation
     input_size: int | None = Field(default=None, ge=8, le=4096)  # pixels a side that the model sees; default: as stored
     precision: Precision | None = None  # of the forward pass; default: the study's
+    stem: Literal["default", "small"] = "default"  # small, of ResNets and ShuffleNets: a 3 x 3 of stride 1, no pooling
     compile: bool = False  # train through torch.compile: pays in long grids of models with many small operations
     threads: int | None = Field(default=None, ge=1, le=1024)  # CPU threads of its run; default: the study's
     train: dict[str, Any] = {}  # what differs from the study's `train`
@@ -185,16 +212,28 @@ class Model(_Section):
     @model_validator(mode="after")
     def _named(self):
         _a_name(self.label)  # where the model's own name cannot be one, `name` gives another
+        if self.pretrained is True and (self.code or self.stem == "small"):
+            what = "a model of one's own" if self.code else "stem: small"
+            raise ValueError(f"there are no ImageNet weights for {what}; leave pretrained out, or name a file")
+        if self.code and self.stem != "default":
+            raise ValueError("stem: small changes models of timm and torchvision; write it into your own")
         return self
 
     @property
     def label(self) -> str:
-        return self.name or self.model.split("/")[-1]
+        return self.name or re.split("[/:]", self.model)[-1]
+
+    @property
+    def code(self) -> Path | None:
+        """The file that a model of one's own is written in; None for one of a library."""
+        path, colon, _ = self.model.rpartition(":")
+        return Path(path) if colon and path.endswith(".py") else None
 
     @property
     def files(self) -> list[Path]:
         """The files that it is made of."""
-        return [Path(self.pretrained)] if isinstance(self.pretrained, str) else []
+        named = [self.code, Path(self.pretrained) if isinstance(self.pretrained, str) else None]
+        return [path for path in named if path]
 
 
 class Candidate(Model):
@@ -481,9 +520,9 @@ class Study(_Section):
 
         Ensembles and logits are not trained: 0 epochs.
         """
-        changes = {**(self.teacher.train if teacher else {}), **model.train, **({} if model.model else {"epochs": 0})}
+        layers = (self.teacher.train if teacher else {}, model.train, {} if model.model else {"epochs": 0})
         try:
-            return Train(**{**self.train.model_dump(), **changes})
+            return self.train.changed(*layers)
         except ValidationError as e:
             raise ValueError(f"train of {model.label}: {_explain(e, Train)}") from None
 
@@ -662,6 +701,10 @@ def _architecture(study: Study, model: Model, fingerprint: str) -> dict[str, Any
     if isinstance(pretrained, str):
         pretrained = _content(study, model, "pretrained", pretrained)
     settings = model.model_dump(include={"model", "input_size"}) | {"pretrained": pretrained}
+    if model.code:
+        name = model.model.rpartition(":")[2]
+        settings |= {"model": name, "code": _content(study, model, "model", str(model.code))}
+    settings |= {"stem": model.stem} if model.stem != "default" else {}
     settings |= {"compile": True} if model.compile else {}
     return settings | {name: value for name in ("mean", "std") if (value := getattr(model, name)) is not None}
 
@@ -793,11 +836,14 @@ def _resolved(study: Study, folder: Path) -> Study:
         return str((folder / Path(name).expanduser()).resolve())
 
     def models(listed: Sequence[AnyModel]) -> list[AnyModel]:
-        named = (
-            {k: v for k in ("pretrained", "logits") if isinstance(v := getattr(m, k, ""), str) and v} for m in listed
-        )
-        found = ({k: absolute(v) for k, v in of_model.items()} for of_model in named)
-        return [m.model_copy(update=update) for m, update in zip(listed, found, strict=True)]
+        found = []
+        for model in listed:
+            named = {k: getattr(model, k, "") for k in ("pretrained", "logits")}
+            update = {k: absolute(v) for k, v in named.items() if isinstance(v, str) and v}
+            if model.code:
+                update["model"] = f"{absolute(str(model.code))}:{model.model.rpartition(':')[2]}"
+            found.append(model.model_copy(update=update))
+        return found
 
     source = absolute(study.data.source) if study.data.source else None
     return study.model_copy(

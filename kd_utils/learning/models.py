@@ -1,9 +1,11 @@
-"""Models by their timm or torchvision names: uint8 images in, logits out; size and normalisation are their own."""
+"""Models by their timm or torchvision names, or of one's own: uint8 images in, logits out."""
 
 import difflib
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
@@ -141,11 +143,14 @@ def create(spec: Model, classes: int, image_size: int, head: bool = False) -> Cl
     head: whether pretrained weights must have a head that fits. Raises ModelError if not, for a name that neither
     library knows, and for weights that cannot be had.
     """
-    library, name = _find(spec.model)
     size = spec.input_size or image_size
+    library, name = ("", "") if spec.code else _find(spec.model)
 
     def build(**kwargs) -> nn.Module:
-        return _build(library, name, classes, **kwargs)
+        if spec.code:
+            return _own(spec.code, spec.model.rpartition(":")[2], classes, size)
+        backbone = _build(library, name, classes, **kwargs)
+        return _small_stem(backbone, name) if spec.stem == "small" else backbone
 
     if spec.pretrained is True:
         backbone, mean, std, origin = weights.pretrained(library, name, build)
@@ -197,6 +202,59 @@ def _build(library: str, name: str, classes: int, **kwargs) -> nn.Module:
     import torchvision
 
     return torchvision.models.get_model(name, weights=None, num_classes=classes)
+
+
+def _small_stem(backbone: nn.Module, name: str) -> nn.Module:
+    """The backbone with a first convolution of 3 x 3 and stride 1 and no pooling behind it, as for images of 32 px.
+
+    He et al. 2016 trained ResNets so on CIFAR-10. Raises ModelError where that is not how the model begins.
+    """
+    conv, pool = getattr(backbone, "conv1", None), getattr(backbone, "maxpool", None)
+    first = conv[0] if isinstance(conv, nn.Sequential) else conv  # a deep stem's other convolutions have stride 1
+    if not isinstance(first, nn.Conv2d) or pool is None:
+        raise ModelError(f"model {name!r} has no small stem: that is for ResNets and ShuffleNets; leave stem out")
+    small = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=first.bias is not None)
+    nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
+    if isinstance(conv, nn.Sequential):
+        conv[0] = small
+    else:
+        backbone.conv1 = small
+    backbone.maxpool = nn.Identity()
+    return backbone
+
+
+def _own(path: Path, name: str, classes: int, size: int) -> nn.Module:
+    """A model of one's own: what `name` of that Python file gives back for a number of classes.
+
+    size: pixels a side that it will see. Raises ModelError for whatever goes wrong in the file.
+    """
+    where = f"{path}:{name}"
+    module = ModuleType(f"kd_own_{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # where dataclasses look for themselves
+    try:  # not by an import, which may take an older file's bytecode
+        exec(compile(path.read_bytes(), path, "exec"), vars(module))
+    except FileNotFoundError:
+        raise ModelError(f"model: there is no file {path}") from None
+    except Exception as e:
+        raise ModelError(f"model: {path} cannot be run ({type(e).__name__}: {e})") from e
+    make = getattr(module, name, None)
+    if make is None:
+        close = difflib.get_close_matches(name, vars(module), 1)
+        raise ModelError(f"model: there is no {name!r} in {path}" + (f"; did you mean {close[0]}?" if close else ""))
+    try:
+        model = make(classes)
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"it gives back a {type(model).__name__}, not a torch.nn.Module")
+        model.eval()
+        with torch.no_grad():
+            out = model(torch.zeros(2, 3, size, size))
+        if not isinstance(out, torch.Tensor) or out.shape != (2, classes):
+            shape = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
+            raise ValueError(f"of 2 images and {classes} classes it makes {shape}, not logits of shape (2, {classes})")
+    except Exception as e:
+        raise ModelError(f"model: {where}({classes}) cannot be used ({type(e).__name__}: {e})") from e
+    return model.train()
 
 
 def compiled(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -217,7 +217,7 @@ def _batches(permutation: torch.Tensor, size: int, device: torch.device) -> tupl
 
 def _optimizer(model: nn.Module, train: Train) -> torch.optim.Optimizer:
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-    momentum = {"momentum": 0.9, "nesterov": True} if train.optimizer == "sgd" else {}
+    momentum = {"momentum": 0.9, "nesterov": train.nesterov} if train.optimizer == "sgd" else {}
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     return kinds[train.optimizer](
         model.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=fused, **momentum
@@ -228,6 +228,8 @@ def _schedule(optimizer: torch.optim.Optimizer, train: Train) -> torch.optim.lr_
     """Stepped once an epoch."""
     if train.schedule == "cosine":
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, train.epochs)
+    if train.schedule == "step":
+        return torch.optim.lr_scheduler.MultiStepLR(optimizer, train.milestones, train.gamma)
     return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
 

@@ -152,7 +152,8 @@ def load(backbone: nn.Module, state: State, what: str, head: bool = False) -> No
     if one_sided:
         raise ModelError(f"{what}: weights of another model; the entry {one_sided[0]} is not in both")
     others = {k for k in wanted if wanted[k].shape != state[k].shape}
-    if len({k.rsplit(".", 1)[0] for k in others}) > 1:
+    a_head = all(wanted[k].shape[1:] == state[k].shape[1:] for k in others)  # but for the number of classes
+    if not a_head or len({k.rsplit(".", 1)[0] for k in others}) > 1:
         raise ModelError(
             f"{what}: weights of another model; {len(others)} entries differ in shape: {sorted(others)[:3]}"
         )
@@ -179,7 +180,8 @@ def save(path: Path, state: State, mean: Channels, std: Channels) -> None:
 
     about = {"mean": json.dumps(mean), "std": json.dumps(std)}
     with files.whole(path) as tmp:
-        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, tmp, about)
+        # cloned: weights that two layers share are written twice
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, tmp, about)
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], Channels, Channels]:
