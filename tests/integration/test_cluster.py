@@ -60,4 +60,4 @@ def test_no_cluster_is_said_to_be_missing(root):
 
 
 def test_nothing_to_do_starts_nothing():
-    assert cluster.run_tasks([], cpus=1, gpus=0, address="127.0.0.1:9") == []
+    assert cluster.run_tasks([], gpus=0, address="127.0.0.1:9") == []
