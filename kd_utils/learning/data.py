@@ -384,6 +384,17 @@ def _decode_some(reader: Reader, names: list[str], path: Path, row: int) -> None
     images.flush()
 
 
+def image(path: Path, size: int) -> np.ndarray:
+    """An image file as this package stores images: (size, size, 3) uint8. Raises DataError, naming the file."""
+    reader = Reader(path.parent)
+    try:
+        return np.array(_resize(decoded(reader.read(path.name)), size))
+    except DataError:
+        raise
+    except Exception as e:
+        raise DataError(f"{path}: not an image that can be decoded ({e})") from None
+
+
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 
 

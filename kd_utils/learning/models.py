@@ -144,7 +144,7 @@ def create(spec: Model, classes: int, image_size: int, head: bool = False) -> Cl
     library knows, and for weights that cannot be had.
     """
     size = spec.input_size or image_size
-    library, name = ("", "") if spec.code else _find(spec.model)
+    library, name = ("", "") if spec.code else find(spec.model)
 
     def build(**kwargs) -> nn.Module:
         if spec.code:
@@ -171,7 +171,7 @@ def create(spec: Model, classes: int, image_size: int, head: bool = False) -> Cl
     return cast(Any, model).to(memory_format=torch.channels_last)
 
 
-def _find(name: str) -> tuple[str, str]:
+def find(name: str) -> tuple[str, str]:
     """The library that has the model: torchvision first, unless the name begins with timm/ or torchvision/."""
     library, _, bare = name.rpartition("/")
     if library not in ("", "timm", "torchvision"):

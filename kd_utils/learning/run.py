@@ -8,10 +8,11 @@
 Each step is done at most once; a run whose record is on disk gives its metrics back without training.
 """
 
+import difflib
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -23,8 +24,8 @@ import numpy as np
 import torch
 
 from .. import files, machine, paths, records, seeds
-from ..records import Record, TeacherRecord
-from ..shelf import Shelf
+from ..records import Record, StudentRecord, TeacherRecord
+from ..shelf import Shelf, ShelfError
 from ..study import (
     Asked,
     Candidate,
@@ -459,8 +460,11 @@ def weights_file(study: Study, record: Record) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
-def _trained(plan: Plan, record: Record, dataset: Dataset, device: torch.device) -> models.Classifier:
-    """The model with its trained weights, which must be those of the record, and must say what it says they do."""
+def restored(plan: Plan, record: Record, about: Mapping[str, Any]) -> models.Classifier:
+    """The model with its trained weights, which must be those of the record. Raises RunError.
+
+    about: classes, counts and image_size of the data, as Shelf.dataset and Dataset.meta have them.
+    """
     path = weights_file(plan.study, record)
     if path is None:
         where = record.folder / paths.WEIGHTS
@@ -468,7 +472,7 @@ def _trained(plan: Plan, record: Record, dataset: Dataset, device: torch.device)
             f"the weights of {record.id} are not here: bring {where} from the machine that trained it"
             + ("" if isinstance(record, TeacherRecord) else ", or move its folder away and run it again")
         )
-    model = _blank(plan, dataset)
+    model = _blank(plan, about)
     other = f"{path} is not the file that the record {record.id} speaks of; bring that, or remove this one"
     try:
         models.restore(model, path)
@@ -477,6 +481,12 @@ def _trained(plan: Plan, record: Record, dataset: Dataset, device: torch.device)
     if fingerprint(model.backbone.state_dict(), model.mean, model.std) != record.weights_sha256:
         raise RunError(other)
     model.origin = record.provenance.weights_from
+    return model
+
+
+def _trained(plan: Plan, record: Record, dataset: Dataset, device: torch.device) -> models.Classifier:
+    """The model with its trained weights, which must say what its record says they do."""
+    model = restored(plan, record, dataset.meta)
     wanted = record.predictions["example_logits"].astype(np.float32)
     images = np.asarray(dataset.images("val"))[record.predictions["example"]]
     if isinstance(model, models.Given):
@@ -487,24 +497,24 @@ def _trained(plan: Plan, record: Record, dataset: Dataset, device: torch.device)
     off = float(np.linalg.norm(logits - wanted) / np.linalg.norm(wanted))
     if off > LOGITS_OFF:
         raise RunError(
-            f"{path}: on {len(images)} validation images the model's logits are {off:.0%} off those of its record "
-            f"{record.id}; nothing is learned from it"
+            f"{weights_file(plan.study, record)}: on {len(images)} validation images the model's logits are {off:.0%} "
+            f"off those of its record {record.id}; nothing is learned from it"
         )
     return model
 
 
-def _blank(plan: Plan, dataset: Dataset) -> models.Classifier:
-    """A plan's model, for weights to be restored into."""
-    spec, classes = plan.model, len(dataset.classes)
+def _blank(plan: Plan, about: Mapping[str, Any]) -> models.Classifier:
+    """A plan's model, for weights to be restored into; about: the data."""
+    spec, classes = plan.model, len(about["classes"])
 
     def blank(model: Model) -> models.Classifier:
         spec = model.model_copy(update={"pretrained": False})
-        return models.create(spec, classes, dataset.meta["image_size"])
+        return models.create(spec, classes, about["image_size"])
 
     if isinstance(spec, Candidate) and spec.ensemble:
         return models.Ensemble([blank(plan.study.candidate(label)) for label in spec.ensemble])
     if isinstance(spec, Candidate) and spec.logits:
-        return models.Given(dataset.meta["counts"], classes)
+        return models.Given(about["counts"], classes)
     return blank(spec)
 
 
@@ -557,6 +567,26 @@ def student(
     cell = Cell(label, None if alpha == 1 else asked.T, asked.alpha, asked.seed, method)
     data.load(study)
     return Run(plan_student(Shelf(study), cell), device)
+
+
+def finished(study: Study, name: str = "") -> tuple[Plan, Record]:
+    """A finished run by its name, as `kd status` calls a cell or a candidate; '' for the best student.
+
+    The best is the one of the highest accuracy on held-out images, or on val where there are none. Raises ShelfError.
+    """
+    shelf = Shelf(study)
+    runs: dict[str, Record] = {record.cell.name: record for record in shelf.students}
+    runs |= {record.teacher: record for record in shelf.teachers}
+    if not name and shelf.students:
+        name = max(shelf.students, key=lambda record: record.score).cell.name
+    if name not in runs:
+        close = difflib.get_close_matches(name, runs, 3, 0.3)
+        wanted = f"no finished run {name!r}" if name else "no student is done yet"
+        hint = f"did you mean {' or '.join(close)}?" if close else f"see: kd status {study.name}"
+        raise ShelfError(f"{wanted} in study '{study.name}'; {hint}")
+    record = runs[name]
+    cell = record.cell if isinstance(record, StudentRecord) else None
+    return (plan_student(shelf, cell) if cell else plan_teacher(shelf, record.teacher)), record
 
 
 def compute_soft_targets(study: Study, seed: int, views: list[int], device: str = "auto") -> int:

@@ -171,14 +171,14 @@ def set_state(backbone: nn.Module, state: State, strict: bool = True) -> None:
     backbone.load_state_dict(versioned, strict=strict)
 
 
-def save(path: Path, state: State, mean: Channels, std: Channels) -> None:
+def save(path: Path, state: State, mean: Channels, std: Channels, more: Mapping[str, str] | None = None) -> None:
     """Write a state dict as .safetensors; path is whole or not there.
 
-    The file's metadata say by which mean and std the input is to be normalised.
+    The file's metadata say by which mean and std the input is to be normalised, and what `more` says.
     """
     from safetensors.torch import save_file
 
-    about = {"mean": json.dumps(mean), "std": json.dumps(std)}
+    about = {"mean": json.dumps(mean), "std": json.dumps(std), **(more or {})}
     with files.whole(path) as tmp:
         # cloned: weights that two layers share are written twice
         save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, tmp, about)
