@@ -325,14 +325,14 @@ MEANING = {
     "Study.seeds": "of initial weights, order and views; each is a run of every cell",
     "Data.name": "the data set; folder: one folder of images for each class, in `train/` and `val/`",
     "Augment.crop": "none; shift: moved by some pixels; resized: a part of the image, enlarged",
-    "Train.epochs": "passes over the training images",
+    "Train.epochs": "passes over the training images; 0, of a candidate: it is judged as it is",
     "Train.batch_size": "images a step",
     "Train.optimizer": "of torch.optim; sgd has a Nesterov momentum of 0.9",
     "Train.lr": "learning rate, at the start where there is a schedule",
     "Train.weight_decay": "as the optimizer takes it",
     "Train.schedule": "of the learning rate",
     "Teacher.candidates": "the models of which the best one becomes the teacher",
-    "Model.model": "the model's name in timm or torchvision",
+    "Candidate.model": "as of a student; none in an ensemble and with logits",
     "Grid.T": "temperatures",
     "Grid.alpha": "weights of the cross-entropy; 1, the baseline, is always run",
     "ListedCell.T": "temperature",
@@ -346,6 +346,8 @@ def study_keys() -> str:
     places_of = _models(Study)
     for model, places in places_of.items():
         names = [n for n in model.model_fields if not (model is Study and n in ("name", "file"))]
+        more = [base for base in model.__bases__ if base in places_of]  # the keys that it shares stand there
+        names = [n for n in names if not more or n in model.__annotations__]
         said = _comments(model)
         rows = []
         for name in names:
@@ -359,6 +361,7 @@ def study_keys() -> str:
             rows.append([f"`{name}`", kind, _default(field), meaning])
         title = _title(model, places)
         about = " ".join(inspect.cleandoc(model.__doc__ or "").split())
+        about += "".join(f" The keys of `{place}`, and:" for base in more for place in places_of[base])
         parts.append(
             f"## {title}\n\n{paragraph(about)}\n\n" + table(["key", "value", "default", "meaning"], rows, left=4)
         )

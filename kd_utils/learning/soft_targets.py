@@ -37,7 +37,7 @@ def _binding(study: Study, seed: int, teacher: Teacher, fingerprint: str) -> dic
         "teacher_sha256": teacher.weights_sha256,
         "teacher_model": teacher.settings["model"],
         "data": fingerprint,
-        "augment": study.augment.model_dump(),
+        "augment": study.augment.settings(),
         "seed": seed,
     }
 

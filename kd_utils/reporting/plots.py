@@ -285,8 +285,11 @@ def learning_curves(histories: Mapping[str, Mapping[str, pd.DataFrame]], column:
 
 @_styled
 def learning_curve(history: pd.DataFrame) -> Figure:
-    """One run: its training loss and its accuracy against epoch."""
+    """One run: its training loss and its accuracy against epoch; of a model that was not trained, empty."""
     figure, (left, right) = _axes(2, 3.2, 2.4)
+    if history.empty:
+        left.set(title="not trained: judged as it is")
+        return figure
     left.plot(history["epoch"], history["loss"], marker="o", markersize=3)
     left.set(xlabel="epoch", ylabel="training loss, nats")
     accuracies = [column for column in history.columns if column.endswith("_top1")]

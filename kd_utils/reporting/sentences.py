@@ -87,8 +87,12 @@ def _trained(study: Study, student: Model) -> str:
         train.optimizer.capitalize(),
         f"learning rate {train.lr:g}",
         f"batch size {train.batch_size}",
-        f"{train.schedule} schedule",
+        f"{train.schedule} schedule"
+        if train.schedule != "step"
+        else f"times {train.gamma:g} after {_join([str(epoch) for epoch in train.milestones])} epochs",
     ]
+    if student.stem == "small":
+        how.append("a first convolution of stride 1 without pooling")
     if precision != "auto":
         how.append(f"in {precision}")
     if student.compile:
@@ -103,6 +107,7 @@ def _view(augment: Augment) -> str:
         "shift": f"a shift of up to {augment.shift} pixels",
         "resized": f"a resized crop of at least {augment.scale:.0%} of the area",
     }[augment.crop]
+    crop += f" and a turn of up to {augment.rotate:g} degrees" if augment.rotate else ""
     return f"a left-right flip with probability one half and {crop}" if augment.flip else crop
 
 

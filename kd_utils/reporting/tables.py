@@ -43,7 +43,7 @@ def leaderboard(results: Results) -> Table:
             "candidate": record.teacher,
             "weights_from": record.provenance.weights_from,
             "parameters": record.provenance.parameters,
-            "input_size": record.settings["model"]["input_size"] or results.dataset["image_size"],
+            "input_size": _input_size(record, results.dataset["image_size"]),
             "top1_best": record.metrics.top1_best,
             "nll": record.metrics.nll,
             "epochs": record.metrics.epochs,
@@ -108,6 +108,12 @@ def contrasts(results: Results) -> Table | None:
         f"p of an F test that all these cells are equally accurate. {_of_verdicts(results)}"
     )
     return Table(pd.DataFrame(rows), caption, "contrasts", columns)
+
+
+def _input_size(record: Record, stored: int) -> str:
+    """Pixels a side that a candidate sees; an ensemble and logits from elsewhere have no size of their own."""
+    about = record.settings["model"]
+    return str(about["input_size"] or stored) if "input_size" in about else "–"
 
 
 def _fixed(results: Results) -> str:
@@ -322,7 +328,7 @@ def _statistic(value: float, low: float, high: float, statistic: str) -> str:
 def cost(results: Results) -> Table:
     """What the cells took, and what storing the soft targets saved; times in seconds."""
     study, images = results.study, results.dataset["counts"]["train"]
-    teacher_rate = results.teacher.cost.inference_images_per_second
+    teacher_rate = results.teacher.cost.inference_images_per_second  # None: its logits were computed elsewhere
     rows = []
     for student in results.labels:
         runs = [record for record in results.students if record.student == student]
@@ -337,7 +343,7 @@ def cost(results: Results) -> Table:
                 "train_seconds": seconds.median(),
                 "images_per_second": rates.median(),
                 "all_seconds": seconds.sum(),
-                "teacher_seconds": shown_images / teacher_rate,
+                "teacher_seconds": shown_images / teacher_rate if teacher_rate else float("nan"),
             }
         )
     columns = {
@@ -350,11 +356,14 @@ def cost(results: Results) -> Table:
     }
     seeds = {record.cell.seed for record in results.students}
     views = study.view_count() * len(seeds)
-    caption = (
-        "Cost: medians and sums of training alone, each run beside others on the machine. Teacher live: what its "
-        f"forward passes would have taken in these runs, at its own measured pace; the stored soft targets took "
-        f"{duration(views * images / teacher_rate)} for {views} views, once for all."
-    )
+    caption = "Cost: medians and sums of training alone, each run beside others on the machine."
+    if teacher_rate:
+        caption += (
+            " Teacher live: what its forward passes would have taken in these runs, at its own measured pace; the "
+            f"stored soft targets took {duration(views * images / teacher_rate)} for {views} views, once for all."
+        )
+    else:
+        del columns["Teacher live"]
     return Table(pd.DataFrame(rows), caption, "cost", columns)
 
 
