@@ -148,18 +148,25 @@ def logs(study: Study, run: str) -> None:
     if at := shelf.running().get(run):
         print(f"running: epoch {at.epoch} of {at.epochs} is done, {at.epoch_seconds:.0f} s an epoch")
     for path in sorted(folders[run].glob("*.ipynb")):
-        notebook = files.read_json(path)
-        if notebook is None:
+        try:
+            printed = _printed(files.read_json(path) or {})
+        except (AttributeError, KeyError, TypeError):
             print(f"{path}: damaged; the run writes it anew")
-            continue
-        for output in (o for cell in notebook["cells"] for o in cell.get("outputs", [])):
-            if output["output_type"] == "stream":
-                print("".join(output["text"]), end="")
-            elif output.get("metadata", {}).get("kd_utils", {}).get("progress"):  # of a training
-                print("".join(output["data"]["text/plain"]))
-            elif output["output_type"] == "error":
-                print(f"{output['ename']}: {output['evalue']}")
-        print(path)
+        else:
+            print(*printed, path, sep="")
     for path in (folders[run] / paths.LOG, folders[run] / paths.FAILURE):
         if path.is_file():
-            print(path.read_text(encoding="utf-8"), path, sep="")
+            print(path.read_text(encoding="utf-8", errors="replace"), path, sep="")
+
+
+def _printed(notebook: dict) -> list[str]:
+    """What an executed notebook's cells have printed, and their errors. Raises KeyError and others if it is none."""
+    printed = []
+    for output in (o for cell in notebook["cells"] for o in cell.get("outputs", [])):
+        if output["output_type"] == "stream":
+            printed.append("".join(output["text"]))
+        elif output.get("metadata", {}).get("kd_utils", {}).get("progress"):  # of a training
+            printed.append("".join(output["data"]["text/plain"]) + "\n")
+        elif output["output_type"] == "error":
+            printed.append(f"{output['ename']}: {output['evalue']}\n")
+    return printed

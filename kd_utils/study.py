@@ -727,7 +727,7 @@ def noted_name(study: Study, path: Path) -> str:
 
 def noted_files(study: Study) -> dict[str, str]:
     """The SHA-256 of files that models are made of, as noted beside the results: a clone may not have them."""
-    about = files.read_json(paths.results(study.name) / paths.DATA) or {}
+    about = files.read_json(paths.results(study.name) / paths.DATA, pretrained=dict) or {}
     return about.get("pretrained", {})
 
 
@@ -798,10 +798,8 @@ def load(name: str | Path) -> Study:
         known = sorted(p.stem for p in (paths.root() / "studies").glob("*.yaml"))
         shown = path if len(str(path)) < 200 else f"{str(path)[:200]}…"
         raise StudyError(f"no study file {shown}; in studies/ there are: {', '.join(known) or 'none'}")
-    if (size := path.stat().st_size) > MOST_BYTES:
-        raise StudyError(f"{path}: {size:,} bytes, and a study file has at most {MOST_BYTES:,}; is it the right file?")
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        raw = yaml.load(files.read_text(path, MOST_BYTES), _Loader)
     except StudyError as e:
         raise StudyError(f"{path}: {e}") from None
     except UnicodeDecodeError as e:
@@ -809,7 +807,7 @@ def load(name: str | Path) -> Study:
     except RecursionError:
         raise StudyError(f"{path}: nested too deep; a study has a handful of levels") from None
     except OSError as e:
-        raise StudyError(f"{path}: cannot be read ({e.strerror}); change its permissions, or name another") from None
+        raise StudyError(f"{path}: cannot be read ({e.strerror}); is it the right file, and may you read it?") from None
     except (yaml.YAMLError, ValueError) as e:  # ValueError: a number or a date that is none
         raise StudyError(f"{path}: not YAML: {' '.join(str(e).split())}") from None
     if not isinstance(raw, dict):

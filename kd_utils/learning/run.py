@@ -46,7 +46,7 @@ from .data import Dataset
 from .soft_targets import SoftTargets
 from .training import Fit
 from .views import View
-from .weights import fingerprint, set_state
+from .weights import ModelError, fingerprint, set_state
 
 EVAL_BATCH = 256
 EXAMPLES = 8  # images of val whose logits stay with the record, evenly spread
@@ -567,7 +567,7 @@ def restored(plan: Plan, record: Record, about: Mapping[str, Any]) -> models.Cla
     other = f"{path} is not the file that the record {record.id} speaks of; bring that, or remove this one"
     try:
         models.restore(model, path)
-    except RuntimeError:  # of another model
+    except (RuntimeError, ModelError):  # of another model, or damaged
         raise RunError(other) from None
     if fingerprint(model.backbone.state_dict(), model.mean, model.std) != record.weights_sha256:
         raise RunError(other)

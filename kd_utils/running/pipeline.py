@@ -288,6 +288,7 @@ def execute(study: Study, notebook: str, output: str, parameters: dict) -> None:
     study: as the command has read it. Raises PipelineError if its file, which the notebook reads, says another thing
     by now, or if the results were removed meanwhile.
     """
+    from ..learning import data
     from .kernels import run_notebook
 
     again = "run the same command again, which takes things as they are then"
@@ -297,9 +298,9 @@ def execute(study: Study, notebook: str, output: str, parameters: dict) -> None:
         changed = True
     if changed:
         raise PipelineError(f"{study.file} was changed after this command had read it; {again}")
-    about = paths.results(study.name) / paths.DATA
-    if not about.is_file():
-        raise PipelineError(f"{about} was removed while this command ran; run: kd run {study.name}")
+    for needed in (paths.results(study.name) / paths.DATA, data.folder_of(study.data) / paths.META):
+        if not needed.is_file():
+            raise PipelineError(f"{needed} was removed while this command ran; run: kd run {study.name}")
     run_notebook(notebook, output, parameters)
     if not (Path(output).parent / paths.RECORD).is_file():
         raise PipelineError(
@@ -454,9 +455,9 @@ def held(study: Study) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout:
-        who = holder.read_text(encoding="utf-8") if holder.is_file() else "a process that is just starting"
+        who = holder.read_text(encoding="utf-8", errors="replace").strip() if holder.is_file() else ""
         raise PipelineError(
-            f"another kd command is working on study '{study.name}': {who.strip()}; "
+            f"another kd command is working on study '{study.name}': {who or 'a process that is just starting'}; "
             f"wait for it, or watch it with: kd status {study.name}"
         ) from None
     except OSError as e:
