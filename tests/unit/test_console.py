@@ -139,8 +139,10 @@ def test_logs_of_a_damaged_notebook_say_so(tmp_path, monkeypatch, capsys, conten
     notebook = tmp_path / "distill.ipynb"
     notebook.write_text(content)
     (tmp_path / "run.log").write_bytes(b"caf\xe9\n")
-    monkeypatch.setattr(console, "Shelf", lambda study: SimpleNamespace(folders=lambda: [("one", tmp_path)]))
+    fake = SimpleNamespace(folders=lambda: [("one", tmp_path)], running=dict)
+    monkeypatch.setattr(console, "Shelf", lambda study: fake)
     console.logs(SimpleNamespace(), "one")
     assert (
-        capsys.readouterr().out == f"{notebook}: damaged; the run writes it anew\ncaf\ufffd\n{tmp_path / 'run.log'}\n"
+        capsys.readouterr().out
+        == f"{tmp_path}\n{notebook}: damaged; the run writes it anew\ncaf\ufffd\n{tmp_path / 'run.log'}\n"
     )
