@@ -52,12 +52,22 @@ def run(
 
 
 @app.command()
-def data(study: StudyArgument, source: Source = None) -> None:
+def data(
+    study: StudyArgument,
+    source: Source = None,
+    listed: Annotated[bool, typer.Option("--list", help="print split, label, class and name of each image")] = False,
+) -> None:
     """Decode the study's data set, once."""
     from .running import pipeline
     from .study import load
 
     loaded = load(study)
+    if listed:
+        from .learning.data import listed as images
+
+        for image in images(loaded):
+            print(*image, sep="\t")
+        return
     with _terminal() as tell, pipeline.held(loaded):
         pipeline.prepare_data(loaded, source, tell)
 
@@ -124,6 +134,35 @@ def status(study: StudyArgument) -> None:
     from .study import load
 
     console.status(load(study))
+
+
+Run = Annotated[str, typer.Option("--run", help="a cell or candidate, as status calls it [default: best student]")]
+
+
+@app.command()
+def export(
+    study: StudyArgument,
+    run: Annotated[str, typer.Argument(metavar="[RUN]", help="as status calls it [default: the best student]")] = "",
+    int8: Annotated[bool, typer.Option("--int8", help="quantise as well, calibrated on training images")] = False,
+) -> None:
+    """Write a trained model as ONNX and .safetensors, checked on val (the extra 'export')."""
+    from . import console
+    from .learning.export import export as write
+
+    console.exported(write(study, run, int8=int8))
+
+
+@app.command()
+def predict(
+    study: StudyArgument,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="image files")],
+    run: Run = "",
+) -> None:
+    """Name the likeliest classes of images, by a trained model."""
+    from .learning.export import predict as named
+
+    for image, likely in zip(images, named(study, images, run), strict=True):
+        print(image, *(f"{name} {share:.1%}" for name, share in likely[:3]), sep="\t")
 
 
 @app.command()

@@ -2,8 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -12,6 +14,9 @@ from .records import StudentRecord
 from .running import events, pace
 from .shelf import Shelf, ShelfError
 from .study import Cell, Study, short
+
+if TYPE_CHECKING:
+    from .learning.export import Export
 
 STYLES = {events.Failed: "red", events.Retried: "yellow", events.Advised: "yellow"}
 
@@ -112,6 +117,26 @@ def _accuracies(console: Console, study: Study, student: str, cells: Mapping[Cel
         for T, alpha in ((T, alpha) for T in method.T for alpha in method.alpha):
             point = f"T {short(T)}, alpha {short(alpha)}"
             console.print(f"  {method.label}, {point}: {shown(method.label, T, alpha)}", markup=False)
+
+
+def exported(result: "Export", console: Console | None = None) -> None:
+    """Show what an export has written."""
+    console = console or Console(highlight=False)
+    table = Table("model", "form")
+    for column in ("top-1, %", "MB", "ms"):
+        table.add_column(column, justify="right")
+    for row in result.rows:
+        numbers = ("–" if n is None else f"{n:.2f}" for n in (100 * row.top1, row.megabytes, row.milliseconds))
+        table.add_row(escape(row.model), row.form, *numbers)
+    console.print(table)
+    console.print("ms: one image of the stored size, on one thread of this processor, by ONNX Runtime", soft_wrap=True)
+    for row in result.rows:
+        if row.path:
+            console.print(str(row.path), markup=False, soft_wrap=True)
+    for note in result.notes:
+        console.print(f"note: {note}", style="yellow", markup=False, soft_wrap=True)
+    if result.loading:
+        console.print(f"the weights alone:\n{result.loading}", markup=False, soft_wrap=True)
 
 
 def logs(study: Study, run: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from . import files, paths, records
 from .records import Record, StudentRecord, TeacherRecord
-from .study import Cell, Data, Study, key, noted_weights, student_settings, teacher_settings, weights_name
+from .study import Cell, Data, Study, key, noted_files, noted_name, student_settings, teacher_settings
 
 
 class ShelfError(RuntimeError):
@@ -34,7 +34,7 @@ def data_spec(data: Data) -> dict[str, Any]:
 
 
 def note(study: Study, meta: dict[str, Any]) -> None:
-    """Note beside the results which data they are of (`meta` is a data set's), and which files models start from.
+    """Note beside the results which data they are of (`meta` is a data set's), and which files models are made of.
 
     By this, records can be told apart where the images, or these files, are not at hand.
     """
@@ -43,9 +43,9 @@ def note(study: Study, meta: dict[str, Any]) -> None:
     if study.file:
         about["file"] = paths.from_root(study.file)
     models = [*study.teacher.candidates, *study.students]
-    weights = [Path(m.pretrained) for m in models if isinstance(m.pretrained, str)]
-    here = {weights_name(study, path): files.sha256(path) for path in weights if path.is_file()}
-    if hashes := noted_weights(study) | here:  # what is noted stays: in a clone the files may not be at hand
+    made_of = [path for model in models for path in model.files]
+    here = {noted_name(study, path): files.sha256(path) for path in made_of if path.is_file()}
+    if hashes := noted_files(study) | here:  # what is noted stays: in a clone the files may not be at hand
         about["pretrained"] = hashes
     if files.read_json(paths.results(study.name) / paths.DATA) != about:
         files.write_json(paths.results(study.name) / paths.DATA, about)

@@ -12,7 +12,7 @@ import json
 import os
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +30,7 @@ from . import loaders
 from .loaders import DataError, Pool, Pools, Progress, Reader
 
 SPLITS = ("train", "val", "holdout")
+THE_DOWNLOAD = "the download"  # where data come from that no path was named for
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,23 @@ def load(study: Study) -> Dataset:
     return dataset
 
 
+def listed(study: Study) -> Iterator[tuple[str, int, str, str]]:
+    """Every image of the study's decoded data, in the order of its arrays: split, label, class and name.
+
+    The splits come one after the other, as in SPLITS. An image of a data set that has no files is named by its number
+    in the published split, from 0. Raises DataError where the data are not decoded, or are not where they were.
+    """
+    came_from = load(study).meta.get("source", THE_DOWNLOAD)
+    pools = _pools(study.data, None if came_from == THE_DOWNLOAD else came_from, lambda what, done, total: None)
+    chosen, splits = _choose(study.data, pools)
+    for split in SPLITS:
+        for pool, index in splits[split]:
+            published = "train" if pool is pools.train else "val"
+            for i in index:
+                key = int(pool.labels[i])
+                yield split, chosen.index(key), pools.keys[key], pool.names[i] if pool.names else f"{published} {i}"
+
+
 def folder_of(data: Data) -> Path:
     """Where the data set is decoded to: a folder for all that a study asks of its data. Raises DataError."""
     spec = shelf.data_spec(data)
@@ -180,7 +198,7 @@ def _may_lie_anywhere(data: Data) -> None:
 
 
 def _resolved(source: str | Path | None) -> str:
-    return str(Path(source).expanduser().resolve()) if source else "the download"
+    return str(Path(source).expanduser().resolve()) if source else THE_DOWNLOAD
 
 
 def _pools(data: Data, path: str | Path | None, progress: Progress) -> Pools:
@@ -379,6 +397,17 @@ def _decode_some(reader: Reader, names: list[str], path: Path, row: int) -> None
             ) from None
         images[row + k] = _resize(pixels, images.shape[1])
     images.flush()
+
+
+def image(path: Path, size: int) -> np.ndarray:
+    """An image file as this package stores images: (size, size, 3) uint8. Raises DataError, naming the file."""
+    reader = Reader(path.parent)
+    try:
+        return np.array(_resize(decoded(reader.read(path.name)), size))
+    except DataError:
+        raise
+    except Exception as e:
+        raise DataError(f"{path}: not an image that can be decoded ({e})") from None
 
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")

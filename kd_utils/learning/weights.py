@@ -113,8 +113,8 @@ def _cache_only_without_network() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def load_file(backbone: nn.Module, path: Path) -> tuple[Channels, Channels]:
-    """Load a file's weights, .safetensors or .pth, but for a head of other classes.
+def load_file(backbone: nn.Module, path: Path, head: bool = False) -> tuple[Channels, Channels]:
+    """Load a file's weights, .safetensors or .pth, but for a head of other classes; with `head`, that is an error.
 
     Returns the mean and std that they expect, ImageNet's if the file does not say. Raises ModelError, also for a file
     that would run code.
@@ -131,24 +131,38 @@ def load_file(backbone: nn.Module, path: Path) -> tuple[Channels, Channels]:
             raise ValueError(f"it holds a {type(state).__name__}, not a state dict: names, each with a tensor")
     except Exception as e:
         raise ModelError(f"{path}: not weights that can be loaded safely ({str(e).splitlines()[0]})") from None
-    load(backbone, state, str(path))
+    load(backbone, state, str(path), head)
     return mean, std
 
 
-def load(backbone: nn.Module, state: State, what: str) -> None:
+def other_head(what: str, theirs: int, ours: int) -> ModelError:
+    """The error of a model that is judged without training, and whose head is of another number of classes."""
+    return ModelError(
+        f"{what}: its head tells {theirs} classes apart, and the data have {ours}; a teacher that is not trained "
+        f"(epochs: 0) needs a head for these {ours}, in their order: name such weights, or train it"
+    )
+
+
+def load(backbone: nn.Module, state: State, what: str, head: bool = False) -> None:
     """Load all but the head, which is another one where the number of classes differs.
 
-    what: names the weights in errors. Raises ModelError for weights of another model.
+    what: names the weights in errors. head: whether it must fit. Raises ModelError for weights of another model.
     """
     wanted = backbone.state_dict()
     state = {k.removeprefix("module."): v for k, v in state.items()}
     one_sided = [k for k in wanted if k not in state] + [k for k in state if k not in wanted]
     if one_sided:
         raise ModelError(f"{what}: weights of another model; the entry {one_sided[0]} is not in both")
-    head = {k for k in wanted if wanted[k].shape != state[k].shape}
-    if len({k.rsplit(".", 1)[0] for k in head}) > 1:
-        raise ModelError(f"{what}: weights of another model; {len(head)} entries differ in shape: {sorted(head)[:3]}")
-    set_state(backbone, {k: v for k, v in state.items() if k not in head}, strict=False)
+    others = {k for k in wanted if wanted[k].shape != state[k].shape}
+    a_head = all(wanted[k].shape[1:] == state[k].shape[1:] for k in others)  # but for the number of classes
+    if not a_head or len({k.rsplit(".", 1)[0] for k in others}) > 1:
+        raise ModelError(
+            f"{what}: weights of another model; {len(others)} entries differ in shape: {sorted(others)[:3]}"
+        )
+    if head and others:
+        name = min(others)
+        raise other_head(what, len(state[name]), len(wanted[name]))
+    set_state(backbone, {k: v for k, v in state.items() if k not in others}, strict=False)
 
 
 def set_state(backbone: nn.Module, state: State, strict: bool = True) -> None:
@@ -159,16 +173,17 @@ def set_state(backbone: nn.Module, state: State, strict: bool = True) -> None:
     backbone.load_state_dict(versioned, strict=strict)
 
 
-def save(path: Path, state: State, mean: Channels, std: Channels) -> None:
+def save(path: Path, state: State, mean: Channels, std: Channels, more: Mapping[str, str] | None = None) -> None:
     """Write a state dict as .safetensors; path is whole or not there.
 
-    The file's metadata say by which mean and std the input is to be normalised.
+    The file's metadata say by which mean and std the input is to be normalised, and what `more` says.
     """
     from safetensors.torch import save_file
 
-    about = {"mean": json.dumps(mean), "std": json.dumps(std)}
+    about = {"mean": json.dumps(mean), "std": json.dumps(std), **(more or {})}
     with files.whole(path) as tmp:
-        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, tmp, about)
+        # cloned: weights that two layers share are written twice
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, tmp, about)
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], Channels, Channels]:
