@@ -30,6 +30,24 @@ Source = Annotated[Path | None, typer.Option(help="zip or folder that holds Tiny
 
 
 @app.command()
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="the study will be studies/NAME.yaml")],
+    folder: Annotated[Path, typer.Option("--data", metavar="FOLDER", help="train/<class>/*.jpg, or <class>/*.jpg")],
+) -> None:
+    """Look at a folder of images, write a study for it, and say how long it will take."""
+    from .learning import new as study_of
+
+    found = study_of.look(folder)
+    for line in found.lines():
+        print(line)
+    study = study_of.write(name, found)
+    apart = study.data.val_from_train_per_class + study.data.holdout_per_class
+    kept = found.train - apart * len(found.classes)
+    takes = study_of.estimate(study, kept, found.val + found.train - kept, len(found.classes))
+    print(f"written: {study.file}\nnext: kd run {name}\n{takes}")
+
+
+@app.command()
 def run(
     study: StudyArgument,
     jobs: Jobs = None,

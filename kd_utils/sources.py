@@ -62,7 +62,8 @@ _ROWS = (
     ),
     Source(
         name="folder",
-        about="a folder of one's own: train/<class>/*.jpg and, unless the study moves images there, val/<class>/*.jpg",
+        about="a folder of one's own: train/<class>/*.jpg and val/<class>/*.jpg; or <class>/*.jpg alone, and "
+        "the study moves some images to val",
         loader="image_folder",
         path="required",
         licence="its owner's to say",

@@ -158,7 +158,7 @@ def cifar100(path: Path | None, progress: Progress) -> Pools:
 
 
 def image_folder(path: Path | None, progress: Progress) -> Pools:
-    """A folder of one's own: train/<class>/ and val/<class>/, where there may be none.
+    """A folder of one's own: train/<class>/ and val/<class>/, where there may be none; or <class>/ alone.
 
     What is hidden, as .ipynb_checkpoints is, is left out.
     """
@@ -166,20 +166,29 @@ def image_folder(path: Path | None, progress: Progress) -> Pools:
         raise DataError("a folder of images is wanted: name it as data.source")
     reader = Reader(path)
     names = [n for n in reader.names() if n.lower().endswith(IMAGE_SUFFIXES) and not hidden(n)]
-    by_split = {
-        split: [n for n in names if n.split("/")[0] == split and n.count("/") >= 2] for split in ("train", "val")
-    }
+    if (path / "train").is_dir() or (path / "val").is_dir():
+        top = {"train": "train/", "val": "val/"}
+        by_split = {s: [n for n in names if n.startswith(t) and n.count("/") >= 2] for s, t in top.items()}
+    else:
+        top = {"train": ""}
+        by_split = {"train": [n for n in names if n.count("/") >= 1], "val": []}
+
+    def key_of(name: str) -> str:
+        return name.split("/")[1 if top["train"] else 0]
+
     if not by_split["train"]:
-        raise DataError(f"{path}: no images in train/<class>/; the layout is train/<class>/*.jpg, val/<class>/*.jpg")
-    keys = sorted({n.split("/")[1] for n in by_split["train"]})
-    strange = sorted({n.split("/")[1] for n in by_split["val"]} - set(keys))
+        raise DataError(
+            f"{path}: no images in train/<class>/; the layout is train/<class>/*.jpg, val/<class>/*.jpg, or "
+            "<class>/*.jpg alone"
+        )
+    keys = sorted({key_of(n) for n in by_split["train"]})
+    strange = sorted({key_of(n) for n in by_split["val"]} - set(keys))
     if strange:
         raise DataError(f"{path}/val: the class folders {', '.join(strange)} are not in train/")
-    for folder in sorted([*path.glob("train/*/"), *path.glob("val/*/")]):
-        split, key = folder.parent.name, folder.name
-        if not hidden(key) and not any(n.split("/")[1] == key for n in by_split[split]):
+    for split, folder in sorted((split, folder) for split, t in top.items() for folder in path.glob(f"{t}*/")):
+        if not hidden(folder.name) and not any(key_of(n) == folder.name for n in by_split[split]):
             raise DataError(f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)}); add some, or remove the folder")
-    train, val = (_named_pool(reader, by_split[s], keys, lambda n: n.split("/")[1]) for s in ("train", "val"))
+    train, val = (_named_pool(reader, by_split[s], keys, key_of) for s in ("train", "val"))
     return Pools(keys, keys, train, val if len(val.labels) else None)
 
 
