@@ -1,7 +1,7 @@
 """The command `kd`: what can be typed, each command a call of the function that does it."""
 
+import errno
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
+
+from .__main__ import INTERRUPTED, STOPPED, on_interrupt, stop
 
 if TYPE_CHECKING:
     from .running.pipeline import Resources
@@ -227,19 +229,39 @@ def logs(
     console.logs(load(study), run)
 
 
-def main() -> None:
-    """The entry point: the package's own errors end in one line and exit code 2, an interrupt in 130."""
-    signal.signal(signal.SIGTERM, _interrupt)
+def main() -> int:
+    """Run a command: the package's own errors end in one line and exit code 2, an interrupt returns INTERRUPTED."""
     without_uri_grammar()
     try:
         app()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as e:
-        if not type(e).__module__.startswith("kd_utils"):
+    except BaseException as e:
+        finished = isinstance(e, SystemExit) and not e.code
+        if not finished and (_interrupted or isinstance(e, KeyboardInterrupt)):  # of which libraries make other errors
+            print(f"\n{STOPPED}", file=sys.stderr)
+            return INTERRUPTED
+        said = _of_the_system(e) if isinstance(e, OSError) else ""
+        if isinstance(e, SystemExit) or not (said or type(e).__module__.startswith("kd_utils")):
             raise
-        print(f"kd: {e}", file=sys.stderr)
+        print(f"kd: {said or e}", file=sys.stderr)
         sys.exit(2)
+    return 0
+
+
+RIGHTS = "change its rights, or let KD_ROOT name another folder, with the study in its studies/"
+REPEAT = "put this right, and run the same command again"
+ADVICE = {errno.EROFS: RIGHTS, errno.EACCES: RIGHTS, errno.EPERM: RIGHTS}
+
+
+def _of_the_system(error: OSError) -> str:
+    """What the operating system refuses, where, and what to do; '' where that cannot be told."""
+    if not type(error).__module__.startswith("kd_utils"):
+        try:
+            os.getcwd()
+        except FileNotFoundError:
+            return "the folder that this was started in is gone; change to another one, and repeat"
+        if error.filename is not None and error.strerror:
+            return f"{error.filename}: {error.strerror}; {ADVICE.get(error.errno or 0, REPEAT)}"
+    return ""
 
 
 def without_uri_grammar() -> None:
@@ -258,18 +280,25 @@ def _where(jobs: int | None, device: str, engine: str, address: str | None, gpus
     return Resources(jobs, device, cast(Literal["local", "ray"], engine), address, gpus)
 
 
+_interrupted: list[int] = []  # the signals that came
+
+
 @contextmanager
 def _terminal() -> Iterator:
-    """What shows events; an interrupt says that nothing is lost."""
+    """What shows events. An interrupt ends what is under way, a second one at once."""
+    from . import machine
     from .console import Terminal
 
-    try:
-        with Terminal() as terminal:
-            yield terminal
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        raise
+    machine.settle()
+    on_interrupt(_interrupt)
+    with Terminal() as terminal:
+        yield terminal
 
 
 def _interrupt(signum: int, frame: object) -> None:
+    import logging
+
+    on_interrupt(stop)
+    logging.disable()  # of what libraries say as they are interrupted
+    _interrupted.append(signum)
     raise KeyboardInterrupt

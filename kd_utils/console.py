@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from . import files, paths
 from .records import StudentRecord
-from .running import events
-from .shelf import Progress as RunProgress
+from .running import events, pace
 from .shelf import Shelf, ShelfError
 from .study import Cell, Study, short
 
@@ -32,8 +31,7 @@ class Terminal:
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=self.console,
             transient=True,
         )
@@ -54,8 +52,8 @@ class Terminal:
         if event.stage != self._stage:
             for task in self._bar.task_ids:
                 self._bar.remove_task(task)
-            self._stage, self._line = event.stage, self._bar.add_task(event.stage, total=total)
-        self._bar.update(self._line, completed=event.done, total=total)
+            self._stage, self._line = event.stage, self._bar.add_task(event.stage, total=total, left="")
+        self._bar.update(self._line, completed=event.done, total=total, left=event.left)
 
 
 def status(study: Study, console: Console | None = None) -> None:
@@ -76,13 +74,10 @@ def status(study: Study, console: Console | None = None) -> None:
     waiting = len(cells) - done - failed - working
     console.print(f"cells: {done} done, {failed} failed, {working} running, {waiting} waiting")
     for name, at in running.items():
-        pace = f", {at.epoch_seconds:.0f} s an epoch, {at.images_per_second:,.0f} images/s"
-        console.print(f"running: {name}, epoch {at.epoch} of {at.epochs}{pace}", markup=False, soft_wrap=True)
-    seconds, unknown = seconds_left(shelf, running)
-    if running and seconds:
-        left = f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.0f} minutes"
-        without = f", without {', '.join(unknown)}, of which no cell has run yet" if unknown else ""
-        console.print(f"about {left} left{without}", soft_wrap=True)
+        speed = f"{at.epoch_seconds:.0f} s an epoch, {at.images_per_second:,.0f} images/s"
+        console.print(f"running: {name}, epoch {at.epoch} of {at.epochs}, {speed}", markup=False, soft_wrap=True)
+    if running and (left := str(pace.left(shelf, running, len(running)))):
+        console.print(left, soft_wrap=True)
     for student in study.students:
         _accuracies(console, study, student.label, cells)
     if shelf.others:
@@ -94,35 +89,15 @@ def status(study: Study, console: Console | None = None) -> None:
         console.print(f"failed: {name}: {error}", style="red", markup=False, soft_wrap=True)
 
 
-def seconds_left(shelf: Shelf, running: Mapping[str, RunProgress]) -> tuple[float, list[str]]:
-    """Seconds that the cells which are not done will take, and the students for whom that is not known.
-
-    A student's pace is that of its finished cells, or, as long as it has none, of those that are running; a student
-    that has neither is named and not counted.
-    """
-    finished, current = defaultdict(list), defaultdict(list)
-    for cell, record in shelf.cells.items():
-        if record:
-            finished[cell.student].append(record.cost.train_seconds)
-        elif at := running.get(cell.name):
-            current[cell.student].append(at.epochs * at.epoch_seconds)
-    pace = {student: sum(s) / len(s) for student, s in {**current, **finished}.items()}
-    work, unknown = 0.0, []
-    for cell in (cell for cell, record in shelf.cells.items() if record is None):
-        at = running.get(cell.name)
-        if cell.student in pace:
-            work += pace[cell.student] * (1 - at.epoch / at.epochs if at else 1)
-        elif cell.student not in unknown:
-            unknown.append(cell.student)
-    return work / max(1, len(running)), unknown
-
-
 def _accuracies(console: Console, study: Study, student: str, cells: Mapping[Cell, StudentRecord | None]) -> None:
     """The grid of one student, and its further methods: mean accuracies over the seeds that are done."""
     top1: dict[tuple[str, float | None, float], list[float]] = defaultdict(list)
     for cell, record in cells.items():
         if record and cell.student == student:
             top1[cell.method, cell.T, cell.alpha].append(record.metrics.top1_best)
+
+    if not top1:
+        return
 
     def shown(*point) -> str:
         values = top1.get(point)
@@ -165,20 +140,33 @@ def exported(result: "Export", console: Console | None = None) -> None:
 
 def logs(study: Study, run: str) -> None:
     """Show what a run has printed so far, its error if it failed, and where its notebook lies. Raises ShelfError."""
-    folders = {name: folder for name, folder in Shelf(study).folders() if folder.is_dir()}
+    shelf = Shelf(study)
+    folders = {name: folder for name, folder in shelf.folders() if folder.is_dir()}
     if run not in folders:
         raise ShelfError(f"no run {run!r} yet; there are: {', '.join(folders) or 'none'}")
+    print(folders[run])
+    if at := shelf.running().get(run):
+        print(f"running: epoch {at.epoch} of {at.epochs} is done, {at.epoch_seconds:.0f} s an epoch")
     for path in sorted(folders[run].glob("*.ipynb")):
-        notebook = files.read_json(path)
-        if notebook is None:
+        try:
+            printed = _printed(files.read_json(path) or {})
+        except (AttributeError, KeyError, TypeError):
             print(f"{path}: damaged; the run writes it anew")
-            continue
-        for output in (o for cell in notebook["cells"] for o in cell.get("outputs", [])):
-            if output["output_type"] == "stream":
-                print("".join(output["text"]), end="")
-            elif output["output_type"] == "error":
-                print(f"{output['ename']}: {output['evalue']}")
-        print(path)
+        else:
+            print(*printed, path, sep="")
     for path in (folders[run] / paths.LOG, folders[run] / paths.FAILURE):
         if path.is_file():
-            print(path.read_text(encoding="utf-8"), path, sep="")
+            print(path.read_text(encoding="utf-8", errors="replace"), path, sep="")
+
+
+def _printed(notebook: dict) -> list[str]:
+    """What an executed notebook's cells have printed, and their errors. Raises KeyError and others if it is none."""
+    printed = []
+    for output in (o for cell in notebook["cells"] for o in cell.get("outputs", [])):
+        if output["output_type"] == "stream":
+            printed.append("".join(output["text"]))
+        elif output.get("metadata", {}).get("kd_utils", {}).get("progress"):  # of a training
+            printed.append("".join(output["data"]["text/plain"]) + "\n")
+        elif output["output_type"] == "error":
+            printed.append(f"{output['ename']}: {output['evalue']}\n")
+    return printed

@@ -62,8 +62,7 @@ _ROWS = (
     ),
     Source(
         name="folder",
-        about="a folder of one's own: train/<class>/*.jpg and val/<class>/*.jpg; or <class>/*.jpg alone, and "
-        "the study moves some images to val",
+        about="a folder of one's own: train/<class>/*.jpg and val/<class>/*.jpg, or <class>/*.jpg alone",
         loader="image_folder",
         path="required",
         licence="its owner's to say",

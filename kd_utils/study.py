@@ -115,7 +115,7 @@ class Data(_Section):
     classes: Classes = None  # the first n classes by name, or these, at least 2 in all; default: all
     train_per_class: int | None = Field(default=None, ge=1, le=100_000_000)  # default: all that is left
     holdout_per_class: Count = 0  # training images kept apart, to choose on
-    val_from_train_per_class: Count = 0  # training images moved to the validation split
+    val_from_train_per_class: Count = 0  # training images moved to val; where there is no val, 0 is one in five
 
     @model_validator(mode="after")
     def _source(self):
@@ -453,6 +453,7 @@ class Study(_Section):
     grid: Grid
     methods: list[Method] = []  # further questions: each a row of its own, none by default
     contrasts: list[Contrast] = []  # what the report answers first; default: the plateau, and the customary cell
+    margin: Number = Field(default=1.0, gt=0, le=100)  # points of accuracy within which cells are as good as the same
     seeds: list[Seed] = Field(default=[0], min_length=1)
     views: Epochs | None = None  # distinct views; epoch e sees view e mod views; default: all
     precision: Precision = "fp32"  # of the forward pass; bf16 pays on GPUs and on CPUs that compute in it
@@ -732,7 +733,7 @@ def noted_names(study: Study, path: Path) -> list[str]:
 
 def noted_files(study: Study) -> dict[str, str]:
     """The SHA-256 of files that models are made of, as noted beside the results: a clone may not have them."""
-    about = files.read_json(paths.results(study.name) / paths.DATA) or {}
+    about = files.read_json(paths.results(study.name) / paths.DATA, pretrained=dict) or {}
     return about.get("pretrained", {})
 
 
@@ -803,10 +804,8 @@ def load(name: str | Path) -> Study:
         known = sorted(p.stem for p in (paths.root() / "studies").glob("*.yaml"))
         shown = path if len(str(path)) < 200 else f"{str(path)[:200]}…"
         raise StudyError(f"no study file {shown}; in studies/ there are: {', '.join(known) or 'none'}")
-    if (size := path.stat().st_size) > MOST_BYTES:
-        raise StudyError(f"{path}: {size:,} bytes, and a study file has at most {MOST_BYTES:,}; is it the right file?")
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        raw = yaml.load(files.read_text(path, MOST_BYTES), _Loader)
     except StudyError as e:
         raise StudyError(f"{path}: {e}") from None
     except UnicodeDecodeError as e:
@@ -814,7 +813,7 @@ def load(name: str | Path) -> Study:
     except RecursionError:
         raise StudyError(f"{path}: nested too deep; a study has a handful of levels") from None
     except OSError as e:
-        raise StudyError(f"{path}: cannot be read ({e.strerror}); change its permissions, or name another") from None
+        raise StudyError(f"{path}: cannot be read ({e.strerror}); is it the right file, and may you read it?") from None
     except (yaml.YAMLError, ValueError) as e:  # ValueError: a number or a date that is none
         raise StudyError(f"{path}: not YAML: {' '.join(str(e).split())}") from None
     if not isinstance(raw, dict):

@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock
 
-from .. import files, paths, seeds, shelf
+from .. import files, machine, paths, seeds, shelf
 from ..sources import SOURCES
 from ..study import Data, Study, digest
 from . import loaders
@@ -46,7 +46,7 @@ class Dataset:
         Raises DataError if it is damaged.
         """
         path = self.folder / paths.META
-        meta = files.read_json(path)
+        meta = files.read_json(path, fingerprint=str, classes=list, counts=dict, image_size=int)
         if meta is None:
             raise DataError(f"{path}: damaged, or not there; `kd data` decodes the data set again")
         return meta
@@ -70,9 +70,11 @@ class Dataset:
     def _array(self, split: str, what: str) -> np.ndarray:
         path = paths.array(self.folder, split, what)
         try:
-            if (noted := self.meta.get("sha256")) and files.sha256(path) != noted.get(path.name):
+            if "sha256" in self.meta and files.sha256(path) != self.meta["sha256"].get(path.name):
                 raise ValueError("changed after it was written")
             return np.load(path, mmap_mode="c")  # copy-on-write: shared, and torch takes it
+        except FileNotFoundError:
+            raise DataError(f"{path} is gone; `kd data` decodes the data set again") from None
         except (OSError, EOFError, ValueError) as e:
             raise DataError(f"{path}: damaged ({e}); `kd data` decodes the data set again") from e
 
@@ -111,7 +113,7 @@ def prepare(
     progress = progress or (lambda what, done, total: None)
     if source is not None:
         _may_lie_anywhere(study.data)
-    folder = _folder(study.data)
+    folder = folder_of(study.data)
     if _damage(Dataset(folder)) or "sha256" not in Dataset(folder).meta:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
@@ -119,6 +121,11 @@ def prepare(
                 if (folder / paths.META).exists():
                     say(f"{damage}: this is done now")
                 pools = _pools(study.data, source, progress)
+                if _split_by_itself(study.data, pools):
+                    say(
+                        f"the data have no validation images: one in {VAL_SHARE} of each class's is set apart for "
+                        "validation; data.val_from_train_per_class in the study would say how many"
+                    )
                 with files.whole(folder) as tmp:
                     tmp.mkdir()
                     _decode(study.data, pools, tmp, progress)
@@ -148,7 +155,7 @@ def _damage(dataset: Dataset) -> str:
 
 def load(study: Study) -> Dataset:
     """The study's data set from disk. Raises DataError, naming the command, if it is not decoded yet."""
-    dataset = Dataset(_folder(study.data))
+    dataset = Dataset(folder_of(study.data))
     if not (dataset.folder / paths.META).is_file():
         raise DataError(f"the data of study '{study.name}' are not prepared; run: kd data {study.name}")
     return dataset
@@ -171,7 +178,7 @@ def listed(study: Study) -> Iterator[tuple[str, int, str, str]]:
                 yield split, chosen.index(key), pools.keys[key], pool.names[i] if pool.names else f"{published} {i}"
 
 
-def _folder(data: Data) -> Path:
+def folder_of(data: Data) -> Path:
     """Where the data set is decoded to: a folder for all that a study asks of its data. Raises DataError."""
     spec = shelf.data_spec(data)
     if SOURCES[data.name].path == "required":  # other files are other data: names, sizes and times of all of them
@@ -203,28 +210,38 @@ def _pools(data: Data, path: str | Path | None, progress: Progress) -> Pools:
 # --- which of them a study takes
 
 
+VAL_SHARE = 5  # one in so many images of a class validates, where nobody says
+
+
+def _split_by_itself(data: Data, pools: Pools) -> bool:
+    """Whether validation images are to be set apart though the study names no number of them."""
+    return pools.val is None and not data.val_from_train_per_class
+
+
 def _choose(data: Data, pools: Pools) -> tuple[list[int], dict[str, list[tuple[Pool, np.ndarray]]]]:
     """The chosen classes, and for each split the (pool, indices of images) it takes.
 
     Within a class the training pool is walked in a fixed random order: first train, then what moves to val,
     then holdout, so a larger train_per_class contains a smaller one only while the others stay at 0.
+    Where there are no validation images and the study moves none, one in VAL_SHARE of a class is moved.
     """
     chosen = _choose_classes(data.classes, pools.keys)
     taken: dict[str, list[np.ndarray]] = {"train": [], "moved": [], "holdout": []}
-    apart = data.val_from_train_per_class + data.holdout_per_class
     for c in chosen:
         images = np.flatnonzero(pools.train.labels == c)
         images = images[seeds.split(c).permutation(len(images))]
+        moved = len(images) // VAL_SHARE if _split_by_itself(data, pools) else data.val_from_train_per_class
+        apart = moved + data.holdout_per_class
         n = data.train_per_class or len(images) - apart
         if n < 1 or n + apart > len(images):
             raise DataError(
                 f"class {pools.keys[c]}: {len(images)} training images, but train_per_class "
                 f"({data.train_per_class or 'at least 1'}) + val_from_train_per_class "
-                f"({data.val_from_train_per_class}) + holdout_per_class ({data.holdout_per_class}) asks for more"
+                f"({moved}) + holdout_per_class ({data.holdout_per_class}) asks for more"
             )
         taken["train"].append(images[:n])
-        taken["moved"].append(images[n : n + data.val_from_train_per_class])
-        taken["holdout"].append(images[n + data.val_from_train_per_class : n + apart])
+        taken["moved"].append(images[n : n + moved])
+        taken["holdout"].append(images[n + moved : n + apart])
     rows = {k: np.sort(np.concatenate(v)).astype(np.int64) for k, v in taken.items()}
     published = [] if pools.val is None else [(pools.val, np.flatnonzero(np.isin(pools.val.labels, chosen)))]
     splits = {
@@ -232,10 +249,6 @@ def _choose(data: Data, pools: Pools) -> tuple[list[int], dict[str, list[tuple[P
         "val": [*published, (pools.train, rows["moved"])],
         "holdout": [(pools.train, rows["holdout"])],
     }
-    if not sum(len(i) for _, i in splits["val"]):
-        raise DataError(
-            f"'{data.name}' has no validation split of its own: set data.val_from_train_per_class in the study"
-        )
     validated = np.concatenate([pool.labels[i] for pool, i in splits["val"]])
     if without := sorted(set(chosen) - set(validated.tolist())):
         raise DataError(
@@ -340,18 +353,20 @@ def _decode_files(jobs: list[tuple], progress: Progress) -> None:
         for job in jobs:
             _decode_some(*job)
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(cores, len(jobs))
-    done = 0
+    workers = min(machine.cores(), len(jobs))
+    done, others = 0, set(active_children())
     progress("decoding images", 0, total)
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent) as pool:
-        futures = {pool.submit(_decode_some, *job): len(job[1]) for job in jobs}
+        with machine.deaf_children():
+            futures = {pool.submit(_decode_some, *job): len(job[1]) for job in jobs}
         try:
             for future in as_completed(futures):
                 future.result()
                 done += futures[future]
                 progress("decoding images", done, total)
         except BaseException:
+            for process in set(active_children()) - others:
+                process.kill()
             pool.shutdown(cancel_futures=True)
             raise
 

@@ -6,9 +6,12 @@ torchvision's is called.
 
 import hashlib
 import os
+import re
+import socket
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -28,7 +31,10 @@ TINY_IMAGENET: dict[str, Any] = {
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
 
 MOST_IMAGE = 300_000_000  # bytes of an image's file
+MOST_CIFAR = 200_000_000  # bytes of each of CIFAR-100's files; the largest, the archive, has 169,001,437
 MOST_TEXT = 16_000_000  # bytes of a list of names
+
+PATIENCE = 30  # seconds without a byte from the network
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, out of how much
 
@@ -75,6 +81,8 @@ class Reader:
         """The archive, opened. Raises DataError."""
         if self._zip is None:
             try:
+                if not self.source.is_file():  # a device or a pipe may have no end
+                    raise zipfile.BadZipFile("it is neither a file nor a folder")
                 self._zip = zipfile.ZipFile(self.source)
             except (zipfile.BadZipFile, OSError, NotImplementedError, UnicodeDecodeError) as e:
                 raise DataError(f"{self.source}: not a zip archive that can be read ({e}); download it again") from e
@@ -143,12 +151,16 @@ def digits(path: Path | None, progress: Progress) -> Pools:
 
 
 def cifar100(path: Path | None, progress: Progress) -> Pools:
-    """CIFAR-100 through torchvision, downloaded if it is not there."""
+    """CIFAR-100 through torchvision, downloaded if it is not there; torchvision compares the MD5 of every file."""
     from torchvision.datasets import CIFAR100
 
+    for path in (paths.downloads() / "cifar-100-python.tar.gz", *paths.downloads().glob("cifar-100-python/*")):
+        if path.exists() and not (path.is_file() and path.stat().st_size <= MOST_CIFAR):
+            raise DataError(f"{path}: not a file of at most {MOST_CIFAR:,} bytes, as CIFAR-100's are; remove it")
     try:
-        train = CIFAR100(str(paths.downloads()), train=True, download=True)
-        val = CIFAR100(str(paths.downloads()), train=False, download=True)
+        with impatient():
+            train = CIFAR100(str(paths.downloads()), train=True, download=True)
+            val = CIFAR100(str(paths.downloads()), train=False, download=True)
     except Exception as e:
         raise DataError(
             f"cifar100: {e}; download cifar-100-python.tar.gz by hand and put it into {paths.downloads()}"
@@ -158,7 +170,7 @@ def cifar100(path: Path | None, progress: Progress) -> Pools:
 
 
 def image_folder(path: Path | None, progress: Progress) -> Pools:
-    """A folder of one's own: train/<class>/ and val/<class>/, where there may be none; or <class>/ alone.
+    """A folder of one's own: train/<class>/ and val/<class>/, where there may be no val/; or <class>/ alone.
 
     What is hidden, as .ipynb_checkpoints is, is left out.
     """
@@ -166,29 +178,26 @@ def image_folder(path: Path | None, progress: Progress) -> Pools:
         raise DataError("a folder of images is wanted: name it as data.source")
     reader = Reader(path)
     names = [n for n in reader.names() if n.lower().endswith(IMAGE_SUFFIXES) and not hidden(n)]
-    if (path / "train").is_dir() or (path / "val").is_dir():
-        top = {"train": "train/", "val": "val/"}
-        by_split = {s: [n for n in names if n.startswith(t) and n.count("/") >= 2] for s, t in top.items()}
-    else:
-        top = {"train": ""}
-        by_split = {"train": [n for n in names if n.count("/") >= 1], "val": []}
-
-    def key_of(name: str) -> str:
-        return name.split("/")[1 if top["train"] else 0]
-
-    if not by_split["train"]:
+    split_up = (path / "train").is_dir() or (path / "val").is_dir()
+    in_class = re.compile(r"(train|val)/([^/]+)/." if split_up else r"()([^/]+)/.")
+    found = [(n, m[1], m[2]) for n in names if (m := in_class.match(n))]
+    keys = sorted({key for _, split, key in found if split != "val"})
+    if not keys:
         raise DataError(
-            f"{path}: no images in train/<class>/; the layout is train/<class>/*.jpg, val/<class>/*.jpg, or "
-            "<class>/*.jpg alone"
+            f"{path}: no images in train/<class>/, nor in <class>/; the layout is train/<class>/*.jpg and "
+            "val/<class>/*.jpg, or <class>/*.jpg alone"
         )
-    keys = sorted({key_of(n) for n in by_split["train"]})
-    strange = sorted({key_of(n) for n in by_split["val"]} - set(keys))
+    strange = sorted({key for _, split, key in found if split == "val"} - set(keys))
     if strange:
         raise DataError(f"{path}/val: the class folders {', '.join(strange)} are not in train/")
-    for split, folder in sorted((split, folder) for split, t in top.items() for folder in path.glob(f"{t}*/")):
-        if not hidden(folder.name) and not any(key_of(n) == folder.name for n in by_split[split]):
+    full = {(split, key) for _, split, key in found}
+    for folder in sorted([*path.glob("train/*/"), *path.glob("val/*/")] if split_up else path.glob("*/")):
+        place = (folder.parent.name if split_up else "", folder.name)
+        if not hidden(folder.name) and place not in full:
             raise DataError(f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)}); add some, or remove the folder")
-    train, val = (_named_pool(reader, by_split[s], keys, key_of) for s in ("train", "val"))
+    class_of = {n: key for n, _, key in found}
+    of_train, of_val = ([n for n, split, _ in found if (split == "val") is val] for val in (False, True))
+    train, val = (_named_pool(reader, some, keys, class_of.__getitem__) for some in (of_train, of_val))
     return Pools(keys, keys, train, val if len(val.labels) else None)
 
 
@@ -256,6 +265,17 @@ def _named_pool(reader: Reader, names: list[str], keys: list[str], key_of: Calla
     return Pool(labels, names=tuple(names), reader=reader)
 
 
+@contextmanager
+def impatient() -> Iterator[None]:
+    """A network that does not answer is an error after so many seconds, also where a library would wait for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
 def download(url: str, path: Path, md5: str, size: int, progress: Progress | None = None) -> None:
     """Fetch url to path, going on where an earlier attempt stopped; path is there only when the MD5 is right.
 
@@ -270,7 +290,7 @@ def download(url: str, path: Path, md5: str, size: int, progress: Progress | Non
     try:
         if have < size:
             headers = {"Range": f"bytes={have}-"} if have else {}
-            with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
+            with requests.get(url, headers=headers, stream=True, timeout=PATIENCE) as answer:
                 answer.raise_for_status()
                 if answer.status_code != 206:
                     have = 0  # the server sends the whole again

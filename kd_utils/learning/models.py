@@ -171,6 +171,23 @@ def create(spec: Model, classes: int, image_size: int, head: bool = False) -> Cl
     return cast(Any, model).to(memory_format=torch.channels_last)
 
 
+def check(spec: Model, classes: int, image_size: int, head: bool = False) -> None:
+    """See to it that a study's `spec` can be made and takes images of its size; hubs are not asked for weights.
+
+    image_size: pixels a side of the stored images. head: as of create. Raises ModelError.
+    """
+    without_hub = spec.model_copy(update={"pretrained": False}) if spec.pretrained is True else spec
+    model = create(without_hub, classes, image_size, head).eval()
+    try:
+        with torch.inference_mode():
+            model(torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8))
+    except Exception as e:
+        raise ModelError(
+            f"model {spec.model!r} does not take images of {model.input_size} pixels a side "
+            f"({str(e).splitlines()[0]}); set its input_size, or data.image_size"
+        ) from None
+
+
 def find(name: str) -> tuple[str, str]:
     """The library that has the model: torchvision first, unless the name begins with timm/ or torchvision/."""
     library, _, bare = name.rpartition("/")

@@ -12,16 +12,17 @@ import difflib
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from .. import files, machine, paths, records, seeds
 from ..records import Record, StudentRecord, TeacherRecord
@@ -45,7 +46,7 @@ from .data import Dataset
 from .soft_targets import SoftTargets
 from .training import Fit
 from .views import View
-from .weights import fingerprint, set_state
+from .weights import ModelError, fingerprint, set_state
 
 EVAL_BATCH = 256
 EXAMPLES = 8  # images of val whose logits stay with the record, evenly spread
@@ -101,6 +102,25 @@ def plan_teacher(shelf: Shelf, label: str) -> Plan:
     )
 
 
+def plan_early_teacher(shelf: Shelf) -> Plan:
+    """The run of the chosen teacher's candidate for one epoch. Raises ShelfError while there is no teacher."""
+    chosen = plan_teacher(shelf, shelf.chosen_teacher().teacher)
+    model = chosen.model.model_copy(update={"train": {**chosen.model.train, "epochs": 1}})
+    train = chosen.study.training(model, teacher=True)
+    settings = teacher_settings(chosen.study, model, shelf.fingerprint)
+    folder = paths.run(chosen.study.name, "teacher", f"{chosen.label}-s{chosen.seed}-{key(settings)}")
+    return replace(chosen, model=model, train=train, settings=settings, folder=folder)
+
+
+def plan_random_teacher(shelf: Shelf) -> Plan:
+    """The chosen teacher's architecture with random weights: never trained. Raises ShelfError without a teacher."""
+    chosen = plan_teacher(shelf, shelf.chosen_teacher().teacher)
+    model = chosen.model.model_copy(update={"pretrained": False})
+    settings = {**chosen.settings, "kind": "random teacher", "model": {**chosen.settings["model"], "pretrained": False}}
+    folder = paths.run(chosen.study.name, "teacher", f"{chosen.label}-s{chosen.seed}-{key(settings)}")
+    return replace(chosen, model=model, settings=settings, folder=folder)
+
+
 def plan_student(shelf: Shelf, cell: Cell) -> Plan:
     """The run of a cell. Raises ShelfError, naming the command, while the study has no teacher."""
     study, model, chosen = shelf.study, shelf.study.student(cell.student), shelf.chosen_teacher()
@@ -128,6 +148,46 @@ class Evaluation:
     metrics: dict[str, float | int]
     predictions: dict[str, np.ndarray]
     logits: np.ndarray | None = None
+
+
+class Show(Protocol):
+    """Who is told how a training goes."""
+
+    def begin(self, epochs: int) -> None:
+        """A training of so many epochs begins, or goes on."""
+
+    def batch(self, done: float) -> None:
+        """So many epochs are done, parts of one included."""
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """An epoch has ended: its row of Fit.history."""
+
+    def end(self) -> None:
+        """The training is over."""
+
+
+class _Lines:
+    """Prints a line after each epoch."""
+
+    def __init__(self) -> None:
+        self.epochs = 0
+
+    def begin(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def batch(self, done: float) -> None:
+        pass
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        top1 = [f"{k.replace('_', ' ')} {v:.4f}" for k, v in row.items() if k.endswith("top1")]
+        print(
+            f"epoch {row['epoch']:>3}/{self.epochs}  loss {row['loss']:.4f}  "
+            f"{row['images_per_second']:,.0f} images/s  {'  '.join(top1)}".rstrip(),
+            flush=True,
+        )
+
+    def end(self) -> None:
+        pass
 
 
 class Run:
@@ -215,11 +275,11 @@ class Run:
     def soft_targets(self) -> SoftTargets:
         """Of a student: its teacher's logits for the views of its seed; those that are missing are computed first.
 
-        In self-distillation the teacher is the student's own baseline of the same seed.
+        In self-distillation the teacher is the student's own baseline of the same seed. A teacher of one epoch is
+        trained here, by the first who asks.
         """
-        teaching = self._baseline() if self._taught_by == "self" else _teacher_of(self.plan, self.device)
-        assert teaching.record is not None
-        store = SoftTargets.of(self.study, self.plan.seed, teaching.record, self.dataset)
+        teaching = self._teaching()
+        store = SoftTargets.of(self.study, self.plan.seed, teaching.record or _Untrained(teaching), self.dataset)
         seed = self.plan.seed
         store.ensure(self.plan.views, lambda number: teaching.view_logits(seed, number), _device_name(self.device))
         return store
@@ -227,6 +287,21 @@ class Run:
     @property
     def _taught_by(self) -> str:
         return self.study.taught_by(self.plan.cell) if self.plan.cell else ""
+
+    def _teaching(self) -> "Run":
+        """The run, or the untrained model, that this student learns from."""
+        if self._taught_by == "self":
+            return self._baseline()
+        if self._taught_by == "random":
+            return Run(plan_random_teacher(Shelf(self.study)), str(self.device))
+        if self._taught_by == "early":
+            plan = plan_early_teacher(Shelf(self.study))
+            plan.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(plan.folder.with_name(f"{plan.folder.name}.lock")):
+                early = Run(plan, str(self.device))
+                early.go()
+            return early
+        return _teacher_of(self.plan, self.device)
 
     def _baseline(self) -> "Run":
         cell = Cell(self.plan.label, None, 1.0, self.plan.seed)
@@ -246,15 +321,18 @@ class Run:
 
     # --- the steps
 
-    def fit(self, on_epoch: Callable[[dict], None] | None = None) -> Fit:
+    def fit(self, show: "Show | None" = None) -> Fit:
         """Train, going on from the checkpoint of an interrupted attempt.
 
-        on_epoch(row) is called after each epoch; by default a line is printed. Of a run that is done, the history is
-        given back, without weights. Raises MachineError for what this machine cannot do.
+        show: is told how the training goes; by default a line is printed after each epoch. Of a run that is done, the
+        history is given back, without weights. Raises MachineError for what this machine cannot do.
         """
         if self.record is not None:
-            finished = self.record.provenance.finished
-            print(f"done before, on {finished}: metrics are read from {self.folder.name}")
+            print(
+                f"This run was done before, on {self.record.provenance.finished}, and is not trained again: what "
+                f"follows is read from its record. To train it anew, delete its folder, "
+                f"{paths.shown(self.folder)}, and start again."
+            )
             return Fit(self.record.history, {}, self.record.metrics.best_epoch, self.record.score)
         if self._fit is None:
             if not self.plan.train.epochs:
@@ -263,6 +341,8 @@ class Run:
                 print(advice)
             files.remove(self.folder / paths.FAILURE)
             torch.set_num_threads(self.study.threads_of(self.plan.model))
+            show = show or _Lines()
+            show.begin(self.plan.train.epochs)
             self._fit = training.fit(
                 self.model,
                 self.images,
@@ -276,8 +356,10 @@ class Run:
                 forward=models.compiled(self.model) if self.plan.model.compile else None,
                 precision=self.precision,
                 checkpoint=self.folder / paths.CHECKPOINT,
-                on_epoch=lambda row: self._after_epoch(row, on_epoch or _print_epoch),
+                on_epoch=lambda row: self._after_epoch(row, show),
+                on_batch=show.batch,
             )
+            show.end()
         return self._fit
 
     def evaluate(self) -> Evaluation:
@@ -316,7 +398,7 @@ class Run:
     def _soft_targets_of(self, epoch: int) -> torch.Tensor:
         return torch.as_tensor(self.soft_targets[self.study.view(epoch)]).to(self.device)
 
-    def _after_epoch(self, row: dict, on_epoch: Callable[[dict], None]) -> None:
+    def _after_epoch(self, row: dict, show: "Show") -> None:
         progress = {
             "epoch": row["epoch"],
             "epochs": self.plan.train.epochs,
@@ -324,7 +406,7 @@ class Run:
             "images_per_second": row["images_per_second"],
         }
         files.write_json(self.folder / paths.PROGRESS, progress, durable=False)
-        on_epoch({**row, "epochs": self.plan.train.epochs})
+        show.epoch(row)
 
     def _evaluated(self) -> Evaluation:
         if self._fit is None:
@@ -412,6 +494,15 @@ class Run:
         return "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items() if k != "student")])
 
 
+class _Untrained:
+    """What soft targets of random weights are bound to, as a record's are to its own."""
+
+    def __init__(self, run: Run):
+        model = models.unwrap(run.model)
+        self.weights_sha256 = fingerprint(model.backbone.state_dict(), model.mean, model.std)
+        self.settings = run.plan.settings
+
+
 class _Scorer:
     """Accuracy after an epoch (from 1): on holdout where the study has one, so that val is not chosen on.
 
@@ -476,7 +567,7 @@ def restored(plan: Plan, record: Record, about: Mapping[str, Any]) -> models.Cla
     other = f"{path} is not the file that the record {record.id} speaks of; bring that, or remove this one"
     try:
         models.restore(model, path)
-    except RuntimeError:  # of another model
+    except (RuntimeError, ModelError):  # of another model, or damaged
         raise RunError(other) from None
     if fingerprint(model.backbone.state_dict(), model.mean, model.std) != record.weights_sha256:
         raise RunError(other)
@@ -601,15 +692,6 @@ def _device_name(device: torch.device) -> str:
     """The kind of device, with PyTorch's version: what rounding depends on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine.processor()
     return f"{name}, torch {version('torch')}"
-
-
-def _print_epoch(row: dict) -> None:
-    top1 = [f"{k.replace('_', ' ')} {v:.4f}" for k, v in row.items() if k.endswith("top1")]
-    print(
-        f"epoch {row['epoch']:>3}/{row['epochs']}  loss {row['loss']:.4f}  "
-        f"{row['images_per_second']:,.0f} images/s  {'  '.join(top1)}".rstrip(),
-        flush=True,
-    )
 
 
 def _git() -> str:

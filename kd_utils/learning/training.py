@@ -68,6 +68,7 @@ def fit(
     precision: str = "fp32",
     checkpoint: Path | None = None,
     on_epoch: Callable[[dict], None] | None = None,
+    on_batch: Callable[[float], None] | None = None,
 ) -> Fit:
     """Train model, and go on from `checkpoint` if that file is there.
 
@@ -85,6 +86,8 @@ def fit(
     score(model, epoch) returns the metrics of an evaluation after that epoch (from 1); its `score`, higher is better,
     picks the best epoch.
     precision: 'fp32' or 'bf16' (autocast of the forward pass).
+    on_epoch(row of the history) is called after each epoch, on_batch(epochs done, parts of one included) after each
+    batch.
     train.epochs may be 0: the model is judged as it is, and the history is empty.
     All randomness of an epoch follows from (seed, epoch), and a checkpoint within one has the generators' states, so
     a resumed training equals an uninterrupted one.
@@ -97,14 +100,21 @@ def fit(
     optimizer = _optimizer(model, train)
     schedule = _schedule(optimizer, train)
     keeper = _Keeper(checkpoint, net, optimizer, schedule)
+    batches = max(1, -(-len(labels) // train.batch_size))
     state, under_way = keeper.resume()
     while len(state.history) < train.epochs and not _stalled(state, train):
         epoch = len(state.history)
         if under_way is None:
             torch.manual_seed(seeds.epoch(seed, epoch))
-        epoch_so_far, under_way = under_way or _Epoch(), None
+        so_far, under_way = under_way or _Epoch(), None
+
+        def after_batch(so_far=so_far, epoch=epoch) -> None:
+            keeper.within(state, so_far)
+            if on_batch:
+                on_batch(epoch + min(1.0, so_far.batches / batches))
+
         sums, seen, seconds = _epoch(
-            epoch_so_far,
+            so_far,
             model,
             images,
             labels,
@@ -116,7 +126,7 @@ def fit(
             loss=loss,
             optimizer=optimizer,
             precision=precision,
-            after_batch=lambda part=epoch_so_far: keeper.within(state, part),
+            after_batch=after_batch,
         )
         row = {
             "epoch": epoch + 1,

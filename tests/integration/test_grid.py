@@ -9,8 +9,7 @@ import pytest
 from helpers import SMALL, kd, same, write_study
 
 import kd_utils
-from kd_utils import console
-from kd_utils.running import events, pipeline, pool
+from kd_utils.running import events, pace, pipeline, pool
 from kd_utils.shelf import Progress, Shelf
 from kd_utils.study import load
 
@@ -46,27 +45,33 @@ def test_python_runs_a_study_and_is_told_what_happens(finished, copied):
 
 
 def test_further_methods_are_added_to_a_finished_study(copied):
-    """Only they are run, self-distillation learns from the student's own baseline, the others from the teacher.
+    """Only they are run, each learning from whom it says: the teacher, its own baseline, or a control's teacher.
 
     The baseline is missing, and self-distillation waits for it.
     """
-    rows = [{"method": m} for m in ("self", "dkd", "standardised", "dist", "label_smoothing")]
+    names = ["self", "dkd", "standardised", "dist", "label_smoothing", "permuted", "early_teacher", "random_teacher"]
+    rows = [{"method": m} for m in names]
     write_study(copied, {**SMALL, "students": ["lcnet_050"], "methods": rows})
     shutil.rmtree(next((copied / "results" / "small" / "students").glob("lcnet_050-baseline-*")))
     stores = {p.name for p in (copied / "cache" / "soft_targets").iterdir()}
     done = kd(copied, "grid", "small")
-    assert done.returncode == 0 and "cells: 10 of 10 done" in done.stdout, done.stdout + done.stderr
-    assert done.stdout.count("done: ") == 6
+    assert done.returncode == 0 and "cells: 13 of 13 done" in done.stdout, done.stdout + done.stderr
+    assert done.stdout.count("done: ") == 9
     assert done.stdout.index("done: lcnet_050-baseline-s0") < done.stdout.index("done: lcnet_050-self-T4-a0.5-s0")
     table = pd.read_csv(copied / "results" / "small" / "results.csv")
-    assert list(table["method"].iloc[-5:]) == [r["method"] for r in rows] and set(table["method"].iloc[:-5]) == {"kd"}
-    assert table["train_loss"].iloc[-5:].nunique() == 5
-    (store,) = (p for p in (copied / "cache" / "soft_targets").iterdir() if p.name not in stores)
+    assert list(table["method"].iloc[-8:]) == names and set(table["method"].iloc[:-8]) == {"kd"}
+    assert table["train_loss"].iloc[-8:].nunique() == 8
+    added = [p for p in (copied / "cache" / "soft_targets").iterdir() if p.name not in stores]
+    bound = [json.loads((store / "binding.json").read_text())["teacher_sha256"] for store in added]
     baseline = next((copied / "results" / "small" / "students").glob("lcnet_050-baseline-*"))
-    record = json.loads((baseline / "record.json").read_text())
-    assert json.loads((store / "binding.json").read_text())["teacher_sha256"] == record["weights_sha256"]
+    teachers = [json.loads(p.read_text()) for p in (copied / "results" / "small" / "teachers").glob("*/record.json")]
+    (early,) = (record for record in teachers if record["settings"]["train"]["epochs"] == 1)
+    chosen = max((record for record in teachers if record is not early), key=lambda record: record["score"])
+    assert early["teacher"] == chosen["teacher"] and early["metrics"]["epochs"] == 1
+    known = {json.loads((baseline / "record.json").read_text())["weights_sha256"], early["weights_sha256"]}
+    assert known < set(bound) and len(bound) == 3  # the third is of random weights, which have no record
     shown = kd(copied, "status", "small").stdout
-    assert "10 done, 0 failed, 0 running, 0 waiting" in shown
+    assert "13 done, 0 failed, 0 running, 0 waiting" in shown
     best = 100 * table.loc[table["method"] == "dist", "top1_best"].iloc[0]
     assert re.search(rf"dist, T 4, alpha 0.5: {best:.2f}", shown)
     report = kd(copied, "report", "small")
@@ -138,7 +143,7 @@ def test_what_a_killed_command_left_is_not_running(copied):
         os.utime(progress, (later, later))
         running = Shelf(study).running()
         assert running == {"shuffle-T4-a0.5-s0": Progress(2, 3, 1.5)}
-        assert console.seconds_left(Shelf(study), running)[0] > 0
+        assert pace.left(Shelf(study), running, 1).seconds > 0
 
 
 def test_seeds_are_run_one_after_the_other(copied):
@@ -156,7 +161,7 @@ def test_seeds_are_run_one_after_the_other(copied):
 
 def test_logs_show_what_a_run_has_printed(finished):
     shown = kd(finished, "logs", "small", "shuffle-T4-a0.5-s0")
-    assert shown.returncode == 0 and "epoch   3/3" in shown.stdout and "distill.ipynb" in shown.stdout
+    assert shown.returncode == 0 and "3 epochs in " in shown.stdout and "distill.ipynb" in shown.stdout
     wrong = kd(finished, "logs", "small", "nothing")
     assert wrong.returncode == 2 and "there are: lcnet_050, shuffle, lcnet_050-baseline-s0" in wrong.stderr
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -18,6 +19,7 @@ import pytest
 from helpers import SMALL, write_study
 from PIL import Image
 
+from kd_utils import paths
 from kd_utils.learning import data, loaders
 from kd_utils.sources import SOURCES
 from kd_utils.study import load
@@ -429,6 +431,23 @@ def test_a_folder_with_a_strange_class_in_val(root):
         data.prepare(load("small"))
 
 
+def test_class_folders_alone_are_split_and_that_is_said(root):
+    """One in five of each class validates, none of them trains; the same each time."""
+    for c, count in (("a", 10), ("b", 7)):
+        folder = root / "pictures" / c
+        folder.mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(np.full((16, 16, 3), 20 * i + (c == "b"), np.uint8)).save(folder / f"{i}.png")
+    write_study(root, {**SMALL, "data": {"name": "folder", "source": "../pictures", "image_size": 16}})
+    said = []
+    found = data.prepare(load("small"), say=said.append)
+    assert found.classes == ["a", "b"] and found.meta["counts"] == {"train": 14, "val": 3, "holdout": 0}
+    assert [np.bincount(found.labels(split)).tolist() for split in ("train", "val")] == [[8, 6], [2, 1]]
+    shades = [found.images(split)[:, 0, 0, 0].tolist() for split in ("train", "val")]
+    assert not set(shades[0]) & set(shades[1]) and len(set(sum(shades, []))) == 17
+    assert len(said) == 1 and "one in 5 of each class's is set apart for validation" in said[0]
+
+
 def test_folders_without_images_are_named_and_hidden_ones_left_out(root):
     image_folder(root)
     before = data.prepare(load("small")).fingerprint
@@ -539,6 +558,18 @@ def test_cifar100_comes_through_torchvision(root, monkeypatch):
     write_study(root, {**SMALL, "data": {"name": "cifar100", "image_size": 32, "train_per_class": 4}})
     found = data.prepare(load("small"))
     assert found.classes == Fake.classes and found.meta["counts"] == {"train": 8, "val": 10, "holdout": 0}
+
+    archive = paths.downloads() / "cifar-100-python.tar.gz"
+    archive.parent.mkdir()
+    with open(archive, "wb") as f:
+        f.truncate(10**12)  # of which nothing is on disk
+    with pytest.raises(data.DataError, match=r"cifar-100-python\.tar\.gz: not a file of at most 200,000,000 bytes"):
+        loaders.cifar100(None, print)
+
+
+def test_what_has_no_end_is_no_archive():
+    with pytest.raises(data.DataError, match="/dev/zero: not a zip archive that can be read .*neither a file nor"):
+        loaders.Reader(Path("/dev/zero")).names()
 
 
 class Server(http.server.BaseHTTPRequestHandler):

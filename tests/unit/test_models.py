@@ -87,6 +87,15 @@ def test_the_normalisation_is_kept_with_the_weights(tmp_path):
     assert weights.fingerprint(state, source.mean, source.std) != weights.fingerprint(state)
 
 
+@pytest.mark.parametrize("left", [0, 5, 100])
+def test_damaged_weights_are_named(tmp_path, left):
+    path = tmp_path / "w.safetensors"
+    weights.save(path, {"w": torch.zeros(100)}, (0.5,), (0.5,))
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(ModelError, match=r"w\.safetensors: damaged"):
+        weights.read(path)
+
+
 def test_a_file_that_runs_code_is_refused(tmp_path):
     import pickle
 

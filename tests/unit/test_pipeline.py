@@ -1,10 +1,15 @@
 """A study's stages, without a run."""
 
+import re
+import shutil
+from collections import namedtuple
+
 import pytest
 from helpers import SMALL, write_study
 
 from kd_utils import paths
 from kd_utils.learning import data
+from kd_utils.learning.weights import ModelError
 from kd_utils.running import kernels, pipeline
 from kd_utils.shelf import Shelf, ShelfError
 from kd_utils.study import load
@@ -62,12 +67,17 @@ def lose_results(root):
     (root / "results" / "small" / "data.json").unlink()
 
 
+def lose_cache(root):
+    shutil.rmtree(root / "cache")
+
+
 @pytest.mark.parametrize(
     ("do", "says"),
     [
         (edit, r"small\.yaml was changed after this command had read it; run the same command again"),
         (lambda root: (root / "studies" / "small.yaml").unlink(), r"small\.yaml was changed"),
         (lose_results, r"data\.json was removed while this command ran; run: kd run small"),
+        (lose_cache, r"meta\.json was removed while this command ran; run: kd run small"),
     ],
 )
 def test_a_study_or_results_that_change_while_it_runs_are_blamed(root, executed, do, says):
@@ -95,7 +105,43 @@ def test_soft_targets_are_computed_for_the_study_as_it_was_read(root, monkeypatc
     assert given == [(study, 0, [1], "cpu")]
 
 
+def test_every_model_is_made_before_anything_is_computed_and_all_that_cannot_be_are_named(root):
+    content = {**SMALL, "students": ["lcnet_050", "resnet81", {"model": "inception_v3", "pretrained": "none.pth"}]}
+    write_study(root, content | {"teacher": {"candidates": ["vit_tiny_patch16_224"]}})
+    study = load("small")
+    data.prepare(study)
+    with pytest.raises(ModelError) as says:
+        pipeline.make_models(study, [*study.teacher.candidates, *study.students])
+    wanted = [
+        "no model 'resnet81'.*did you mean resnet18",
+        "there is no file .*none.pth",
+        "vit_tiny.*set its input_size",
+    ]
+    assert all(re.search(w, str(says.value)) for w in wanted) and "lcnet" not in str(says.value)
+
+
+Usage = namedtuple("Usage", "free")
+
+
+def test_a_full_disk_and_batches_larger_than_the_data_are_told_before_anything_is_computed(root, monkeypatch):
+    write_study(root, {**SMALL, "train": {"batch_size": 100}, "seeds": [0, 1]})
+    data.prepare(load("small"))
+    monkeypatch.setattr(pipeline, "_check_models", lambda study, models: None)
+    said = []
+    pipeline.advise(Shelf(load("small")), pipeline.HERE, said.append)
+    assert [str(event) for event in said] == 2 * [
+        f"note: {label}: a batch of 100 is more than the 80 training images" for label in ("lcnet_050", "shuffle")
+    ]
+    need = 2 * 10 * 80 * 10 * 2  # seeds, views, images, classes, bytes
+    monkeypatch.setattr(pipeline.shutil, "disk_usage", lambda path: Usage(need))
+    pipeline.advise(Shelf(load("small")), pipeline.HERE, said.append)
+    monkeypatch.setattr(pipeline.shutil, "disk_usage", lambda path: Usage(need - 1))
+    with pytest.raises(pipeline.PipelineError, match="soft targets of 20 views need .* are free"):
+        pipeline.advise(Shelf(load("small")), pipeline.HERE, said.append)
+
+
 def test_a_study_of_which_every_run_fails_ends_without_a_report_and_without_an_error(root, monkeypatch):
+    monkeypatch.setattr(pipeline, "_check_models", lambda study, models: None)
     monkeypatch.setattr(
         pipeline, "run_tasks", lambda tasks, slots, callbacks: [callbacks.done(t, 1.0, "broken") for t in tasks]
     )

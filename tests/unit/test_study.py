@@ -270,7 +270,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x]\n" + "".join(
         ("title: &t [*t]\n", "more than 10,000 values"),
         ("title: " + "[" * 5000, "nested too deep"),
         ("title: Schülerin\n".encode("latin-1"), "not UTF-8 .*save the file as UTF-8"),
-        ("# " + "x" * 1_000_000, "1,000,002 bytes, and a study file has at most 1,000,000"),
+        ("# " + "x" * 1_000_000, "1,000,002 bytes, and at most 1,000,000 are read"),
         ("seeds: [" + "9" * 5000 + "]", "not YAML: Exceeds the limit"),
         ("title: 2026-99-99\n", "not YAML: month must be"),
         ("title: [\n", "not YAML: while parsing"),
