@@ -22,7 +22,7 @@ from ..study import Cell, Model, Study, StudyError, short
 from ..study import load as load_study
 from . import events, pace
 from .events import Listener
-from .pool import Callbacks, Task, run_tasks, warm_up
+from .pool import PRELOADED_FOR_REPORT, Callbacks, Task, run_tasks, warm_up
 
 if TYPE_CHECKING:
     from ..learning.data import Dataset
@@ -128,14 +128,38 @@ def _all_could_be_run(shelf: Shelf, tell: Listener) -> bool:
 
 
 def make_report(study: Study, tell: Listener) -> Path:
-    """Make results.csv and the report from the records; returns the PDF's path."""
-    from ..reporting import paper
+    """Make results.csv and the report from the records; returns the PDF's path.
 
+    It is made in a process of its own, forked like the runs. Raises NoResults or PipelineError.
+    """
+    from ..reporting import results
+
+    warm_up(PRELOADED_FOR_REPORT)  # where no run was started
     write_results(Shelf(study))  # runs made by hand, without a grid, are in it too
+    results.load(study)  # says at once what is missing
     tell(events.StageProgress("report", 0, 0))
-    pdf = paper.make(study)
+    with TemporaryDirectory() as folder:
+        failures = run_tasks([Task("report", print_report, {"study": study}, Path(folder) / "report")], [{}])
+    if failures:
+        raise PipelineError(failures[0].error.removeprefix("ReportError: "))
+    pdf = paths.report(study.name) / paths.PDF
     tell(events.Said(f"report: {pdf}"))
     return pdf
+
+
+def print_report(study: Study) -> None:
+    """Run analysis.ipynb on the study's records and print it. Raises ReportError."""
+    from papermill.exceptions import PapermillExecutionError
+
+    from ..reporting import paper
+    from .kernels import run_notebook
+
+    executed = paths.results(study.name) / paths.ANALYSIS
+    try:
+        nb = run_notebook(str(paths.notebook("analysis")), str(executed), {"study": study.file})
+    except PapermillExecutionError as e:
+        raise paper.ReportError(f"the analysis failed: {e.evalue}; see {executed}") from None
+    paper.write(nb, study)
 
 
 def write_results(shelf: Shelf) -> None:

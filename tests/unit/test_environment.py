@@ -63,6 +63,12 @@ def test_status_loads_nothing_that_computes():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 
+def test_a_report_alone_loads_no_torch():
+    code = "import sys, kd_utils._preload_report; print('torch' in sys.modules, flush=True)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "False\n" and not done.stderr
+
+
 def test_importing_the_package_loads_nothing():
     code = "import sys; before = set(sys.modules); import kd_utils; print(*sorted(set(sys.modules) - before))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split()
@@ -87,7 +93,7 @@ def test_every_public_function_has_a_docstring(checkout):
 MAY_IMPORT = {"": {""}, "learning": {"", "learning"}, "running": {"", "learning", "running"}}
 MAY_IMPORT["reporting"] = {"", "learning", "reporting"}
 # of the ground floor's files, those that may import everything
-ABOVE_ALL = {"__init__", "__main__", "cli", "console", "_preload"}
+ABOVE_ALL = {"__init__", "__main__", "cli", "console", "_preload", "_preload_report"}
 MAKES_THE_REPORT = ("running.pipeline", "reporting")  # the pipeline's last stage
 
 

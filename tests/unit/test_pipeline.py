@@ -142,6 +142,7 @@ def test_a_full_disk_and_batches_larger_than_the_data_are_told_before_anything_i
 
 def test_a_study_of_which_every_run_fails_ends_without_a_report_and_without_an_error(root, monkeypatch):
     monkeypatch.setattr(pipeline, "_check_models", lambda study, models: None)
+    monkeypatch.setattr(pipeline, "warm_up", lambda: None)
     monkeypatch.setattr(
         pipeline, "run_tasks", lambda tasks, slots, callbacks: [callbacks.done(t, 1.0, "broken") for t in tasks]
     )
