@@ -208,7 +208,7 @@ def wait_for(happens, command) -> None:
 
 def main() -> None:
     """Soak as the command line says; exit code 1 where anything differs."""
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options = argparse.ArgumentParser(description="Kill a tiny study again and again, and compare.")
     options.add_argument("--kills", type=int, default=100)
     options.add_argument("--minutes", type=float, default=10.0, help="at most")
     options.add_argument("--seed", type=int, default=1, help="of the instants")
