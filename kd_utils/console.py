@@ -45,7 +45,7 @@ class Terminal:
         self._bar.stop()
 
     def __call__(self, event: events.Event) -> None:
-        if not isinstance(event, events.Progress):
+        if not isinstance(event, events.StageProgress):
             self.console.print(str(event), style=STYLES.get(type(event)), markup=False, soft_wrap=True)
             return
         total = event.total or None

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..shelf import Progress, Shelf
+from ..shelf import RunProgress, Shelf
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Left:
         return max(1, round(self.seconds / 60))
 
 
-def left(shelf: Shelf, running: Mapping[str, Progress], side_by_side: int) -> Left:
+def left(shelf: Shelf, running: Mapping[str, RunProgress], side_by_side: int) -> Left:
     """What is left of candidates, soft targets and cells, as many at a time as are said to run side by side.
 
     A student's pace is that of its finished cells, or, as long as it has none, of those that are running. Of a

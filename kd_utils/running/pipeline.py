@@ -85,7 +85,7 @@ def prepare_data(study: Study, source: str | Path | None, tell: Listener) -> "Da
     from ..learning import data
 
     dataset = data.prepare(
-        study, source, lambda *how: tell(events.Progress(*how)), lambda text: tell(events.Advised(text))
+        study, source, lambda *how: tell(events.StageProgress(*how)), lambda text: tell(events.Advised(text))
     )
     counts = ", ".join(f"{n:,} {split}" for split, n in dataset.meta["counts"].items() if n)
     tell(events.Said(f"data: {study.data.name}, {len(dataset.classes)} classes, {counts} images"))
@@ -137,7 +137,7 @@ def make_report(study: Study, tell: Listener) -> Path:
     warm_up(PRELOADED_FOR_REPORT)  # where no run was started
     write_results(Shelf(study))  # runs made by hand, without a grid, are in it too
     results.load(study)  # says at once what is missing
-    tell(events.Progress("report", 0, 0))
+    tell(events.StageProgress("report", 0, 0))
     with TemporaryDirectory() as folder:
         failures = run_tasks([Task("report", print_report, {"study": study}, Path(folder) / "report")], [{}])
     if failures:
@@ -347,7 +347,7 @@ def _run(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell: Li
     data.load(shelf.study).check()  # once, and not by a failure of every task
     total, finished = sum(task.steps for task in tasks), 0
     views_left = Counter(task.arguments["seed"] for task in tasks if task.function is compute_view)
-    tell(events.Progress(stage, 0, total))
+    tell(events.StageProgress(stage, 0, total))
 
     def on_done(task: Task, seconds: float, error: str) -> None:
         nonlocal finished
@@ -377,7 +377,7 @@ def _run(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell: Li
         nonlocal asked, left
         if (now := time.monotonic()) >= asked:
             asked, left = now + ASK_AGAIN, pace.left(shelf, shelf.running(), max(1, len(running))).short
-        tell(events.Progress(stage, finished + sum(running.values()), total, left))
+        tell(events.StageProgress(stage, finished + sum(running.values()), total, left))
 
     callbacks = Callbacks(on_done, on_retry, on_tick)
     if where.engine == "ray":

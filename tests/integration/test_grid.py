@@ -10,7 +10,7 @@ from helpers import SMALL, kd, same, write_study
 
 import kd_utils
 from kd_utils.running import events, pace, pipeline, pool
-from kd_utils.shelf import Progress, Shelf
+from kd_utils.shelf import RunProgress, Shelf
 from kd_utils.study import load
 
 
@@ -36,7 +36,7 @@ def test_python_runs_a_study_and_is_told_what_happens(finished, copied):
     done = [event for event in told if isinstance(event, events.Done)]
     assert [event.name for event in done] == ["shuffle-T20-a0-s0"]
     assert done[0].top1 == json.loads((missing / "record.json").read_text())["metrics"]["top1_best"]
-    steps = [event.done for event in told if isinstance(event, events.Progress) and event.stage == "cells"]
+    steps = [event.done for event in told if isinstance(event, events.StageProgress) and event.stage == "cells"]
     assert steps[0] == 0 and steps == sorted(steps)
     said = [str(event) for event in told if isinstance(event, events.Said)]
     assert [line.split(":")[0] for line in said] == ["data", "teacher", "cells", "report"]
@@ -142,7 +142,7 @@ def test_what_a_killed_command_left_is_not_running(copied):
         assert Shelf(study).running() == {}
         os.utime(progress, (later, later))
         running = Shelf(study).running()
-        assert running == {"shuffle-T4-a0.5-s0": Progress(2, 3, 1.5)}
+        assert running == {"shuffle-T4-a0.5-s0": RunProgress(2, 3, 1.5)}
         assert pace.left(Shelf(study), running, 1).seconds > 0
 
 

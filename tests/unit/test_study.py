@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 from helpers import SMALL, write_study
 
@@ -238,11 +239,35 @@ def test_errors_name_the_key_and_what_is_allowed(root, change, says):
         ({"alpha": 1.5}, "alpha: .*less than or equal to 1"),
         ({"seed": 10**26}, "seed: .*less than 4294967296"),
         ({"epochs": -1}, "epochs: .*greater than or equal to 0"),
+        ({"seed": np.float64(1)}, "seed: .*integer"),
+        ({"T": np.array([4, 5])}, "T: .*number"),
+        ({"method": "mse", "alpha": 1}, "alpha: method 'mse' needs one below 1"),
     ],
 )
 def test_a_run_asked_for_by_hand_has_the_study_file_s_limits(root, change, says):
     with pytest.raises(StudyError, match=f"^{says}"):
         kd_utils.student("small", **change)
+
+
+@pytest.mark.parametrize(
+    ("asked", "cell"),
+    [
+        ({"T": np.int64(2), "alpha": np.float64(0.25), "seed": np.int64(3)}, Cell("lcnet_050", 2.0, 0.25, 3)),
+        ({"T": 7, "alpha": np.int32(1)}, Cell("lcnet_050", None, 1.0, 0)),
+        ({"method": "mse"}, Cell("lcnet_050", 1.0, 0.5, 0, "mse")),  # it has no temperature, whatever T is
+        ({"method": "dkd"}, Cell("lcnet_050", 4.0, 0.5, 0, "dkd")),
+    ],
+)
+def test_a_run_asked_for_by_hand_is_that_cell(root, monkeypatch, asked, cell):
+    from kd_utils.learning import run
+
+    planned = []
+    monkeypatch.setattr(run.data, "load", lambda study: None)
+    monkeypatch.setattr(run, "plan_student", lambda shelf, cell: planned.append(cell))
+    monkeypatch.setattr(run, "Run", lambda plan, device: None)
+    write_study(root, {**SMALL, "methods": [{"method": "mse"}, {"method": "dkd"}]})
+    kd_utils.student("small", **asked)
+    assert planned == [cell] and all(type(x) in (float, int, str, type(None)) for x in vars(planned[0]).values())
 
 
 def test_a_key_given_twice_is_refused(root):
