@@ -47,14 +47,14 @@ def test_a_cell_has_one_identity(study_results):
     for point, T in study_results.cells["T"].items():
         assert np.isnan(T) if point == Point.baseline(point.student) else T == point.T
         assert study_results.row(point).point == point == Point(point.student, point.T, point.alpha)
-    assert study_results.cell("shuffle", 4, 0.5).point == Point("shuffle", 4.0, 0.5)
-    assert study_results.cell("shuffle", 5.0, 0.5) is None
-    assert Point("shuffle", 4.0, 0.5).words == "T = 4, alpha = 0.5" and Point.baseline("x").words == "the baseline"
+    assert study_results.cell("efficient", 4, 0.5).point == Point("efficient", 4.0, 0.5)
+    assert study_results.cell("efficient", 5.0, 0.5) is None
+    assert Point("efficient", 4.0, 0.5).words == "T = 4, alpha = 0.5" and Point.baseline("x").words == "the baseline"
 
 
 def test_tables_keep_numbers_and_show_them_formatted(study_results):
-    table = tables.grid(study_results, "shuffle")
-    pd.testing.assert_frame_equal(table.frame, study_results.cells_of("shuffle"))
+    table = tables.grid(study_results, "efficient")
+    pd.testing.assert_frame_equal(table.frame, study_results.cells_of("efficient"))
     for (_, cell), formatted in zip(table.frame.iterrows(), table.formatted().to_dict("records"), strict=True):
         half, tie = 50 * (cell["high"] - cell["low"]), " =" if cell["tied"] else ""
         assert formatted["Top-1, %"] == f"{100 * cell['top1_best']:.2f} ± {half:.2f}{tie}"
@@ -81,25 +81,25 @@ def test_the_report_says_where_students_see_the_views_that_the_teacher_was_train
 def test_several_seeds_are_averaged_and_counted(copied):
     """A second seed for one cell and the baseline; the other cells keep one."""
     for T, alpha in ((4, 0.5), (4, 1)):
-        runs.student("small", student="shuffle", T=T, alpha=alpha, seed=1).go()
+        runs.student("small", student="efficient", T=T, alpha=alpha, seed=1).go()
     write_study(copied, {**SMALL, "seeds": [0, 1]})
     study_results = results.load("small")
-    cell = study_results.cell("shuffle", 4.0, 0.5)
+    cell = study_results.cell("efficient", 4.0, 0.5)
     tops = [r.metrics.top1_best for r in study_results.records_of(cell.point)]
     assert cell["n"] == 2 and cell["top1_best"] == pytest.approx(np.mean(tops))
     assert cell["sd"] == pytest.approx(np.std(tops, ddof=1))
-    base = [r.metrics.top1_best for r in study_results.records_of(Point.baseline("shuffle"))]
+    base = [r.metrics.top1_best for r in study_results.records_of(Point.baseline("efficient"))]
     assert cell["gain"] == pytest.approx(np.mean(tops) - np.mean(base))
-    other = study_results.cell("shuffle", 20.0, 0.5)  # has seed 0 only, so it is compared to the baseline's seed 0
+    other = study_results.cell("efficient", 20.0, 0.5)  # has seed 0 only, so it is compared to the baseline's seed 0
     assert other["n"] == 1 and other["gain"] == pytest.approx(other["top1_best"] - base[0])
     verdicts = {(v.claim, v.source, v.student): v for v in claims.verdicts(study_results)}
     pooled = np.sqrt((np.var(tops, ddof=1) + np.var(base, ddof=1)) / 2)
-    assert verdicts["4", "here", "shuffle"].value == pytest.approx(1.96 * np.sqrt(2) * pooled)
-    best = tables.summary(study_results, "shuffle").frame.iloc[0]
+    assert verdicts["4", "here", "efficient"].value == pytest.approx(1.96 * np.sqrt(2) * pooled)
+    best = tables.summary(study_results, "efficient").frame.iloc[0]
     assert best["role"] == "best" and best["low"] < best["top1_best"] < best["high"]
     assert "1 to 2 seeds a cell (in brackets)" in figures.accuracy(study_results).caption
     assert "1 to 2 seeds a cell;" in figures.temperature(study_results).caption
-    cells = study_results.cells_of("shuffle")
+    cells = study_results.cells_of("efficient")
     one_seed = cells.index[cells["n"] == 1][0]
     study_results.cells.loc[one_seed, "top1_best"] = 1.0  # now the best cell has fewer seeds than others
     assert "(1 of up to 2 seeds, which flatters it)" in sentences.grid(study_results).markdown
@@ -107,14 +107,14 @@ def test_several_seeds_are_averaged_and_counted(copied):
 
 def test_T_and_alpha_are_chosen_on_holdout_where_there_is_one(copied):
     study_results = results.load("small")
-    assert study_results.chosen("shuffle") is None and tables.choice(study_results) is None
+    assert study_results.chosen("efficient") is None and tables.choice(study_results) is None
     assert "flattered" in sentences.choice(study_results).markdown
     cells = study_results.cells
     cells["top1_holdout"] = 1 - cells["top1_best"]  # the worst on val is the best on holdout
-    worst = study_results.cells_of("shuffle").iloc[-1]
-    assert study_results.chosen("shuffle")["top1_best"] == worst["top1_best"]
-    row = tables.choice(study_results).frame.set_index("student").loc["shuffle"]
-    assert row["price"] == worst["top1_best"] - study_results.best("shuffle")["top1_best"]
+    worst = study_results.cells_of("efficient").iloc[-1]
+    assert study_results.chosen("efficient")["top1_best"] == worst["top1_best"]
+    row = tables.choice(study_results).frame.set_index("student").loc["efficient"]
+    assert row["price"] == worst["top1_best"] - study_results.best("efficient")["top1_best"]
     if row["chosen"] == row["best"]:  # the cells may all be equally accurate
         assert np.isnan(row["price_low"]) and np.isnan(row["price_high"])
     else:
@@ -185,16 +185,16 @@ def test_numbers_of_records_are_joined_to_ranges():
 
 
 @pytest.mark.parametrize(
-    "there", [["shuffle-baseline-*"], ["shuffle-T4-a0-*"], ["shuffle-baseline-*", "lcnet_050-T4-a0-*"]]
+    "there", [["efficient-baseline-*"], ["efficient-T4-a0-*"], ["efficient-baseline-*", "test_byobnet-T4-a0-*"]]
 )
 def test_an_unfinished_study_has_a_report_too(copied, there):
     from pypdf import PdfReader
 
-    from kd_utils.reporting import paper
+    from kd_utils.running import pipeline
     from kd_utils.study import load
 
     keep(copied, *there)
-    pdf = paper.make(load("small"))
+    pdf = pipeline.make_report(load("small"), lambda event: None)
     shown = " ".join(" ".join(p.extract_text() for p in PdfReader(pdf).pages).split())
     assert f"{len(there)} of 10 runs are done" in shown
     assert not re.search(r"\bnan\b", shown.lower()), re.findall(r".{30}\bnan\b.{30}", shown)

@@ -7,7 +7,7 @@ from kd_utils import shelf
 from kd_utils.study import Cell, StudyError, key, load, student_settings, teacher_settings
 
 META = {"fingerprint": "f", "classes": ["a", "b"], "counts": {"train": 1, "val": 1, "holdout": 0}, "image_size": 16}
-CELL = Cell("lcnet_050", 4.0, 0.5, 0)
+CELL = Cell("test_byobnet", 4.0, 0.5, 0)
 
 
 def keys(root, **changes):
@@ -66,7 +66,7 @@ def test_what_would_depend_on_the_machine_cannot_be_asked_for(root, name, value)
 def test_weights_from_a_file_are_known_by_their_content(root):
     weights = root / "studies" / "start.safetensors"  # relative to the study file
     weights.write_bytes(b"one")
-    students = {"students": [{"model": "lcnet_050", "pretrained": "start.safetensors"}]}
+    students = {"students": [{"model": "test_byobnet", "pretrained": "start.safetensors"}]}
     plain, (_, one) = keys(root), keys(root, **students)
     assert one != plain[1]
     weights.write_bytes(b"another one")
@@ -76,7 +76,7 @@ def test_weights_from_a_file_are_known_by_their_content(root):
     elsewhere = root / "elsewhere" / "start.safetensors"
     elsewhere.parent.mkdir()
     weights.rename(elsewhere)
-    moved = {"students": [{"model": "lcnet_050", "pretrained": str(elsewhere)}]}
+    moved = {"students": [{"model": "test_byobnet", "pretrained": str(elsewhere)}]}
     assert keys(root, **moved)[1] == one
 
 
@@ -105,7 +105,7 @@ def test_a_clone_without_that_file_still_knows_its_records(root):
     """What the data step notes beside the results stands for the file where it is not at hand."""
     weights = root / "studies" / "start.safetensors"
     weights.write_bytes(b"one")
-    students = {"students": [{"model": "lcnet_050", "pretrained": "start.safetensors"}]}
+    students = {"students": [{"model": "test_byobnet", "pretrained": "start.safetensors"}]}
     with_file = keys(root, **students)
     shelf.note(load("small"), META)
     weights.unlink()
@@ -115,5 +115,5 @@ def test_a_clone_without_that_file_still_knows_its_records(root):
 
 
 def test_a_file_that_is_neither_here_nor_noted_is_an_error(root):
-    with pytest.raises(StudyError, match=r"pretrained of lcnet_050: there is no file .*/studies/gone\.safetensors"):
-        keys(root, students=[{"model": "lcnet_050", "pretrained": "gone.safetensors"}])
+    with pytest.raises(StudyError, match=r"pretrained of test_byobnet: there is no file .*/studies/gone\.safetensors"):
+        keys(root, students=[{"model": "test_byobnet", "pretrained": "gone.safetensors"}])
