@@ -48,6 +48,11 @@ lowest: .venv/ready
 bench: .venv/ready
 	$(BIN)/python benchmarks/bench.py
 
+# are intervals and verdicts worth what they say? Studies drawn with a known truth, a minute or two
+.PHONY: calibrate
+calibrate: .venv/ready
+	$(BIN)/python docs/calibration.py
+
 # the tables and numbers of README.md and docs/, from their sources
 docs: .venv/ready
 	$(BIN)/python docs/generate.py

@@ -4,12 +4,13 @@
     python docs/generate.py --check      # writes nothing; exit code 1 if a page is out of date
 
 A part stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`; NAME is a key of BLOCKS. Sources: the committed
-records, the study schema, records.COLUMNS, benchmarks/results/*.json, and the conversions below.
+records, the study schema, records.COLUMNS, calibration.json, benchmarks/results/*.json, and the conversions below.
 """
 
 import ast
 import inspect
 import io
+import itertools
 import json
 import os
 import re
@@ -23,14 +24,14 @@ from functools import cache
 from pathlib import Path
 from statistics import mean, median
 
+import calibration
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from kd_utils import methods, records
-from kd_utils.reporting import claims, results, tables
-from kd_utils.reporting.results import Point
-from kd_utils.reporting.shown import Table, duration, half, percent, points, temperature
+from kd_utils.reporting import claims, results, sentences, stats, tables
+from kd_utils.reporting.shown import Table, between, duration, p_value, percent, points, width
 from kd_utils.sources import SOURCES
 from kd_utils.study import Study, student_settings
 
@@ -98,44 +99,73 @@ def progress() -> str:
 
 
 def summary() -> str:
-    """The best, the standard, the worst cell and the baseline of each student."""
-    labels = {"best": "best (selected)", "worst": "worst (selected)"}
+    """The study's contrasts, student by student."""
     rows = []
     for student in students():
-        for role, cell in kept().roles(student).items():
-            gain = "–" if role == "baseline" else points(cell["gain"]) + half(cell["gain_low"], cell["gain_high"])
-            top1 = percent(cell["top1_best"]) + half(cell["low"], cell["high"])
-            where = [temperature(cell["T"]), f"{cell.point.alpha:g}", str(cell["n"])]
-            rows.append([NAMES[student], labels.get(role, role), *where, top1, gain])
-    return table(["student", "cell", "T", "alpha", "seeds", "top-1, %", "gain, points"], rows, left=2)
+        for contrast in kept().contrasts(student):
+            cells = [kept().row(point) for point in contrast.cells]
+            runs = sum(cell["n"] for cell in cells if cell)
+            gain = between(contrast.effect.value, *contrast.effect.interval())
+            means = [percent(contrast.top1), percent(contrast.top1_against)]
+            rows.append([NAMES[student], contrast.name, str(runs), *means, gain, contrast.verdict])
+    head = ["student", "compared with the baseline", "runs", "top-1, %", "baseline, %", "gain, points", "verdict"]
+    return table(head, rows, {0, 1, 6})
 
 
-def selected() -> str:
-    """The caveat that a best cell is optimistic, with what became of the best cells of the first seed."""
-    grid = len(kept().distilled_of(students()[0]))
-    parts = []
+def spread() -> str:
+    """How far runs of a cell lie apart, and what intervals are made of."""
+    return "\n\n".join(map(paragraph, _spread().split("\n\n")))
+
+
+def _spread() -> str:
+    told = []
     for student in students():
-        runs = kept().runs[(kept().runs["student"] == student) & (kept().runs["method"] == "kd")]
-        first = runs[runs["seed"] == kept().study.seeds[0]]
-        best = first.dropna(subset="T").sort_values("top1_best").iloc[-1]
-        there = best["top1_best"] - first.loc[first["T"].isna(), "top1_best"].iloc[0]
-        point = Point(student, float(best["T"]), float(best["alpha"]))
-        over = kept().row(point)
-        parts.append(
-            f"from {points(there)} to {points(over['gain'])} points ({NAMES[student]}, {unbroken(point.words)}, "
-            f"{over['n']} seeds)"
-        )
-    return bullet(
-        "**The best cell's accuracy is optimistic because the cell was selected.** It is the best of "
-        f"{grid} cells. The best cells of the first seed were run again with further seeds, and their gains changed "
-        f"{' and '.join(parts)}. {_best_seeds()}"
+        model = kept().models[student]
+        told.append(f"{percent(model.variance**0.5)} points for {NAMES[student]} ({model.freedom} degrees of freedom)")
+    return (
+        "Runs of one cell differ by their seed alone. By a model of cell + seed + residual, fitted to all runs of a "
+        f"student, the residual's standard deviation is {' and '.join(told)}. Gains, their intervals and the verdicts "
+        "are by this model, with the choice of validation images on top. Verdicts are better, worse, same (within "
+        f"{width(kept().study.margin)}, by two one-sided tests) or undecided; differences are corrected by Holm's "
+        "method. A cell that lacks a seed is brought to the mean of all seeds, so the numbers of a table can be "
+        f"subtracted from each other.\n\n{_pairs()}"
     )
 
 
-def _best_seeds() -> str:
-    seeds = {kept().roles(s)["best"]["n"] for s in students()}
-    each = "one seed" if seeds == {1} else " or ".join(map(str, sorted(seeds))) + " seeds"
-    return f"The best cells of the table have {each} and are optimistic in the same way."
+def _pairs() -> str:
+    """How often two runs of one cell are called different by a test of two trained models."""
+    told = []
+    for student in students():
+        rights: dict[results.Point, list] = {}
+        for record in kept().students:
+            if record.student == student:
+                predictions = record.predictions
+                rights.setdefault(results.Point.of(record.cell), []).append(
+                    predictions["predicted"] == predictions["label"]
+                )
+        p = [stats.mcnemar(*pair) for runs in rights.values() for pair in itertools.combinations(runs, 2)]
+        told.append(f"{sum(x < stats.LEVEL for x in p)} of {len(p)} ({NAMES[student]})")
+    return (
+        "Why not compare two trained models, as McNemar's test does? Among pairs of runs of one cell, it calls "
+        f"{' and '.join(told)} different at {stats.LEVEL:g}: it tells models apart, not settings."
+    )
+
+
+def selected() -> str:
+    """The caveat that a best cell is optimistic, with what becomes of a winner on a seed that it was not chosen by."""
+    parts = []
+    for student in students():
+        chosen = kept().leave_a_seed_out(student)
+        if chosen is not None:
+            parts.append(
+                f"from {points(chosen.before)} to {points(chosen.after)} points ({NAMES[student]}, the best of "
+                f"{chosen.cells} cells, mean of {chosen.rounds} seeds)"
+            )
+    return bullet(
+        "**The highest cell is not the finding.** It owes its place to luck in part. Chosen on all seeds but one and "
+        f"reported on the one left out, a best cell's gain falls {' and '.join(parts)}. Held-out images do not help: "
+        "they score the same trained models."
+    )
 
 
 def not_run() -> str:
@@ -172,20 +202,42 @@ def gains() -> str:
     lines = []
     for student in students():
         distilled = kept().distilled_of(student)
-        real = distilled[distilled["p_holm"] < results.LEAST_P]
-        strong = distilled[(distilled["T"] >= 4) & (distilled["alpha"] <= 0.5)]
-        tied = int(kept().cells_of(student)["tied"].sum()) - 1
+        counts = {name: list(distilled["verdict"]).count(name) for name in ("better", "worse", "same", "undecided")}
+        told = ", ".join(f"{count or 'none'} {name}" for name, count in counts.items() if count or name != "same")
+        among = list(kept().cells_of(student)["among_best"]).count(True)
+        plateau = max(kept().contrasts(student), key=lambda contrast: len(contrast.cells))
+        alike = "differ" if plateau.alike < stats.LEVEL else "cannot be told from each other"
         lines.append(
             bullet(
-                f"**{NAMES[student]}**: {(real['gain'] > 0).sum()} of {len(distilled)} distilled cells have a higher "
-                f"accuracy than the baseline (Holm-corrected p below {results.LEAST_P:g}), and "
-                f"{(real['gain'] < 0).sum() or 'none'} a lower one. The {len(strong)} cells with T of at least 4 and "
-                f"alpha of at most 0.5 gain {points(strong['gain'].min(), 1)} to {points(strong['gain'].max(), 1)} "
-                "points. The best cell was selected, so its accuracy is optimistic. "
-                f"{tied} other cells cannot be distinguished from it."
+                f"**{NAMES[student]}**: of {len(distilled)} distilled cells, against the baseline: {told}. The best "
+                f"one is among {among} cells, with 95 % confidence. The {len(plateau.cells)} cells with {plateau.name} "
+                f"{alike} (F test, p = {p_value(plateau.alike)})."
             )
         )
     return "\n".join(lines)
+
+
+def limits() -> str:
+    """What the study cannot say."""
+    return paragraph(sentences.limits(kept()).markdown)
+
+
+def calibrated() -> str:
+    """What drawn studies say of intervals and verdicts."""
+    told = calibration.kept()
+    head = ["runs", "gains", "contrasts", "spread of runs", "a false star", "a false same", "best in its set"]
+    rows = []
+    for design, shares in told["designs"].items():
+        rows.append([design, *("–" if share is None else f"{percent(share, 1)} %" for share in shares.values())])
+    about = paragraph(
+        f"{told['studies']:,} studies of each kind were drawn by `make calibrate` from a model whose truth is known: "
+        "24 cells and a baseline, with runs and images that vary as they do in git. The columns are shares of 95 % "
+        "intervals that hold the truth (of the gain of a cell, of a contrast of 12 cells, of the standard deviation of "
+        "runs of a cell), of studies without any gain in which some cell is called better or worse, of gains as large "
+        "as the margin that are called the same, and of sets that hold the best cell. With one seed there are "
+        "intervals over images alone, and no verdicts."
+    )
+    return f"{about}\n\n{table(head, rows)}"
 
 
 def cost() -> str:
@@ -199,8 +251,20 @@ def cost() -> str:
 
 
 def claims_list() -> str:
-    """The published study's claims, as they are tested."""
-    return "\n".join(bullet(f"{name}: {claim}") for name, claim in claims.CLAIMS.items())
+    """What is claimed, by whom."""
+    return "\n".join(bullet(f"{name}: {claim.says} ({claim.by})") for name, claim in claims.CLAIMS.items())
+
+
+def unanswered() -> str:
+    """The claims that need cells which were not run."""
+    waiting = claims.unanswered(kept())
+    methods_needed = sorted({method for claim in waiting for method in claim.needs})
+    if not waiting:
+        return "Each claim has data."
+    return paragraph(
+        f"Claims {', '.join(claim.name for claim in waiting)} have no data yet. They need cells of the methods "
+        f"{', '.join(f'`{method}`' for method in methods_needed)}, which a study may name under `methods`."
+    )
 
 
 def of_report(make: Callable[[results.Results], Table | None]) -> Callable[[], str]:
@@ -261,14 +325,14 @@ MEANING = {
     "Study.seeds": "of initial weights, order and views; each is a run of every cell",
     "Data.name": "the data set; folder: one folder of images for each class, in `train/` and `val/`",
     "Augment.crop": "none; shift: moved by some pixels; resized: a part of the image, enlarged",
-    "Train.epochs": "passes over the training images",
+    "Train.epochs": "passes over the training images; 0, of a candidate: it is judged as it is",
     "Train.batch_size": "images a step",
     "Train.optimizer": "of torch.optim; sgd has a Nesterov momentum of 0.9",
     "Train.lr": "learning rate, at the start where there is a schedule",
     "Train.weight_decay": "as the optimizer takes it",
     "Train.schedule": "of the learning rate",
     "Teacher.candidates": "the models of which the best one becomes the teacher",
-    "Model.model": "the model's name in timm or torchvision",
+    "Candidate.model": "as of a student; none in an ensemble and with logits",
     "Grid.T": "temperatures",
     "Grid.alpha": "weights of the cross-entropy; 1, the baseline, is always run",
     "ListedCell.T": "temperature",
@@ -282,6 +346,8 @@ def study_keys() -> str:
     places_of = _models(Study)
     for model, places in places_of.items():
         names = [n for n in model.model_fields if not (model is Study and n in ("name", "file"))]
+        more = [base for base in model.__bases__ if base in places_of]  # the keys that it shares stand there
+        names = [n for n in names if not more or n in model.__annotations__]
         said = _comments(model)
         rows = []
         for name in names:
@@ -295,10 +361,20 @@ def study_keys() -> str:
             rows.append([f"`{name}`", kind, _default(field), meaning])
         title = _title(model, places)
         about = " ".join(inspect.cleandoc(model.__doc__ or "").split())
+        about += "".join(f" The keys of `{place}`, and:" for base in more for place in places_of[base])
         parts.append(
             f"## {title}\n\n{paragraph(about)}\n\n" + table(["key", "value", "default", "meaning"], rows, left=4)
         )
     return "\n\n".join(parts)
+
+
+TAUGHT_BY = {
+    "": "nobody",
+    "teacher": "the teacher",
+    "self": "its own baseline",
+    "early": "the teacher after one epoch",
+    "random": "random weights",
+}
 
 
 def ways_to_teach() -> str:
@@ -306,7 +382,7 @@ def ways_to_teach() -> str:
     rows = []
     for row in methods.FURTHER.values():
         weights = ", ".join(f"`{name}`: {value:g}" for name, value in row.weights.items()) or "–"
-        who = {"": "nobody", "teacher": "the teacher", "self": "its own baseline"}[row.taught_by]
+        who = TAUGHT_BY[row.taught_by]
         rows.append([f"`{row.name}`", row.about, who, "yes" if row.temperature else "no", weights, row.cited or "–"])
     return table(["method", "what it does", "taught by", "T", "weights", "source"], rows, left=6)
 
@@ -475,11 +551,6 @@ def paragraph(text: str) -> str:
     return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
-def unbroken(text: str) -> str:
-    """Text that stays on one line."""
-    return text.replace(" ", "\xa0")
-
-
 def bullet(text: str) -> str:
     """An item of a list, in lines of at most WIDTH characters."""
     return textwrap.fill(f"- {text}", WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
@@ -488,13 +559,17 @@ def bullet(text: str) -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "setting": setting,
     "summary": summary,
+    "spread": spread,
     "selected": selected,
     "not-run": not_run,
     "seen-views": seen_views,
     "gains": gains,
+    "limits": limits,
+    "calibrated": calibrated,
     "cost": cost,
     "teachers": of_report(tables.leaderboard),
     "claims-list": claims_list,
+    "unanswered": unanswered,
     "claims": of_report(tables.verdicts),
     "choice": of_report(tables.choice),
     "further": of_report(tables.further),

@@ -1,6 +1,7 @@
 """The command `kd`: what can be typed, each command a call of the function that does it."""
 
-import signal
+import errno
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
+
+from .__main__ import INTERRUPTED, STOPPED, on_interrupt, stop
 
 if TYPE_CHECKING:
     from .running.pipeline import Resources
@@ -49,12 +52,22 @@ def run(
 
 
 @app.command()
-def data(study: StudyArgument, source: Source = None) -> None:
+def data(
+    study: StudyArgument,
+    source: Source = None,
+    listed: Annotated[bool, typer.Option("--list", help="print split, label, class and name of each image")] = False,
+) -> None:
     """Decode the study's data set, once."""
     from .running import pipeline
     from .study import load
 
     loaded = load(study)
+    if listed:
+        from .learning.data import listed as images
+
+        for image in images(loaded):
+            print(*image, sep="\t")
+        return
     with _terminal() as tell, pipeline.held(loaded):
         pipeline.prepare_data(loaded, source, tell)
 
@@ -123,6 +136,35 @@ def status(study: StudyArgument) -> None:
     console.status(load(study))
 
 
+Run = Annotated[str, typer.Option("--run", help="a cell or candidate, as status calls it [default: best student]")]
+
+
+@app.command()
+def export(
+    study: StudyArgument,
+    run: Annotated[str, typer.Argument(metavar="[RUN]", help="as status calls it [default: the best student]")] = "",
+    int8: Annotated[bool, typer.Option("--int8", help="quantise as well, calibrated on training images")] = False,
+) -> None:
+    """Write a trained model as ONNX and .safetensors, checked on val (the extra 'export')."""
+    from . import console
+    from .learning.export import export as write
+
+    console.exported(write(study, run, int8=int8))
+
+
+@app.command()
+def predict(
+    study: StudyArgument,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="image files")],
+    run: Run = "",
+) -> None:
+    """Name the likeliest classes of images, by a trained model."""
+    from .learning.export import predict as named
+
+    for image, likely in zip(images, named(study, images, run), strict=True):
+        print(image, *(f"{name} {share:.1%}" for name, share in likely[:3]), sep="\t")
+
+
 @app.command()
 def logs(
     study: StudyArgument,
@@ -135,19 +177,39 @@ def logs(
     console.logs(load(study), run)
 
 
-def main() -> None:
-    """The entry point: the package's own errors end in one line and exit code 2, an interrupt in 130."""
-    signal.signal(signal.SIGTERM, _interrupt)
+def main() -> int:
+    """Run a command: the package's own errors end in one line and exit code 2, an interrupt returns INTERRUPTED."""
     without_uri_grammar()
     try:
         app()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as e:
-        if not type(e).__module__.startswith("kd_utils"):
+    except BaseException as e:
+        finished = isinstance(e, SystemExit) and not e.code
+        if not finished and (_interrupted or isinstance(e, KeyboardInterrupt)):  # of which libraries make other errors
+            print(f"\n{STOPPED}", file=sys.stderr)
+            return INTERRUPTED
+        said = _of_the_system(e) if isinstance(e, OSError) else ""
+        if isinstance(e, SystemExit) or not (said or type(e).__module__.startswith("kd_utils")):
             raise
-        print(f"kd: {e}", file=sys.stderr)
+        print(f"kd: {said or e}", file=sys.stderr)
         sys.exit(2)
+    return 0
+
+
+RIGHTS = "change its rights, or let KD_ROOT name another folder, with the study in its studies/"
+REPEAT = "put this right, and run the same command again"
+ADVICE = {errno.EROFS: RIGHTS, errno.EACCES: RIGHTS, errno.EPERM: RIGHTS}
+
+
+def _of_the_system(error: OSError) -> str:
+    """What the operating system refuses, where, and what to do; '' where that cannot be told."""
+    if not type(error).__module__.startswith("kd_utils"):
+        try:
+            os.getcwd()
+        except FileNotFoundError:
+            return "the folder that this was started in is gone; change to another one, and repeat"
+        if error.filename is not None and error.strerror:
+            return f"{error.filename}: {error.strerror}; {ADVICE.get(error.errno or 0, REPEAT)}"
+    return ""
 
 
 def without_uri_grammar() -> None:
@@ -166,18 +228,25 @@ def _where(jobs: int | None, device: str, engine: str, address: str | None, gpus
     return Resources(jobs, device, cast(Literal["local", "ray"], engine), address, gpus)
 
 
+_interrupted: list[int] = []  # the signals that came
+
+
 @contextmanager
 def _terminal() -> Iterator:
-    """What shows events; an interrupt says that nothing is lost."""
+    """What shows events. An interrupt ends what is under way, a second one at once."""
+    from . import machine
     from .console import Terminal
 
-    try:
-        with Terminal() as terminal:
-            yield terminal
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        raise
+    machine.settle()
+    on_interrupt(_interrupt)
+    with Terminal() as terminal:
+        yield terminal
 
 
 def _interrupt(signum: int, frame: object) -> None:
+    import logging
+
+    on_interrupt(stop)
+    logging.disable()  # of what libraries say as they are interrupted
+    _interrupted.append(signum)
     raise KeyboardInterrupt

@@ -2,8 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -12,6 +14,9 @@ from .records import StudentRecord
 from .running import events, pace
 from .shelf import Shelf, ShelfError
 from .study import Cell, Study, short
+
+if TYPE_CHECKING:
+    from .learning.export import Export
 
 STYLES = {events.Failed: "red", events.Retried: "yellow", events.Advised: "yellow"}
 
@@ -113,6 +118,26 @@ def _accuracies(console: Console, study: Study, student: str, cells: Mapping[Cel
             console.print(f"  {method.label}, {point}: {shown(method.label, T, alpha)}", markup=False)
 
 
+def exported(result: "Export", console: Console | None = None) -> None:
+    """Show what an export has written."""
+    console = console or Console(highlight=False)
+    table = Table("model", "form")
+    for column in ("top-1, %", "MB", "ms"):
+        table.add_column(column, justify="right")
+    for row in result.rows:
+        numbers = ("–" if n is None else f"{n:.2f}" for n in (100 * row.top1, row.megabytes, row.milliseconds))
+        table.add_row(escape(row.model), row.form, *numbers)
+    console.print(table)
+    console.print("ms: one image of the stored size, on one thread of this processor, by ONNX Runtime", soft_wrap=True)
+    for row in result.rows:
+        if row.path:
+            console.print(str(row.path), markup=False, soft_wrap=True)
+    for note in result.notes:
+        console.print(f"note: {note}", style="yellow", markup=False, soft_wrap=True)
+    if result.loading:
+        console.print(f"the weights alone:\n{result.loading}", markup=False, soft_wrap=True)
+
+
 def logs(study: Study, run: str) -> None:
     """Show what a run has printed so far, its error if it failed, and where its notebook lies. Raises ShelfError."""
     shelf = Shelf(study)
@@ -123,18 +148,25 @@ def logs(study: Study, run: str) -> None:
     if at := shelf.running().get(run):
         print(f"running: epoch {at.epoch} of {at.epochs} is done, {at.epoch_seconds:.0f} s an epoch")
     for path in sorted(folders[run].glob("*.ipynb")):
-        notebook = files.read_json(path)
-        if notebook is None:
+        try:
+            printed = _printed(files.read_json(path) or {})
+        except (AttributeError, KeyError, TypeError):
             print(f"{path}: damaged; the run writes it anew")
-            continue
-        for output in (o for cell in notebook["cells"] for o in cell.get("outputs", [])):
-            if output["output_type"] == "stream":
-                print("".join(output["text"]), end="")
-            elif output.get("metadata", {}).get("kd_utils", {}).get("progress"):  # of a training
-                print("".join(output["data"]["text/plain"]))
-            elif output["output_type"] == "error":
-                print(f"{output['ename']}: {output['evalue']}")
-        print(path)
+        else:
+            print(*printed, path, sep="")
     for path in (folders[run] / paths.LOG, folders[run] / paths.FAILURE):
         if path.is_file():
-            print(path.read_text(encoding="utf-8"), path, sep="")
+            print(path.read_text(encoding="utf-8", errors="replace"), path, sep="")
+
+
+def _printed(notebook: dict) -> list[str]:
+    """What an executed notebook's cells have printed, and their errors. Raises KeyError and others if it is none."""
+    printed = []
+    for output in (o for cell in notebook["cells"] for o in cell.get("outputs", [])):
+        if output["output_type"] == "stream":
+            printed.append("".join(output["text"]))
+        elif output.get("metadata", {}).get("kd_utils", {}).get("progress"):  # of a training
+            printed.append("".join(output["data"]["text/plain"]) + "\n")
+        elif output["output_type"] == "error":
+            printed.append(f"{output['ename']}: {output['evalue']}\n")
+    return printed

@@ -7,10 +7,11 @@ import os
 import platform
 import re
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,14 @@ OLD = 86_400  # seconds after which what another machine left unfinished is take
 
 class DiskFull(OSError):
     """No space is left; names the file and what to do."""
+
+    @classmethod
+    def at(cls, path: Path) -> "DiskFull":
+        """The error of this file, or of something in this folder."""
+        return cls(errno.ENOSPC, f"no space left while writing {path}; free some and run the same command again")
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 @contextmanager
@@ -32,8 +41,8 @@ def whole(path: Path, durable: bool = True) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.{HOST}.{os.getpid()}-{threading.get_ident()}.tmp")
     old = tmp.with_name(tmp.name.replace(".tmp", "-old.tmp"))  # a folder is not replaced in one step
-    remove(tmp)
     try:
+        remove(tmp)
         yield tmp
         if durable and tmp.is_file():
             with open(tmp, "rb") as f:
@@ -42,21 +51,20 @@ def whole(path: Path, durable: bool = True) -> Iterator[Path]:
             os.replace(path, old)
         os.replace(tmp, path)
     except (OSError, RuntimeError) as e:
-        if _full(e, path.parent):
-            raise DiskFull(
-                errno.ENOSPC, f"no space left while writing {path}; free some and run the same command again"
-            ) from e
+        if is_full(e, path.parent):
+            raise DiskFull.at(path) from e
         raise
     finally:
-        remove(tmp)
-        remove(old)
+        for left in (tmp, old):
+            with suppress(OSError):  # where nothing could be written, nothing can be removed
+                remove(left)
 
 
-def _full(error: OSError | RuntimeError, folder: Path) -> bool:
+def is_full(error: BaseException, folder: Path) -> bool:
     """Whether an error means that space ran out; torch.save says so by a RuntimeError of other words."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return folder.is_dir() and shutil.disk_usage(folder).free < 1_000_000
+    return isinstance(error, RuntimeError) and folder.is_dir() and shutil.disk_usage(folder).free < 1_000_000
 
 
 def write_json(path: Path, value: object, durable: bool = True) -> None:
@@ -65,13 +73,30 @@ def write_json(path: Path, value: object, durable: bool = True) -> None:
         tmp.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> dict | None:
-    """The object in a JSON file; None if it is not there, or is damaged."""
+MOST_TEXT = 100_000_000  # bytes of a text file, unless its reader says otherwise
+
+
+def read_text(path: Path, most: int = MOST_TEXT) -> str:
+    """A text file's content, UTF-8. Raises OSError for what is no file, as a pipe or a device, or has more bytes."""
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise OSError(errno.EINVAL, "not a file", str(path))
+    if about.st_size > most:
+        raise OSError(errno.EFBIG, f"{about.st_size:,} bytes, and at most {most:,} are read", str(path))
+    return path.read_text(encoding="utf-8")
+
+
+def read_json(path: Path, **kinds: type | tuple[type, ...]) -> dict | None:
+    """The object in a JSON file; None if it is not there, or is damaged. Raises OSError where it cannot be read.
+
+    kinds: the keys that it must have, and the types of their values.
+    """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        value = json.loads(read_text(path))
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    whole = isinstance(value, dict) and all(isinstance(value.get(key), kind) for key, kind in kinds.items())
+    return value if whole else None
 
 
 def sweep(folder: Path) -> None:
@@ -122,8 +147,13 @@ def remove(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, hexadecimal; computed once a process for a file that does not change."""
+    """The SHA-256 of a file's content, hexadecimal; computed once a process for a file that does not change.
+
+    Raises OSError for what is no file, as a pipe or a device.
+    """
     about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise OSError(errno.EINVAL, "not a file", str(path))
     return _sha256(path, about.st_size, about.st_mtime_ns)
 
 

@@ -1,11 +1,17 @@
-"""This machine: its cores, GPUs and processor, and how many runs go side by side. Loads no torch."""
+"""This machine: its cores, GPUs and processor, its signals, and how many runs go side by side. Loads no torch."""
 
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
 from .study import Model, Study
@@ -32,6 +38,36 @@ def gpus() -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     return answer.stdout.split() if answer.returncode == 0 else []
+
+
+LONGEST = 55  # letters of a temporary folder's path: below it are sockets, whose paths have at most 103
+
+
+def settle() -> None:
+    """Have places for what libraries write beside results: a home, or something for one, and temporary files."""
+    if len(tempfile.gettempdir()) > LONGEST:
+        tempfile.tempdir = "/tmp"
+    try:
+        home = Path.home()
+    except RuntimeError:  # no HOME, and a user without a name, as in some containers
+        home = Path(tempfile.gettempdir())
+        os.environ["HOME"] = str(home)
+    if not (home.is_dir() and os.access(home, os.W_OK)):
+        for name in ("IPYTHONDIR", "MPLCONFIGDIR"):
+            os.environ.setdefault(name, get_temp_dir())
+
+
+@contextmanager
+def deaf_children() -> Iterator[None]:
+    """Processes that are started in this block ignore Ctrl-C, which a terminal sends to all: this one ends them."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may set what a signal does
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def slots(study: Study, jobs: int | None, device: str, threads: int = 1) -> list[dict[str, str]]:

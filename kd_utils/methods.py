@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-TaughtBy = Literal["", "teacher", "self"]
+TaughtBy = Literal["", "teacher", "self", "early", "random"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,8 @@ class Teaching:
     about: what it does, in a line. loss: the name of its function in learning/losses.py.
     taught_by: whose soft targets it learns from: '' nobody's, 'teacher' the teacher's, 'self' those of the student's
     own baseline of the same seed, which was trained on the same views, so that its soft targets name their classes
-    more often than those of fresh ones.
+    more often than those of fresh ones; 'early' those of the teacher's candidate trained for one epoch, 'random' those
+    of its architecture with random weights.
     temperature: whether the loss has one; if not, T is 1 in its cells' names and keys.
     weights: the weights that the loss takes beside T and alpha, each from 0 on, and their defaults.
     cited, reference: the work it is from, as a text cites it and as the report's list has it; '' where there is none.
@@ -49,6 +50,11 @@ KD = Teaching(
     cited="Hinton et al., 2015",
     reference="Hinton, G., Vinyals, O. and Dean, J. (2015). Distilling the knowledge in a neural network. "
     "arXiv:1503.02531.",
+)
+_FURLANELLO = "Furlanello, T. et al. (2018). Born again neural networks. ICML. arXiv:1805.04770."
+_YUAN = (
+    "Yuan, L. et al. (2020). Revisiting knowledge distillation via label smoothing regularization. CVPR. "
+    "arXiv:1909.11723."
 )
 _FURTHER = (
     Teaching(
@@ -99,7 +105,30 @@ _FURTHER = (
         loss="kd_loss",
         taught_by="self",
         cited="Furlanello et al., 2018",
-        reference="Furlanello, T. et al. (2018). Born again neural networks. ICML. arXiv:1805.04770.",
+        reference=_FURLANELLO,
+    ),
+    Teaching(
+        name="permuted",
+        about="a control: plain distillation, the teacher's logits of the other classes permuted at random",
+        loss="permuted_kd_loss",
+        cited="Furlanello et al., 2018",
+        reference=_FURLANELLO,
+    ),
+    Teaching(
+        name="early_teacher",
+        about="a control: plain distillation, the teacher as it is when it is trained for one epoch",
+        loss="kd_loss",
+        taught_by="early",
+        cited="Yuan et al., 2020",
+        reference=_YUAN,
+    ),
+    Teaching(
+        name="random_teacher",
+        about="a control: plain distillation, a teacher of random weights",
+        loss="kd_loss",
+        taught_by="random",
+        cited="Yuan et al., 2020",
+        reference=_YUAN,
     ),
 )
 FURTHER = {teaching.name: teaching for teaching in _FURTHER}  # what a study file may name under `methods`

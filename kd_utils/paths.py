@@ -67,6 +67,11 @@ def report(study: str) -> Path:
     return root() / "report" / study
 
 
+def exported(study: str) -> Path:
+    """Models in the forms in which others run them."""
+    return root() / "export" / study
+
+
 def downloads() -> Path:
     """Archives of data sets, as their publishers offer them."""
     return root() / "data"

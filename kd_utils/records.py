@@ -7,6 +7,7 @@ Loads no torch.
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 2  # 1 had no hash of the predictions, and 'auto' for the precision that was asked for
+
+MOST_PREDICTIONS = 100_000_000  # bytes of a run's predictions, unpacked: eight or so an image
 
 # The columns of results.csv: one row a run, sorted by the method, then the first four. Shares are fractions, 0 to 1.
 COLUMNS = {
@@ -134,8 +137,14 @@ class Record(_Strict):
             if self.predictions_sha256 and files.sha256(path) != self.predictions_sha256:
                 raise ValueError("not the file that the record speaks of")
             with np.load(path, allow_pickle=False) as stored:
+                if sum(entry.file_size for entry in stored.zip.infolist()) > MOST_PREDICTIONS:
+                    raise ValueError(f"more than {MOST_PREDICTIONS:,} bytes, unpacked")
                 return {k: stored[k] for k in ("label", "predicted", "confidence", "example", "example_logits")}
-        except (OSError, EOFError, ValueError, KeyError) as e:
+        except FileNotFoundError:
+            raise RecordError(
+                f"{path} is gone; restore it, or delete the folder {self.folder} to run it again"
+            ) from None
+        except (OSError, EOFError, ValueError, KeyError, AttributeError, MemoryError, zipfile.BadZipFile) as e:
             raise RecordError(f"{path}: {e}; delete the folder {self.folder} to run it again") from e
 
     @property
@@ -201,7 +210,7 @@ def read(folder: Path) -> TeacherRecord | StudentRecord | None:
     """The record in a run's folder; None if the run is not done. Raises RecordError if it cannot be trusted."""
     path = folder / paths.RECORD
     try:
-        text = path.read_text(encoding="utf-8")
+        text = files.read_text(path)
         values = from_json(text)
     except (FileNotFoundError, NotADirectoryError):
         return None

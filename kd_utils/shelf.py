@@ -3,16 +3,15 @@
 A record answers if and only if the name of its folder ends in the key of what the study asks for.
 """
 
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from . import files, paths, records
 from .records import Record, StudentRecord, TeacherRecord
-from .study import Cell, Data, Study, key, noted_weights, student_settings, teacher_settings, weights_name
+from .study import Cell, Data, Study, key, noted_files, noted_name, student_settings, teacher_settings
 
 
 class ShelfError(RuntimeError):
@@ -35,7 +34,7 @@ def data_spec(data: Data) -> dict[str, Any]:
 
 
 def note(study: Study, meta: dict[str, Any]) -> None:
-    """Note beside the results which data they are of (`meta` is a data set's), and which files models start from.
+    """Note beside the results which data they are of (`meta` is a data set's), and which files models are made of.
 
     By this, records can be told apart where the images, or these files, are not at hand.
     """
@@ -44,9 +43,9 @@ def note(study: Study, meta: dict[str, Any]) -> None:
     if study.file:
         about["file"] = paths.from_root(study.file)
     models = [*study.teacher.candidates, *study.students]
-    weights = [Path(m.pretrained) for m in models if isinstance(m.pretrained, str)]
-    here = {weights_name(study, path): files.sha256(path) for path in weights if path.is_file()}
-    if hashes := noted_weights(study) | here:  # what is noted stays: in a clone the files may not be at hand
+    made_of = [path for model in models for path in model.files]
+    here = {noted_name(study, path): files.sha256(path) for path in made_of if path.is_file()}
+    if hashes := noted_files(study) | here:  # what is noted stays: in a clone the files may not be at hand
         about["pretrained"] = hashes
     if files.read_json(paths.results(study.name) / paths.DATA) != about:
         files.write_json(paths.results(study.name) / paths.DATA, about)
@@ -54,7 +53,7 @@ def note(study: Study, meta: dict[str, Any]) -> None:
 
 def claim(study: Study) -> None:
     """Raises ShelfError if the results of this study's name are another study file's, one that is still there."""
-    other = (files.read_json(paths.results(study.name) / paths.DATA) or {}).get("file")
+    other = (files.read_json(paths.results(study.name) / paths.DATA, file=str) or {}).get("file")
     if study.file and other and other != paths.from_root(study.file) and (paths.root() / other).is_file():
         raise ShelfError(
             f"{paths.results(study.name)} has the results of {(paths.root() / other).resolve()}, and {study.file} "
@@ -74,8 +73,8 @@ class Shelf:
     def dataset(self) -> dict[str, Any] | None:
         """fingerprint, classes, counts and image_size of the data that the records are of; None if not prepared."""
         path = paths.results(self.study.name) / paths.DATA
-        about = files.read_json(path)
-        if about is None and path.exists() or about is not None and {"spec", "fingerprint"} - about.keys():
+        about = files.read_json(path, fingerprint=str, classes=list, counts=dict, image_size=int, spec=dict)
+        if about is None and path.exists():
             raise ShelfError(f"{path}: damaged; restore it, or write it again with: kd data {self.study.name}")
         return about if about and about["spec"] == data_spec(self.study.data) else None
 
@@ -195,7 +194,7 @@ class Shelf:
 
     def failures(self) -> dict[str, str]:
         """Why runs failed that are not done, by their names."""
-        reasons = ((name, _read(folder / paths.FAILURE)) for name, folder in self._unfinished())
+        reasons = ((name, files.read_json(folder / paths.FAILURE, error=str)) for name, folder in self._unfinished())
         return {name: reason["error"] for name, reason in reasons if reason}
 
     def running(self) -> dict[str, Progress]:
@@ -204,8 +203,8 @@ class Shelf:
         progress = {}
         for name, folder in self._unfinished() if since else ():
             # what is older than the holder was left by a command that is gone
-            if _changed(folder / paths.PROGRESS) > since and (values := _read(folder / paths.PROGRESS)):
-                progress[name] = Progress(**values)
+            if _changed(folder / paths.PROGRESS) > since and (at := _progress(folder)):
+                progress[name] = at
         return progress
 
     def _unfinished(self) -> Iterator[tuple[str, Path]]:
@@ -224,8 +223,7 @@ def _changed(path: Path) -> float:
         return 0.0
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+def _progress(folder: Path) -> Progress | None:
+    number = (int, float)
+    at = files.read_json(folder / paths.PROGRESS, epoch=int, epochs=int, epoch_seconds=number, images_per_second=number)
+    return Progress(**{f.name: at[f.name] for f in fields(Progress)}) if at else None

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 # pydantic looks through every installed package for plugins, of which there are none: a sixth of `kd status`
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -37,6 +37,17 @@ class _Section(BaseModel):
     """A mapping of the study file: types are strict, an unknown key is an error, nothing can be changed later."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class _Keyed(_Section):
+    """A section that is part of keys: fields of LATER came after the first records, whose keys must not change."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset()
+
+    def settings(self) -> dict[str, Any]:
+        """The fields as keys have them: those of LATER only where they differ from their defaults."""
+        unsaid = {name for name in self.LATER if getattr(self, name) == type(self).model_fields[name].default}
+        return self.model_dump(exclude=unsaid)
 
 
 # YAML reads `T: 4` as an int; everywhere else strict typing holds (no "4", no true for 1); -0.0 is 0.0
@@ -116,36 +127,79 @@ class Data(_Section):
         return self
 
 
-class Augment(_Section):
-    """The training view of an image: flip, then crop."""
+class Augment(_Keyed):
+    """The training view of an image: flip, then crop, then turn."""
+
+    LATER = frozenset({"rotate"})
 
     flip: bool = True  # left-right, with probability one half
     crop: Literal["none", "shift", "resized"] = "shift"
     shift: int = Field(default=8, ge=0, le=1024)  # pixels at most, for crop: shift (zeros come in)
     scale: Number = Field(default=0.35, gt=0, le=1)  # least share of the area, for crop: resized
+    rotate: Number = Field(default=0.0, ge=0, le=180)  # degrees at most, to either side (zeros come in)
+
+    @property
+    def none(self) -> bool:
+        """Whether every view shows the images as they are stored."""
+        still = self.crop == "none" or self.crop == "shift" and self.shift == 0
+        return still and not self.flip and not self.rotate
 
 
-class Train(_Section):
+class Train(_Keyed):
     """How a model is trained; the defaults are the published study's."""
 
-    epochs: Epochs = 10
+    LATER = frozenset({"nesterov", "milestones", "gamma"})
+
+    epochs: Annotated[int, Field(ge=0, le=100_000)] = 10
     batch_size: int = Field(default=128, ge=2, le=1_000_000)
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: Number = Field(default=1e-3, gt=0, le=1e3)
     weight_decay: Number = Field(default=0.0, ge=0, le=1e3)
-    schedule: Literal["constant", "cosine"] = "constant"
+    nesterov: bool = True  # sgd's momentum of 0.9 looks ahead
+    schedule: Literal["constant", "cosine", "step"] = "constant"
+    milestones: list[Epochs] = []  # schedule step: after so many epochs the learning rate is multiplied by gamma
+    gamma: Number = Field(default=0.1, gt=0, le=1)  # for schedule: step
     eval_every: Epochs = 1  # epochs between evaluations; the last is always evaluated
     patience: int = Field(default=0, ge=0, le=100_000)  # stop after so many evaluations without a gain; 0: never
 
+    @model_validator(mode="after")
+    def _steps(self):
+        if (self.schedule == "step") != bool(self.milestones):
+            raise ValueError("schedule step and milestones go together: {schedule: step, milestones: [60, 120]}")
+        if self.milestones != sorted(set(self.milestones)):
+            raise ValueError(f"milestones: epochs in ascending order, each once (got {self.milestones})")
+        return self
+
+    def changed(self, *layers: dict[str, Any]) -> "Train":
+        """The same but for these keys, later layers first; a schedule of its own takes no milestones from before."""
+        values = self.model_dump()
+        for layer in layers:
+            if layer.get("schedule", "step") != "step":
+                values |= {"milestones": [], "gamma": type(self).model_fields["gamma"].default}
+            values |= layer
+        return type(self)(**values)
+
+
+def _positive(values: list[float]) -> list[float]:
+    if min(values) <= 0:
+        raise ValueError("a standard deviation is above 0")
+    return values
+
+
+Channels = Annotated[list[Number], Field(min_length=3, max_length=3)]  # red, green, blue
+
 
 class Model(_Section):
-    """A model by its timm or torchvision name, and where its weights come from."""
+    """A model by its timm or torchvision name, or one's own, and where its weights come from."""
 
-    model: str
+    model: str  # its name in timm or torchvision, or FILE.py:NAME, called with the number of classes
     name: str = ""  # how records and tables call it; default: the model's name
     pretrained: bool | str = False  # true: ImageNet weights; a path, relative to the study file: .safetensors or .pth
+    mean: Channels | None = None  # of the pixels (0 to 1) that its weights expect; default: as they say, or ImageNet's
+    std: Annotated[Channels, AfterValidator(_positive)] | None = None  # the same for the standard deviation
     input_size: int | None = Field(default=None, ge=8, le=4096)  # pixels a side that the model sees; default: as stored
     precision: Precision | None = None  # of the forward pass; default: the study's
+    stem: Literal["default", "small"] = "default"  # small, of ResNets and ShuffleNets: a 3 x 3 of stride 1, no pooling
     compile: bool = False  # train through torch.compile: pays in long grids of models with many small operations
     threads: int | None = Field(default=None, ge=1, le=1024)  # CPU threads of its run; default: the study's
     train: dict[str, Any] = {}  # what differs from the study's `train`
@@ -158,17 +212,74 @@ class Model(_Section):
     @model_validator(mode="after")
     def _named(self):
         _a_name(self.label)  # where the model's own name cannot be one, `name` gives another
+        if self.pretrained is True and (self.code or self.stem == "small"):
+            what = "a model of one's own" if self.code else "stem: small"
+            raise ValueError(f"there are no ImageNet weights for {what}; leave pretrained out, or name a file")
+        if self.code and self.stem != "default":
+            raise ValueError("stem: small changes models of timm and torchvision; write it into your own")
         return self
 
     @property
     def label(self) -> str:
-        return self.name or self.model.split("/")[-1]
+        return self.name or re.split("[/:]", self.model)[-1]
+
+    @property
+    def code(self) -> Path | None:
+        """The file that a model of one's own is written in; None for one of a library."""
+        path, colon, _ = self.model.rpartition(":")
+        return Path(path) if colon and path.endswith(".py") else None
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that it is made of."""
+        named = [self.code, Path(self.pretrained) if isinstance(self.pretrained, str) else None]
+        return [path for path in named if path]
+
+
+class Candidate(Model):
+    """A model that may teach; or, instead of `model`, an ensemble of other candidates, or logits from elsewhere."""
+
+    model: str = ""
+    ensemble: list[str] = []  # other candidates by their names: the mean of their logits
+    logits: str = ""  # a path, relative to the study file: .npy, (images, classes), in the order of `kd data --list`
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_kind(cls, value):
+        """One of model, ensemble and logits; nothing beside the latter two that only a model has."""
+        if isinstance(value, dict):
+            kinds = [k for k in ("model", "ensemble", "logits") if value.get(k)]
+            if len(kinds) != 1:
+                raise ValueError(
+                    f"a candidate has one of model, ensemble and logits, not {' and '.join(kinds) or 'none'}"
+                )
+            others = {"ensemble": {"precision", "threads"}, "logits": set()}.get(kinds[0], set(value))
+            if wrong := sorted(k for k in value if value[k] and k in Model.model_fields and k not in others | {"name"}):
+                raise ValueError(f"{kinds[0]} goes without '{wrong[0]}', which is a model's")
+        return value
+
+    @model_validator(mode="after")
+    def _members(self):
+        if self.ensemble and len(set(self.ensemble)) < max(2, len(self.ensemble)):
+            raise ValueError(f"an ensemble is of at least two candidates, each named once (got {self.ensemble})")
+        return self
+
+    @property
+    def label(self) -> str:
+        if self.model or self.name:
+            return super().label
+        return Path(self.logits).stem if self.logits else "ensemble"
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that it is made of."""
+        return [Path(self.logits)] if self.logits else super().files
 
 
 class Teacher(_Section):
     """The candidates, of which the best one teaches, and how they are trained."""
 
-    candidates: list[Model] = Field(min_length=1)
+    candidates: list[Candidate] = Field(min_length=1)
     train: dict[str, Any] = {}  # what differs from the study's `train`, for every candidate
     seed: Seed = 1000  # none of `seeds`: their students would see the views that it was trained on
 
@@ -342,6 +453,7 @@ class Study(_Section):
     grid: Grid
     methods: list[Method] = []  # further questions: each a row of its own, none by default
     contrasts: list[Contrast] = []  # what the report answers first; default: the plateau, and the customary cell
+    margin: Number = Field(default=1.0, gt=0, le=100)  # points of accuracy within which cells are as good as the same
     seeds: list[Seed] = Field(default=[0], min_length=1)
     views: Epochs | None = None  # distinct views; epoch e sees view e mod views; default: all
     precision: Precision = "fp32"  # of the forward pass; bf16 pays on GPUs and on CPUs that compute in it
@@ -357,6 +469,11 @@ class Study(_Section):
                 raise ValueError(f"{what}: {sorted(twice)} named twice; give each a `name` of its own")
             for m in models:
                 self.training(m, teacher=what != "students")
+        for student in self.students:
+            if not self.training(student, teacher=False).epochs:
+                raise ValueError(f"train.epochs of {student.label} is 0: only a teacher can do without being trained")
+        for candidate in self.teacher.candidates:
+            self._can_teach(candidate)
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds names a value twice: {self.seeds}")
         labels = [m.label for m in self.methods]
@@ -379,11 +496,34 @@ class Study(_Section):
             raise ValueError(f"two runs would be called {twice[0]}; give students and methods other names, a T once")
         return self
 
+    def _can_teach(self, candidate: Candidate) -> None:
+        """Raises ValueError for a candidate that this study can make nothing of."""
+        of_models = [c.label for c in self.teacher.candidates if c.model]
+        for member in candidate.ensemble:
+            if member not in of_models:
+                raise ValueError(
+                    f"ensemble {candidate.label}: {member!r} is no candidate with a model of its own; there are: "
+                    f"{', '.join(of_models) or 'none'}"
+                )
+        if candidate.logits and not self.augment.none:
+            raise ValueError(
+                f"the logits of {candidate.label} are of the images as they are stored, so students must see them so: "
+                "set augment: {flip: false, crop: none}"
+            )
+        if candidate.model and not candidate.pretrained and not self.training(candidate, teacher=True).epochs:
+            raise ValueError(
+                f"candidate {candidate.label} is not trained (epochs: 0) and has no weights: name them by pretrained, "
+                "or train it"
+            )
+
     def training(self, model: Model, *, teacher: bool) -> Train:
-        """How this model is trained: the study's `train`, overridden by the teacher's, then by the model's."""
-        changes = {**(self.teacher.train if teacher else {}), **model.train}
+        """How this model is trained: the study's `train`, overridden by the teacher's, then by the model's.
+
+        Ensembles and logits are not trained: 0 epochs.
+        """
+        layers = (self.teacher.train if teacher else {}, model.train, {} if model.model else {"epochs": 0})
         try:
-            return Train(**{**self.train.model_dump(), **changes})
+            return self.train.changed(*layers)
         except ValidationError as e:
             raise ValueError(f"train of {model.label}: {_explain(e, Train)}") from None
 
@@ -399,7 +539,7 @@ class Study(_Section):
         """The student of this label; StudyError names those there are."""
         return _named(self.students, label, f"student of study '{self.name}'")
 
-    def candidate(self, label: str) -> Model:
+    def candidate(self, label: str) -> Candidate:
         """The teacher candidate of this label; StudyError names those there are."""
         return _named(self.teacher.candidates, label, f"teacher candidate of study '{self.name}'")
 
@@ -478,18 +618,24 @@ class Study(_Section):
         return self.teaching(cell).taught_by
 
     def view(self, epoch: int) -> int:
-        """The number of the view that an epoch (from 0) sees."""
-        return epoch % self.views if self.views else epoch
+        """The number of the view that an epoch (from 0) sees; without augmentation there is one."""
+        return epoch % len(self.views_of(epoch + 1))
+
+    def views_of(self, epochs: int) -> range:
+        """The numbers of the views that so many epochs see."""
+        return range(1 if self.augment.none else min(epochs, self.views or epochs))
 
     def view_count(self) -> int:
         """How many views the students of this study see."""
-        epochs = max(self.training(s, teacher=False).epochs for s in self.students)
-        return min(epochs, self.views or epochs)
+        return len(self.views_of(max(self.training(s, teacher=False).epochs for s in self.students)))
 
     def with_epochs(self, epochs: int) -> "Study":
         """The same study with another number of epochs for every student."""
         students = [s.model_copy(update={"train": {**s.train, "epochs": epochs}}) for s in self.students]
         return self.model_copy(update={"students": students})
+
+
+AnyModel = TypeVar("AnyModel", bound=Model)
 
 
 def _corners(points: list[tuple[float, float]]) -> set[tuple[float, float]]:
@@ -500,7 +646,7 @@ def _corners(points: list[tuple[float, float]]) -> set[tuple[float, float]]:
     return set(product((min(T), max(T)), (min(alpha), max(alpha))))
 
 
-def _named(models: list[Model], label: str, what: str) -> Model:
+def _named(models: Sequence[AnyModel], label: str, what: str) -> AnyModel:
     for m in models:
         if m.label == label:
             return m
@@ -532,13 +678,12 @@ def student_settings(study: Study, cell: Cell, fingerprint: str, teacher_sha256:
 
 
 def _common(study: Study, model: Model, train: Train, seed: int, fingerprint: str) -> dict:
-    architecture = model.model_dump(include={"model", "input_size"}) | {"pretrained": _pretrained(study, model)}
     settings = {
         "data": fingerprint,
-        "augment": study.augment.model_dump(),
+        "augment": study.augment.settings(),
         "views": study.views,
-        "model": architecture | ({"compile": True} if model.compile else {}),
-        "train": train.model_dump(),
+        "model": _architecture(study, model, fingerprint),
+        "train": train.settings(),
         "seed": seed,
         "threads": study.threads_of(model),
         "precision": study.precision_of(model),
@@ -546,25 +691,43 @@ def _common(study: Study, model: Model, train: Train, seed: int, fingerprint: st
     return settings | ({"data_parallel": study.data_parallel} if study.data_parallel > 1 else {})
 
 
-def _pretrained(study: Study, model: Model) -> bool | dict[str, str]:
-    """Where the first weights come from: a file by the hash of its content, noted beside the results for clones."""
-    if isinstance(model.pretrained, bool):
-        return model.pretrained
-    path = Path(model.pretrained)
-    known = files.sha256(path) if path.is_file() else noted_weights(study).get(weights_name(study, path))
+def _architecture(study: Study, model: Model, fingerprint: str) -> dict[str, Any]:
+    """What a model is and starts from; an ensemble by its members' keys. fingerprint: of the data."""
+    if isinstance(model, Candidate) and model.ensemble:
+        members = [teacher_settings(study, study.candidate(member), fingerprint) for member in model.ensemble]
+        return {"ensemble": [key(member) for member in members]}
+    if isinstance(model, Candidate) and model.logits:
+        return {"logits": _content(study, model, "logits", model.logits)}
+    pretrained = model.pretrained
+    if isinstance(pretrained, str):
+        pretrained = _content(study, model, "pretrained", pretrained)
+    settings = model.model_dump(include={"model", "input_size"}) | {"pretrained": pretrained}
+    if model.code:
+        name = model.model.rpartition(":")[2]
+        settings |= {"model": name, "code": _content(study, model, "model", str(model.code))}
+    settings |= {"stem": model.stem} if model.stem != "default" else {}
+    settings |= {"compile": True} if model.compile else {}
+    return settings | {name: value for name in ("mean", "std") if (value := getattr(model, name)) is not None}
+
+
+def _content(study: Study, model: Model, what: str, file: str) -> dict[str, str]:
+    """A file that a model is made of, by the hash of its content, which is noted beside the results for clones."""
+    path = Path(file)
+    known = files.sha256(path) if path.is_file() else noted_files(study).get(noted_name(study, path))
     if known is None:
-        raise StudyError(f"pretrained of {model.label}: there is no file {path}")
+        hint = f"; `kd data {study.name} --list` prints the images in their order" if what == "logits" else ""
+        raise StudyError(f"{what} of {model.label}: there is no file {path}{hint}")
     return {"sha256": known}
 
 
-def weights_name(study: Study, path: Path) -> str:
-    """How a file that models start from is noted: by its path from the study file, with '/'."""
+def noted_name(study: Study, path: Path) -> str:
+    """How a file that models are made of is noted: by its path from the study file, with '/'."""
     return Path(os.path.relpath(path, Path(study.file).parent if study.file else None)).as_posix()
 
 
-def noted_weights(study: Study) -> dict[str, str]:
-    """The SHA-256 of files that models start from, as noted beside the results: they may not be at hand in a clone."""
-    about = files.read_json(paths.results(study.name) / paths.DATA) or {}
+def noted_files(study: Study) -> dict[str, str]:
+    """The SHA-256 of files that models are made of, as noted beside the results: a clone may not have them."""
+    about = files.read_json(paths.results(study.name) / paths.DATA, pretrained=dict) or {}
     return about.get("pretrained", {})
 
 
@@ -635,10 +798,8 @@ def load(name: str | Path) -> Study:
         known = sorted(p.stem for p in (paths.root() / "studies").glob("*.yaml"))
         shown = path if len(str(path)) < 200 else f"{str(path)[:200]}…"
         raise StudyError(f"no study file {shown}; in studies/ there are: {', '.join(known) or 'none'}")
-    if (size := path.stat().st_size) > MOST_BYTES:
-        raise StudyError(f"{path}: {size:,} bytes, and a study file has at most {MOST_BYTES:,}; is it the right file?")
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        raw = yaml.load(files.read_text(path, MOST_BYTES), _Loader)
     except StudyError as e:
         raise StudyError(f"{path}: {e}") from None
     except UnicodeDecodeError as e:
@@ -646,7 +807,7 @@ def load(name: str | Path) -> Study:
     except RecursionError:
         raise StudyError(f"{path}: nested too deep; a study has a handful of levels") from None
     except OSError as e:
-        raise StudyError(f"{path}: cannot be read ({e.strerror}); change its permissions, or name another") from None
+        raise StudyError(f"{path}: cannot be read ({e.strerror}); is it the right file, and may you read it?") from None
     except (yaml.YAMLError, ValueError) as e:  # ValueError: a number or a date that is none
         raise StudyError(f"{path}: not YAML: {' '.join(str(e).split())}") from None
     if not isinstance(raw, dict):
@@ -673,11 +834,15 @@ def _resolved(study: Study, folder: Path) -> Study:
             raise StudyError(f"{study.file}: no file is called {_shown.repr(name)}; write its path from the study file")
         return str((folder / Path(name).expanduser()).resolve())
 
-    def models(listed: list[Model]) -> list[Model]:
-        return [
-            m.model_copy(update={"pretrained": absolute(m.pretrained)}) if isinstance(m.pretrained, str) else m
-            for m in listed
-        ]
+    def models(listed: Sequence[AnyModel]) -> list[AnyModel]:
+        found = []
+        for model in listed:
+            named = {k: getattr(model, k, "") for k in ("pretrained", "logits")}
+            update = {k: absolute(v) for k, v in named.items() if isinstance(v, str) and v}
+            if model.code:
+                update["model"] = f"{absolute(str(model.code))}:{model.model.rpartition(':')[2]}"
+            found.append(model.model_copy(update=update))
+        return found
 
     source = absolute(study.data.source) if study.data.source else None
     return study.model_copy(

@@ -71,7 +71,7 @@ def typed(root: Path, *words: str) -> subprocess.CompletedProcess:
     )
 
 
-def _interruptible() -> None:
+def interruptible() -> None:
     """What a shell starts in the background ignores SIGINT, and so would all that it starts in turn."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -81,7 +81,7 @@ def start(root: Path, *words: str) -> subprocess.Popen:
     command = [str(Path(sys.executable).parent / "kd"), *words]
     env = {**os.environ, "KD_ROOT": str(root)}
     return subprocess.Popen(
-        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=_interruptible
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=interruptible
     )
 
 

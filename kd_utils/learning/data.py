@@ -12,24 +12,25 @@ import json
 import os
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock
 
-from .. import files, paths, seeds, shelf
+from .. import files, machine, paths, seeds, shelf
 from ..sources import SOURCES
 from ..study import Data, Study, digest
 from . import loaders
 from .loaders import DataError, Pool, Pools, Progress, Reader
 
 SPLITS = ("train", "val", "holdout")
+THE_DOWNLOAD = "the download"  # where data come from that no path was named for
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Dataset:
         Raises DataError if it is damaged.
         """
         path = self.folder / paths.META
-        meta = files.read_json(path)
+        meta = files.read_json(path, fingerprint=str, classes=list, counts=dict, image_size=int)
         if meta is None:
             raise DataError(f"{path}: damaged, or not there; `kd data` decodes the data set again")
         return meta
@@ -69,9 +70,11 @@ class Dataset:
     def _array(self, split: str, what: str) -> np.ndarray:
         path = paths.array(self.folder, split, what)
         try:
-            if (noted := self.meta.get("sha256")) and files.sha256(path) != noted.get(path.name):
+            if "sha256" in self.meta and files.sha256(path) != self.meta["sha256"].get(path.name):
                 raise ValueError("changed after it was written")
             return np.load(path, mmap_mode="c")  # copy-on-write: shared, and torch takes it
+        except FileNotFoundError:
+            raise DataError(f"{path} is gone; `kd data` decodes the data set again") from None
         except (OSError, EOFError, ValueError) as e:
             raise DataError(f"{path}: damaged ({e}); `kd data` decodes the data set again") from e
 
@@ -110,7 +113,7 @@ def prepare(
     progress = progress or (lambda what, done, total: None)
     if source is not None:
         _may_lie_anywhere(study.data)
-    folder = _folder(study.data)
+    folder = folder_of(study.data)
     if _damage(Dataset(folder)) or "sha256" not in Dataset(folder).meta:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
@@ -152,13 +155,30 @@ def _damage(dataset: Dataset) -> str:
 
 def load(study: Study) -> Dataset:
     """The study's data set from disk. Raises DataError, naming the command, if it is not decoded yet."""
-    dataset = Dataset(_folder(study.data))
+    dataset = Dataset(folder_of(study.data))
     if not (dataset.folder / paths.META).is_file():
         raise DataError(f"the data of study '{study.name}' are not prepared; run: kd data {study.name}")
     return dataset
 
 
-def _folder(data: Data) -> Path:
+def listed(study: Study) -> Iterator[tuple[str, int, str, str]]:
+    """Every image of the study's decoded data, in the order of its arrays: split, label, class and name.
+
+    The splits come one after the other, as in SPLITS. An image of a data set that has no files is named by its number
+    in the published split, from 0. Raises DataError where the data are not decoded, or are not where they were.
+    """
+    came_from = load(study).meta.get("source", THE_DOWNLOAD)
+    pools = _pools(study.data, None if came_from == THE_DOWNLOAD else came_from, lambda what, done, total: None)
+    chosen, splits = _choose(study.data, pools)
+    for split in SPLITS:
+        for pool, index in splits[split]:
+            published = "train" if pool is pools.train else "val"
+            for i in index:
+                key = int(pool.labels[i])
+                yield split, chosen.index(key), pools.keys[key], pool.names[i] if pool.names else f"{published} {i}"
+
+
+def folder_of(data: Data) -> Path:
     """Where the data set is decoded to: a folder for all that a study asks of its data. Raises DataError."""
     spec = shelf.data_spec(data)
     if SOURCES[data.name].path == "required":  # other files are other data: names, sizes and times of all of them
@@ -178,7 +198,7 @@ def _may_lie_anywhere(data: Data) -> None:
 
 
 def _resolved(source: str | Path | None) -> str:
-    return str(Path(source).expanduser().resolve()) if source else "the download"
+    return str(Path(source).expanduser().resolve()) if source else THE_DOWNLOAD
 
 
 def _pools(data: Data, path: str | Path | None, progress: Progress) -> Pools:
@@ -333,18 +353,20 @@ def _decode_files(jobs: list[tuple], progress: Progress) -> None:
         for job in jobs:
             _decode_some(*job)
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(cores, len(jobs))
-    done = 0
+    workers = min(machine.cores(), len(jobs))
+    done, others = 0, set(active_children())
     progress("decoding images", 0, total)
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent) as pool:
-        futures = {pool.submit(_decode_some, *job): len(job[1]) for job in jobs}
+        with machine.deaf_children():
+            futures = {pool.submit(_decode_some, *job): len(job[1]) for job in jobs}
         try:
             for future in as_completed(futures):
                 future.result()
                 done += futures[future]
                 progress("decoding images", done, total)
         except BaseException:
+            for process in set(active_children()) - others:
+                process.kill()
             pool.shutdown(cancel_futures=True)
             raise
 
@@ -375,6 +397,17 @@ def _decode_some(reader: Reader, names: list[str], path: Path, row: int) -> None
             ) from None
         images[row + k] = _resize(pixels, images.shape[1])
     images.flush()
+
+
+def image(path: Path, size: int) -> np.ndarray:
+    """An image file as this package stores images: (size, size, 3) uint8. Raises DataError, naming the file."""
+    reader = Reader(path.parent)
+    try:
+        return np.array(_resize(decoded(reader.read(path.name)), size))
+    except DataError:
+        raise
+    except Exception as e:
+        raise DataError(f"{path}: not an image that can be decoded ({e})") from None
 
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")

@@ -7,9 +7,11 @@ torchvision's is called.
 import hashlib
 import os
 import re
+import socket
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,7 +31,10 @@ TINY_IMAGENET: dict[str, Any] = {
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
 
 MOST_IMAGE = 300_000_000  # bytes of an image's file
+MOST_CIFAR = 200_000_000  # bytes of each of CIFAR-100's files; the largest, the archive, has 169,001,437
 MOST_TEXT = 16_000_000  # bytes of a list of names
+
+PATIENCE = 30  # seconds without a byte from the network
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, out of how much
 
@@ -76,6 +81,8 @@ class Reader:
         """The archive, opened. Raises DataError."""
         if self._zip is None:
             try:
+                if not self.source.is_file():  # a device or a pipe may have no end
+                    raise zipfile.BadZipFile("it is neither a file nor a folder")
                 self._zip = zipfile.ZipFile(self.source)
             except (zipfile.BadZipFile, OSError, NotImplementedError, UnicodeDecodeError) as e:
                 raise DataError(f"{self.source}: not a zip archive that can be read ({e}); download it again") from e
@@ -144,12 +151,16 @@ def digits(path: Path | None, progress: Progress) -> Pools:
 
 
 def cifar100(path: Path | None, progress: Progress) -> Pools:
-    """CIFAR-100 through torchvision, downloaded if it is not there."""
+    """CIFAR-100 through torchvision, downloaded if it is not there; torchvision compares the MD5 of every file."""
     from torchvision.datasets import CIFAR100
 
+    for path in (paths.downloads() / "cifar-100-python.tar.gz", *paths.downloads().glob("cifar-100-python/*")):
+        if path.exists() and not (path.is_file() and path.stat().st_size <= MOST_CIFAR):
+            raise DataError(f"{path}: not a file of at most {MOST_CIFAR:,} bytes, as CIFAR-100's are; remove it")
     try:
-        train = CIFAR100(str(paths.downloads()), train=True, download=True)
-        val = CIFAR100(str(paths.downloads()), train=False, download=True)
+        with impatient():
+            train = CIFAR100(str(paths.downloads()), train=True, download=True)
+            val = CIFAR100(str(paths.downloads()), train=False, download=True)
     except Exception as e:
         raise DataError(
             f"cifar100: {e}; download cifar-100-python.tar.gz by hand and put it into {paths.downloads()}"
@@ -254,6 +265,17 @@ def _named_pool(reader: Reader, names: list[str], keys: list[str], key_of: Calla
     return Pool(labels, names=tuple(names), reader=reader)
 
 
+@contextmanager
+def impatient() -> Iterator[None]:
+    """A network that does not answer is an error after so many seconds, also where a library would wait for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
 def download(url: str, path: Path, md5: str, size: int, progress: Progress | None = None) -> None:
     """Fetch url to path, going on where an earlier attempt stopped; path is there only when the MD5 is right.
 
@@ -268,7 +290,7 @@ def download(url: str, path: Path, md5: str, size: int, progress: Progress | Non
     try:
         if have < size:
             headers = {"Range": f"bytes={have}-"} if have else {}
-            with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
+            with requests.get(url, headers=headers, stream=True, timeout=PATIENCE) as answer:
                 answer.raise_for_status()
                 if answer.status_code != 206:
                     have = 0  # the server sends the whole again

@@ -152,6 +152,23 @@ def mse_loss(
     return _mixed(student_logits, targets, teacher_logits, 1.0, alpha, 1.0, lambda s, t: F.mse_loss(s, t) / 2)
 
 
+def permuted_kd_loss(
+    student_logits: torch.Tensor, targets: torch.Tensor, teacher_logits: torch.Tensor | None, *, T: float, alpha: float
+) -> Loss:
+    """kd_loss with the teacher's logits of all classes but the target's permuted, for each image anew.
+
+    How sure the teacher is, and of what entropy its probabilities are, stays; which classes it takes for alike does
+    not. The permutation is drawn for a place in the batch, and batches are shuffled: an image meets another one in each
+    epoch. Shapes, errors and precision as in kd_loss. Furlanello et al. 2018, arXiv:1805.04770, there with the
+    teacher's first class in place of the target.
+    """
+
+    def divergence(student, teacher):
+        return _kl(student / T, _permuted(teacher, targets) / T)
+
+    return _mixed(student_logits, targets, teacher_logits, T, alpha, T**2, divergence)
+
+
 def label_smoothing_loss(
     student_logits: torch.Tensor,
     targets: torch.Tensor,
@@ -225,6 +242,17 @@ def _kl(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     return F.kl_div(
         F.log_softmax(student, dim=1), F.log_softmax(teacher, dim=1), reduction="batchmean", log_target=True
     )
+
+
+def _permuted(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Logits, (B, C), with those of all classes but the target's in another order, one an image."""
+    batch, classes = logits.shape
+    others = ~F.one_hot(targets, classes).bool()
+    drawn = torch.rand(batch, classes - 1, generator=torch.Generator().manual_seed(0))  # on CPUs: the same everywhere
+    order = drawn.argsort(dim=1).to(logits.device)
+    permuted = logits.clone()
+    permuted[others] = logits[others].view(batch, -1).gather(1, order).flatten()
+    return permuted
 
 
 def _target_and_others(logits: torch.Tensor, is_target: torch.Tensor) -> torch.Tensor:

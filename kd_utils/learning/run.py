@@ -8,10 +8,12 @@
 Each step is done at most once; a run whose record is on disk gives its metrics back without training.
 """
 
+import difflib
 import platform
 import subprocess
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -20,18 +22,31 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from .. import files, machine, paths, records, seeds
-from ..records import Record, TeacherRecord
-from ..shelf import Shelf
-from ..study import Asked, Cell, Model, Study, StudyError, Train, key, short, student_settings, teacher_settings
+from ..records import Record, StudentRecord, TeacherRecord
+from ..shelf import Shelf, ShelfError
+from ..study import (
+    Asked,
+    Candidate,
+    Cell,
+    Model,
+    Study,
+    StudyError,
+    Train,
+    key,
+    short,
+    student_settings,
+    teacher_settings,
+)
 from ..study import load as load_study
 from . import data, losses, metrics, models, training
 from .data import Dataset
 from .soft_targets import SoftTargets
 from .training import Fit
 from .views import View
-from .weights import fingerprint, set_state
+from .weights import ModelError, fingerprint, set_state
 
 EVAL_BATCH = 256
 EXAMPLES = 8  # images of val whose logits stay with the record, evenly spread
@@ -70,7 +85,7 @@ class Plan:
     @property
     def views(self) -> range:
         """The numbers of the views that the run sees."""
-        return range(min(self.train.epochs, self.study.views or self.train.epochs))
+        return self.study.views_of(self.train.epochs)
 
 
 def plan_teacher(shelf: Shelf, label: str) -> Plan:
@@ -85,6 +100,25 @@ def plan_teacher(shelf: Shelf, label: str) -> Plan:
         settings=teacher_settings(study, model, shelf.fingerprint),
         folder=shelf.teacher_folder(label),
     )
+
+
+def plan_early_teacher(shelf: Shelf) -> Plan:
+    """The run of the chosen teacher's candidate for one epoch. Raises ShelfError while there is no teacher."""
+    chosen = plan_teacher(shelf, shelf.chosen_teacher().teacher)
+    model = chosen.model.model_copy(update={"train": {**chosen.model.train, "epochs": 1}})
+    train = chosen.study.training(model, teacher=True)
+    settings = teacher_settings(chosen.study, model, shelf.fingerprint)
+    folder = paths.run(chosen.study.name, "teacher", f"{chosen.label}-s{chosen.seed}-{key(settings)}")
+    return replace(chosen, model=model, train=train, settings=settings, folder=folder)
+
+
+def plan_random_teacher(shelf: Shelf) -> Plan:
+    """The chosen teacher's architecture with random weights: never trained. Raises ShelfError without a teacher."""
+    chosen = plan_teacher(shelf, shelf.chosen_teacher().teacher)
+    model = chosen.model.model_copy(update={"pretrained": False})
+    settings = {**chosen.settings, "kind": "random teacher", "model": {**chosen.settings["model"], "pretrained": False}}
+    folder = paths.run(chosen.study.name, "teacher", f"{chosen.label}-s{chosen.seed}-{key(settings)}")
+    return replace(chosen, model=model, settings=settings, folder=folder)
 
 
 def plan_student(shelf: Shelf, cell: Cell) -> Plan:
@@ -189,12 +223,28 @@ class Run:
             model = _trained(self.plan, self.record, self.dataset, self.device)
         else:
             torch.manual_seed(seeds.initial_weights(self.plan.seed))
-            model = models.create(self.plan.model, len(self.dataset.classes), self.dataset.meta["image_size"])
+            model = self._first()
         model = model.to(self.device)
         if self.study.data_parallel > 1:
             machine.slots(self.study, None, self.device.type)  # says so if there are too few GPUs
             return torch.nn.DataParallel(model, list(range(self.study.data_parallel)))
         return model
+
+    def _first(self) -> models.Classifier:
+        """The model that the run begins with; of an ensemble, its members as they were trained."""
+        spec, classes = self.plan.model, len(self.dataset.classes)
+        if isinstance(spec, Candidate) and spec.ensemble:
+            members = [teacher(self.study, candidate=label, device=str(self.device)) for label in spec.ensemble]
+            if missing := [member.plan.label for member in members if not member.done]:
+                raise RunError(
+                    f"the ensemble {spec.label} is of candidates that are not done yet: {', '.join(missing)}; "
+                    f"run: kd teacher {self.study.name}"
+                )
+            origin = f"mean of {', '.join(spec.ensemble)}"
+            return models.Ensemble([models.unwrap(member.model) for member in members], origin)
+        if isinstance(spec, Candidate) and spec.logits:
+            return models.Given.read(Path(spec.logits), self.dataset.meta["counts"], classes)
+        return models.create(spec, classes, self.dataset.meta["image_size"], head=not self.plan.train.epochs)
 
     @cached_property
     def images(self) -> torch.Tensor:
@@ -214,6 +264,9 @@ class Run:
 
     def view_logits(self, seed: int, number: int) -> np.ndarray:
         """The trained model's logits of the training images in a view, (N, classes) float32."""
+        given = models.unwrap(self.model)
+        if isinstance(given, models.Given):
+            return given.logits("train")
         view = self.view(number, seed)
         batches = torch.arange(len(self.images), device=self.images.device).split(EVAL_BATCH)
         return np.concatenate([training.predict_logits(self.model, view(self.images, index)) for index in batches])
@@ -222,11 +275,11 @@ class Run:
     def soft_targets(self) -> SoftTargets:
         """Of a student: its teacher's logits for the views of its seed; those that are missing are computed first.
 
-        In self-distillation the teacher is the student's own baseline of the same seed.
+        In self-distillation the teacher is the student's own baseline of the same seed. A teacher of one epoch is
+        trained here, by the first who asks.
         """
-        teaching = self._baseline() if self._taught_by == "self" else _teacher_of(self.plan, self.device)
-        assert teaching.record is not None
-        store = SoftTargets.of(self.study, self.plan.seed, teaching.record, self.dataset)
+        teaching = self._teaching()
+        store = SoftTargets.of(self.study, self.plan.seed, teaching.record or _Untrained(teaching), self.dataset)
         seed = self.plan.seed
         store.ensure(self.plan.views, lambda number: teaching.view_logits(seed, number), _device_name(self.device))
         return store
@@ -234,6 +287,21 @@ class Run:
     @property
     def _taught_by(self) -> str:
         return self.study.taught_by(self.plan.cell) if self.plan.cell else ""
+
+    def _teaching(self) -> "Run":
+        """The run, or the untrained model, that this student learns from."""
+        if self._taught_by == "self":
+            return self._baseline()
+        if self._taught_by == "random":
+            return Run(plan_random_teacher(Shelf(self.study)), str(self.device))
+        if self._taught_by == "early":
+            plan = plan_early_teacher(Shelf(self.study))
+            plan.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(plan.folder.with_name(f"{plan.folder.name}.lock")):
+                early = Run(plan, str(self.device))
+                early.go()
+            return early
+        return _teacher_of(self.plan, self.device)
 
     def _baseline(self) -> "Run":
         cell = Cell(self.plan.label, None, 1.0, self.plan.seed)
@@ -267,6 +335,8 @@ class Run:
             )
             return Fit(self.record.history, {}, self.record.metrics.best_epoch, self.record.score)
         if self._fit is None:
+            if not self.plan.train.epochs:
+                print("not trained (0 epochs): judged as it is")
             for advice in machine.check(self.study, [self.plan.model], self.device.type):
                 print(advice)
             files.remove(self.folder / paths.FAILURE)
@@ -390,8 +460,8 @@ class Run:
             "metrics": evaluation.metrics,
             "cost": {
                 "train_seconds": seconds,
-                "images_per_second": seen / seconds,
-                "inference_images_per_second": self._scorer.images_per_second,
+                "images_per_second": seen / seconds if seconds else 0.0,
+                "inference_images_per_second": self._scorer.images_per_second or None,
             },
             "settings": self.plan.settings,
             "history": fit.history,
@@ -422,6 +492,15 @@ class Run:
         rows = {"run": self.folder.name, **self.plan.parameters, "device": str(self.device)}
         rows |= {"epochs": self.plan.train.epochs, "state": state}
         return "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items() if k != "student")])
+
+
+class _Untrained:
+    """What soft targets of random weights are bound to, as a record's are to its own."""
+
+    def __init__(self, run: Run):
+        model = models.unwrap(run.model)
+        self.weights_sha256 = fingerprint(model.backbone.state_dict(), model.mean, model.std)
+        self.settings = run.plan.settings
 
 
 class _Scorer:
@@ -455,6 +534,9 @@ class _Scorer:
         return self._kept[epoch]
 
     def _logits(self, model: torch.nn.Module, split: str) -> np.ndarray:
+        given = models.unwrap(model)
+        if isinstance(given, models.Given):
+            return given.logits(split)
         started = time.perf_counter()
         images = self.dataset.images(split)
         logits = training.predict_logits(model, images, batch_size=EVAL_BATCH, precision=self.precision)
@@ -469,8 +551,11 @@ def weights_file(study: Study, record: Record) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
-def _trained(plan: Plan, record: Record, dataset: Dataset, device: torch.device) -> models.Classifier:
-    """The model with its trained weights, which must be those of the record, and must say what it says they do."""
+def restored(plan: Plan, record: Record, about: Mapping[str, Any]) -> models.Classifier:
+    """The model with its trained weights, which must be those of the record. Raises RunError.
+
+    about: classes, counts and image_size of the data, as Shelf.dataset and Dataset.meta have them.
+    """
     path = weights_file(plan.study, record)
     if path is None:
         where = record.folder / paths.WEIGHTS
@@ -478,27 +563,50 @@ def _trained(plan: Plan, record: Record, dataset: Dataset, device: torch.device)
             f"the weights of {record.id} are not here: bring {where} from the machine that trained it"
             + ("" if isinstance(record, TeacherRecord) else ", or move its folder away and run it again")
         )
-    spec = plan.model.model_copy(update={"pretrained": False})
-    model = models.create(spec, len(dataset.classes), dataset.meta["image_size"])
+    model = _blank(plan, about)
     other = f"{path} is not the file that the record {record.id} speaks of; bring that, or remove this one"
     try:
         models.restore(model, path)
-    except RuntimeError:  # of another model
+    except (RuntimeError, ModelError):  # of another model, or damaged
         raise RunError(other) from None
     if fingerprint(model.backbone.state_dict(), model.mean, model.std) != record.weights_sha256:
         raise RunError(other)
     model.origin = record.provenance.weights_from
+    return model
+
+
+def _trained(plan: Plan, record: Record, dataset: Dataset, device: torch.device) -> models.Classifier:
+    """The model with its trained weights, which must say what its record says they do."""
+    model = restored(plan, record, dataset.meta)
     wanted = record.predictions["example_logits"].astype(np.float32)
     images = np.asarray(dataset.images("val"))[record.predictions["example"]]
-    logits = training.predict_logits(model.to(device), images, precision=plan.study.precision_of(plan.model))
+    if isinstance(model, models.Given):
+        logits = model.logits("val")[record.predictions["example"]]
+    else:
+        logits = training.predict_logits(model.to(device), images, precision=plan.study.precision_of(plan.model))
     wanted, logits = (x - x.mean(axis=1, keepdims=True) for x in (wanted, logits))
     off = float(np.linalg.norm(logits - wanted) / np.linalg.norm(wanted))
     if off > LOGITS_OFF:
         raise RunError(
-            f"{path}: on {len(images)} validation images the model's logits are {off:.0%} off those of its record "
-            f"{record.id}; nothing is learned from it"
+            f"{weights_file(plan.study, record)}: on {len(images)} validation images the model's logits are {off:.0%} "
+            f"off those of its record {record.id}; nothing is learned from it"
         )
     return model
+
+
+def _blank(plan: Plan, about: Mapping[str, Any]) -> models.Classifier:
+    """A plan's model, for weights to be restored into; about: the data."""
+    spec, classes = plan.model, len(about["classes"])
+
+    def blank(model: Model) -> models.Classifier:
+        spec = model.model_copy(update={"pretrained": False})
+        return models.create(spec, classes, about["image_size"])
+
+    if isinstance(spec, Candidate) and spec.ensemble:
+        return models.Ensemble([blank(plan.study.candidate(label)) for label in spec.ensemble])
+    if isinstance(spec, Candidate) and spec.logits:
+        return models.Given(about["counts"], classes)
+    return blank(spec)
 
 
 def _teacher_of(plan: Plan, device: torch.device) -> Run:
@@ -550,6 +658,26 @@ def student(
     cell = Cell(label, None if alpha == 1 else asked.T, asked.alpha, asked.seed, method)
     data.load(study)
     return Run(plan_student(Shelf(study), cell), device)
+
+
+def finished(study: Study, name: str = "") -> tuple[Plan, Record]:
+    """A finished run by its name, as `kd status` calls a cell or a candidate; '' for the best student.
+
+    The best is the one of the highest accuracy on held-out images, or on val where there are none. Raises ShelfError.
+    """
+    shelf = Shelf(study)
+    runs: dict[str, Record] = {record.cell.name: record for record in shelf.students}
+    runs |= {record.teacher: record for record in shelf.teachers}
+    if not name and shelf.students:
+        name = max(shelf.students, key=lambda record: record.score).cell.name
+    if name not in runs:
+        close = difflib.get_close_matches(name, runs, 3, 0.3)
+        wanted = f"no finished run {name!r}" if name else "no student is done yet"
+        hint = f"did you mean {' or '.join(close)}?" if close else f"see: kd status {study.name}"
+        raise ShelfError(f"{wanted} in study '{study.name}'; {hint}")
+    record = runs[name]
+    cell = record.cell if isinstance(record, StudentRecord) else None
+    return (plan_student(shelf, cell) if cell else plan_teacher(shelf, record.teacher)), record
 
 
 def compute_soft_targets(study: Study, seed: int, views: list[int], device: str = "auto") -> int:

@@ -8,12 +8,12 @@ A note beside each view has the SHA-256 of its file, which is compared once a pr
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from filelock import FileLock
 
 from .. import files, paths
-from ..records import Record
 from ..study import Study, digest
 from .data import Dataset
 
@@ -22,17 +22,27 @@ class SoftTargetsError(ValueError):
     """Soft targets that are missing, damaged or of something else; the message names the file and what to do."""
 
 
-def _binding(study: Study, seed: int, teacher: Record, fingerprint: str) -> dict:
+class Teacher(Protocol):
+    """What soft targets are of: the record of a run, or a plan that stands for weights which are not trained."""
+
+    @property
+    def weights_sha256(self) -> str: ...
+
+    @property
+    def settings(self) -> dict[str, Any]: ...
+
+
+def _binding(study: Study, seed: int, teacher: Teacher, fingerprint: str) -> dict:
     return {
         "teacher_sha256": teacher.weights_sha256,
         "teacher_model": teacher.settings["model"],
         "data": fingerprint,
-        "augment": study.augment.model_dump(),
+        "augment": study.augment.settings(),
         "seed": seed,
     }
 
 
-def views_missing(study: Study, seed: int, teacher: Record, fingerprint: str) -> int:
+def views_missing(study: Study, seed: int, teacher: Teacher, fingerprint: str) -> int:
     """How many of the study's views of this seed have no soft targets; fingerprint: the data's."""
     folder = paths.soft_targets(digest(_binding(study, seed, teacher, fingerprint)))
     return sum(not paths.view(folder, view).is_file() for view in range(study.view_count()))
@@ -59,7 +69,7 @@ class SoftTargets:
             )
 
     @classmethod
-    def of(cls, study: Study, seed: int, teacher: Record, dataset: Dataset) -> "SoftTargets":
+    def of(cls, study: Study, seed: int, teacher: Teacher, dataset: Dataset) -> "SoftTargets":
         """The store of this teacher's logits for the study's views of this seed."""
         binding = _binding(study, seed, teacher, dataset.fingerprint)
         return cls(binding, dataset.meta["counts"]["train"], len(dataset.classes))

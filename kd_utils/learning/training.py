@@ -88,11 +88,14 @@ def fit(
     precision: 'fp32' or 'bf16' (autocast of the forward pass).
     on_epoch(row of the history) is called after each epoch, on_batch(epochs done, parts of one included) after each
     batch.
+    train.epochs may be 0: the model is judged as it is, and the history is empty.
     All randomness of an epoch follows from (seed, epoch), and a checkpoint within one has the generators' states, so
     a resumed training equals an uninterrupted one.
     Raises TrainingError when the loss is not finite or the checkpoint cannot be read.
     """
     net = unwrap(model)
+    if not train.epochs:  # judged as it is
+        return _judged(model, net, score)
     device = labels.device
     optimizer = _optimizer(model, train)
     schedule = _schedule(optimizer, train)
@@ -148,6 +151,12 @@ def fit(
             on_epoch(row)
     state.last = _snapshot(net)
     return state
+
+
+def _judged(model: nn.Module, net: Classifier, score: Callable[[nn.Module, int], dict]) -> Fit:
+    """What zero epochs leave behind: the model as it came, with its score."""
+    weights = _snapshot(net)
+    return Fit(best=weights, best_epoch=0, best_score=score(model, 0)["score"], last=weights)
 
 
 @dataclass
@@ -218,7 +227,7 @@ def _batches(permutation: torch.Tensor, size: int, device: torch.device) -> tupl
 
 def _optimizer(model: nn.Module, train: Train) -> torch.optim.Optimizer:
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-    momentum = {"momentum": 0.9, "nesterov": True} if train.optimizer == "sgd" else {}
+    momentum = {"momentum": 0.9, "nesterov": train.nesterov} if train.optimizer == "sgd" else {}
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     return kinds[train.optimizer](
         model.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=fused, **momentum
@@ -229,6 +238,8 @@ def _schedule(optimizer: torch.optim.Optimizer, train: Train) -> torch.optim.lr_
     """Stepped once an epoch."""
     if train.schedule == "cosine":
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, train.epochs)
+    if train.schedule == "step":
+        return torch.optim.lr_scheduler.MultiStepLR(optimizer, train.milestones, train.gamma)
     return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
 

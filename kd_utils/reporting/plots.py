@@ -144,25 +144,22 @@ def heatmaps(
 
 
 @_styled
-def against_temperature(
-    lines: Mapping[str, pd.DataFrame], baselines: Mapping[str, tuple[float, float, float]]
-) -> Figure:
-    """Accuracy against T, a line with its band for each alpha, beside the baseline.
+def against_temperature(lines: Mapping[str, pd.DataFrame]) -> Figure:
+    """Gain against T, a line with its band for each alpha; 0 is the baseline.
 
-    lines: student -> DataFrame with T, alpha, value, low, high, in percent; baselines: student -> value, low, high.
+    lines: student -> DataFrame with T, alpha, gain, gain_low, gain_high, in points.
     """
     figure, axes = _axes(len(lines), 3.5, 2.8)
     for ax, (student, cells) in zip(axes, lines.items(), strict=True):
         for k, (alpha, line) in enumerate(cells.groupby("alpha")):
             line = line.sort_values("T")
-            _line(ax, k, line["T"], line["value"], f"alpha = {short(alpha)}")
-            ax.fill_between(line["T"], line["low"], line["high"], color=COLOURS[k % 7], alpha=0.12, linewidth=0)
-        if student in baselines:
-            value, low, high = baselines[student]
-            ax.axhline(value, color="black", linewidth=1, label="baseline")
-            ax.axhspan(low, high, color="black", alpha=0.08, linewidth=0)
+            _line(ax, k, line["T"], line["gain"], f"alpha = {short(alpha)}")
+            ax.fill_between(
+                line["T"], line["gain_low"], line["gain_high"], color=COLOURS[k % 7], alpha=0.12, linewidth=0
+            )
+        ax.axhline(0, color="black", linewidth=1, label="baseline")
         ticks = sorted(cells["T"].unique())
-        ax.set(title=in_plot(student), xlabel="temperature T", ylabel="top-1, %", xscale="log")
+        ax.set(title=in_plot(student), xlabel="temperature T", ylabel="gain, points", xscale="log")
         ax.set_xticks(ticks, [short(T) for T in ticks])
         ax.minorticks_off()
     axes[-1].legend(**BESIDE_LAST)
@@ -289,8 +286,11 @@ def learning_curves(histories: Mapping[str, Mapping[str, pd.DataFrame]], column:
 
 @_styled
 def learning_curve(history: pd.DataFrame) -> Figure:
-    """One run: its training loss and its accuracy against epoch."""
+    """One run: its training loss and its accuracy against epoch; of a model that was not trained, empty."""
     figure, (left, right) = _axes(2, 3.2, 2.4)
+    if history.empty:
+        left.set(title="not trained: judged as it is")
+        return figure
     left.plot(history["epoch"], history["loss"], marker="o", markersize=3)
     left.set(xlabel="epoch", ylabel="training loss, nats")
     accuracies = [column for column in history.columns if column.endswith("_top1")]

@@ -1,7 +1,7 @@
 """Records -> what a study has found, as DataFrames: one row a cell, with intervals and tests. Loads no torch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files as package_files
 from typing import Any, cast
@@ -16,7 +16,6 @@ from ..study import STANDARD, Cell, Study, short
 from ..study import load as load_study
 from . import stats
 
-LEAST_P = 0.05  # differences with a smaller corrected p are taken for real
 METRICS = ["top1_best", "top1_last", "top5", "nll", "ece", "agreement", "top1_holdout"]
 COSTS = ["train_seconds", "images_per_second"]
 
@@ -44,6 +43,11 @@ class Point:
         return cls(cell.student, cell.T, cell.alpha, cell.method)
 
     @classmethod
+    def at(cls, student: str, T: float, alpha: float) -> "Point":
+        """The point of the grid at T and alpha; at alpha = 1 it is the baseline."""
+        return cls(student, None if alpha == 1 else T, alpha)
+
+    @classmethod
     def baseline(cls, student: str) -> "Point":
         """Training without distillation."""
         return cls(student, None, 1.0)
@@ -66,6 +70,26 @@ class CellRow:
 
 
 @dataclass(frozen=True)
+class ContrastRow:
+    """A contrast of the study, and what a student's records say of it.
+
+    cells, against: those that are finished; asked: of how many `cells` the study asks. top1, top1_against: the means of
+    both, as Results.cells has them; effect: their difference. alike: p of 'all of `cells` are equally accurate'.
+    """
+
+    student: str
+    name: str
+    cells: list[Point]
+    against: list[Point]
+    asked: int
+    top1: float
+    top1_against: float
+    effect: stats.Effect
+    alike: float
+    verdict: stats.Verdict
+
+
+@dataclass(frozen=True)
 class Results:
     """What a study has found so far: its trained candidates and its finished cells."""
 
@@ -85,76 +109,120 @@ class Results:
         return records.table(self.students)
 
     @cached_property
-    def bootstrap(self) -> stats.Bootstrap:
-        """The bootstrap over validation images and seeds; its cells are Points."""
-        hits: dict[Point, dict[int, np.ndarray]] = {}
+    def models(self) -> dict[str, stats.Additive]:
+        """The model of what varies, one a student, over all its runs; its cells are Points."""
+        hits: dict[str, dict[Point, dict[int, np.ndarray]]] = {}
         for record in self.students:
             predictions = record.predictions
             right = predictions["predicted"] == predictions["label"]
-            hits.setdefault(Point.of(record.cell), {})[record.cell.seed] = right
-        return stats.Bootstrap(hits)
+            hits.setdefault(record.student, {}).setdefault(Point.of(record.cell), {})[record.cell.seed] = right
+        return {student: stats.Additive(of_student) for student, of_student in hits.items()}
 
     @cached_property
     def cells(self) -> pd.DataFrame:
         """One row a cell, indexed by its Point.
 
         Columns: student, method, T (NaN: the baseline), alpha, n (seeds), then means over its seeds (fractions, nats,
-        seconds).
-        low, high: the 95 % interval of top1_best, by the bootstrap. sd: its standard deviation over seeds.
-        gain: top1_best less that of the baseline over the seeds that both have; gain_low, gain_high: its interval.
-        p: of equality with the baseline, paired on the same images; p_holm: corrected for the number of cells of that
-        student. p_best, tied: the same against the student's best cell; a tied cell cannot be told from the best.
+        seconds), top1_holdout as if each cell had been run with every seed.
+        top1: top1_best, as if each cell had been run with every seed (stats.adjusted): where all cells have the same
+        seeds it is the mean over them. gain: top1 less the baseline's; gain_low, gain_high: its 95 % interval; p: of
+        no gain; p_holm: corrected for the number of cells of that student; ahead: the probability that the cell is more
+        accurate than the baseline in a new run of both; verdict: stats.Verdict against the baseline. All by the model
+        of stats.Additive; of further methods they are corrected among themselves.
+        among_best: whether the cell is in a set of the grid's cells that holds the best one with 95 % confidence; False
+        where nothing is known of seeds.
         mix: the teacher's share of the gradient, (1 - alpha) kl_grad over itself plus alpha ce_grad, with the means
-        over all epochs of what losses.Loss has. Further methods are corrected, and compared to their best, among
-        themselves.
+        over all epochs of what losses.Loss has.
         """
         runs = self.runs.assign(mix=[_teacher_share(record) for record in self.students])
         by_cell = runs.groupby(["student", "method", "T", "alpha"], dropna=False, sort=True)
         cells = cast(pd.DataFrame, by_cell[[*METRICS, *COSTS, "mix"]].mean())
         cells["n"] = by_cell.size()
-        cells["sd"] = by_cell["top1_best"].std()
         cells = _by_point(cells.reset_index())
+        for column, metric in (("top1", "top1_best"), ("top1_holdout", "top1_holdout")):
+            cells[column] = pd.Series(self._adjusted(metric), dtype=float).reindex(cells.index)
         families = cells.groupby(["student", cells["method"] == "kd"], sort=False)
-        tested = pd.concat([self._tested(family) for _, family in families])
-        return cells.join(tested)
+        return cells.join(pd.concat([self._tested(family) for _, family in families]))
+
+    def _adjusted(self, metric: str) -> dict[Point, float]:
+        """A metric of every cell, as if each had been run with every seed that its student has runs of."""
+        values: dict[str, dict[tuple[Point, int], float]] = {}
+        for record in self.students:
+            value = getattr(record.metrics, metric)
+            if value is not None:
+                values.setdefault(record.student, {})[Point.of(record.cell), record.cell.seed] = value
+        return {point: mean for of_student in values.values() for point, mean in stats.adjusted(of_student).items()}
 
     def _tested(self, family: pd.DataFrame) -> pd.DataFrame:
-        """Intervals and tests of cells that are corrected, and compared to their best, among themselves."""
+        """Gains, tests and verdicts of cells of one student that are corrected together; without a baseline NaN."""
         points: list[Point] = list(family.index)
-        best = points[int(family["top1_best"].to_numpy().argmax())]
-        tested = pd.DataFrame([self._test(point, best) for point in points], index=family.index)
-        tested["p_holm"] = stats.holm(tested["p"].to_numpy())
-        is_best = np.array([point == best for point in points])
-        corrected = stats.holm(np.where(is_best, np.nan, tested["p_best"].to_numpy()))
-        tested["tied"] = is_best | (corrected >= LEAST_P)
-        return tested
+        model, baseline = self.models[points[0].student], Point.baseline(points[0].student)
+        distilled = [point for point in points if point != baseline]
+        known = baseline in model.cells
+        effects = [model.effect({point: 1.0, baseline: -1.0}) if known else stats.UNKNOWN for point in distilled]
+        corrected = stats.holm([effect.p for effect in effects])
+        told = zip(distilled, effects, corrected, stats.verdicts(effects, self.margin), strict=True)
+        nan = float("nan")
+        rows = {baseline: [0.0, nan, nan, nan, nan, nan, ""]}
+        for point, effect, p_holm, verdict in told:
+            rows[point] = [effect.value, *effect.interval(), effect.p, p_holm, effect.ahead, verdict]
+        columns = ["gain", "gain_low", "gain_high", "p", "p_holm", "ahead", "verdict"]
+        best = model.among_best(points) if model.freedom and baseline in points else set()
+        frame = pd.DataFrame([rows[point] for point in points], columns=pd.Index(columns), index=family.index)
+        return frame.assign(among_best=[point in best for point in points])
 
-    def _test(self, point: Point, best: Point) -> dict[str, float]:
-        """The interval of a cell, and its tests against the baseline (NaN where there is none) and the best cell."""
-        bootstrap, baseline, nan = self.bootstrap, Point.baseline(point.student), float("nan")
-        low, high = stats.interval(bootstrap.mean(point))
-        gain = gain_low = gain_high = p = nan
-        seeds = bootstrap.seeds(point, baseline) if baseline in bootstrap.hits else []
-        if seeds:
-            accuracy, base = (np.mean([bootstrap.hits[x][s].mean() for s in seeds]) for x in (point, baseline))
-            gain = float(accuracy - base)
-            gain_low, gain_high = stats.interval(bootstrap.difference(point, baseline))
-            p = nan if point == baseline else bootstrap.p_value(point, baseline)
-        return {
-            "low": low,
-            "high": high,
-            "gain": gain,
-            "gain_low": gain_low,
-            "gain_high": gain_high,
-            "p": p,
-            "p_best": bootstrap.p_value(point, best),
-        }
+    def contrasts(self, student: str) -> list[ContrastRow]:
+        """The contrasts that the study asks for, of the finished cells of one student; those that can be told."""
+        model, rows = self.models[student], []
+        top1 = dict(zip(self.cells.index, self.cells["top1"], strict=True))
+        for asked in self.study.asked_first():
+            cells, against = (
+                [point for T, alpha in side if (point := Point.at(student, T, alpha)) in model.cells]
+                for side in (asked.cells, asked.against or [[1.0, 1.0]])
+            )
+            if cells and against:
+                weights = {point: 1 / len(cells) for point in cells}
+                for point in against:
+                    weights[point] = weights.get(point, 0.0) - 1 / len(against)
+                means = [float(np.mean([top1[point] for point in side])) for side in (cells, against)]
+                rows.append(
+                    ContrastRow(
+                        student=student,
+                        name=asked.name,
+                        cells=cells,
+                        against=against,
+                        asked=len(asked.cells),
+                        top1=means[0],
+                        top1_against=means[1],
+                        effect=model.effect(weights),
+                        alike=model.alike(cells),
+                        verdict="undecided",
+                    )
+                )
+        verdicts = stats.verdicts([row.effect for row in rows], self.margin)
+        return [replace(row, verdict=verdict) for row, verdict in zip(rows, verdicts, strict=True)]
+
+    def leave_a_seed_out(self, student: str) -> stats.Chosen | None:
+        """What choosing the best cell of a student's grid costs; None with one seed a cell, or no baseline."""
+        runs = [record for record in self.students if record.student == student and record.method == "kd"]
+        accuracies = {(Point.of(r.cell), r.cell.seed): r.metrics.top1_best for r in runs}
+        return stats.leave_a_seed_out(accuracies, Point.baseline(student))
 
     @property
     def labels(self) -> list[str]:
         """Students with at least one finished cell, in the study's order."""
         have = set(self.runs["student"])
         return [s.label for s in self.study.students if s.label in have]
+
+    @property
+    def margin(self) -> float:
+        """The difference of accuracy, a fraction, within which cells are as good as the same."""
+        return self.study.margin / 100
+
+    @property
+    def varied(self) -> bool:
+        """Whether anything is known of what another seed would do: some student has cells with several."""
+        return any(model.freedom for model in self.models.values())
 
     def seed_counts(self, *, grid: bool = False) -> list[int]:
         """How many seeds each cell has; grid: only those of the grid, without further methods."""
@@ -167,7 +235,7 @@ class Results:
     def cells_of(self, student: str) -> pd.DataFrame:
         """The rows of `cells` of one student's grid, best first."""
         cells = self.cells.loc[(self.cells["student"] == student) & (self.cells["method"] == "kd")]
-        return cells.sort_values(["top1_best", "alpha", "T"], ascending=[False, True, True], kind="stable")
+        return cells.sort_values(["top1", "alpha", "T"], ascending=[False, True, True], kind="stable")
 
     def distilled_of(self, student: str) -> pd.DataFrame:
         """`cells_of` without the baseline."""
@@ -176,7 +244,7 @@ class Results:
     def further_of(self, student: str) -> pd.DataFrame:
         """The rows of `cells` of one student's further methods, best first."""
         cells = self.cells.loc[(self.cells["student"] == student) & (self.cells["method"] != "kd")]
-        return cells.sort_values("top1_best", ascending=False, kind="stable")
+        return cells.sort_values("top1", ascending=False, kind="stable")
 
     def row(self, point: Point) -> CellRow | None:
         """The row of one cell; None if it is not finished."""
@@ -237,6 +305,11 @@ class Results:
     def records_of(self, point: Point) -> list[StudentRecord]:
         """The runs of a cell, a seed after the other."""
         return [record for record in self.students if Point.of(record.cell) == point]
+
+    def pairs_of(self, point: Point, other: Point) -> list[tuple[StudentRecord, StudentRecord]]:
+        """The runs of two cells side by side, for each seed that both have."""
+        others = {record.seed: record for record in self.records_of(other)}
+        return [(record, others[record.seed]) for record in self.records_of(point) if record.seed in others]
 
     @property
     def score_column(self) -> str:

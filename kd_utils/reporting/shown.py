@@ -202,6 +202,25 @@ def half(low: float, high: float) -> str:
     return "" if pd.isna(low) else f" ± {50 * (high - low):.2f}"
 
 
+def between(value: float, low: float, high: float, write: Callable[[float], str] = points) -> str:
+    """A number with its interval, +2.92 [+1.83, +4.01]; '–' where there is none."""
+    if pd.isna(value):
+        return "–"
+    return write(value) + ("" if pd.isna(low) else f" [{write(low)}, {write(high)}]")
+
+
+def width(margin: float) -> str:
+    """So many points in words: 'a point', '0.5 points'."""
+    return "a point" if margin == 1 else f"{margin:g} points"
+
+
+def chance(value: float) -> str:
+    """A probability to two decimals, '–' where there is none; never 0 or 1."""
+    if pd.isna(value):
+        return "–"
+    return "<0.01" if value < 0.01 else ">0.99" if value > 0.99 else f"{value:.2f}"
+
+
 def p_value(value: float) -> str:
     """A p-value to three decimals, '–' where there is none."""
     if pd.isna(value):

@@ -12,10 +12,12 @@ import pandas as pd
 from .. import paths
 from ..records import Record, StudentRecord
 from ..study import short
-from . import claims, stats
-from .results import LEAST_P, Point, Results, published
+from . import claims
+from .results import Point, Results, published
 from .shown import (
     Table,
+    between,
+    chance,
     duration,
     half,
     in_markdown,
@@ -27,8 +29,10 @@ from .shown import (
     references,
     signed,
     temperature,
+    width,
     words,
 )
+from .stats import LEVEL
 
 
 def leaderboard(results: Results) -> Table:
@@ -39,7 +43,7 @@ def leaderboard(results: Results) -> Table:
             "candidate": record.teacher,
             "weights_from": record.provenance.weights_from,
             "parameters": record.provenance.parameters,
-            "input_size": record.settings["model"]["input_size"] or results.dataset["image_size"],
+            "input_size": _input_size(record, results.dataset["image_size"]),
             "top1_best": record.metrics.top1_best,
             "nll": record.metrics.nll,
             "epochs": record.metrics.epochs,
@@ -63,29 +67,101 @@ def leaderboard(results: Results) -> Table:
     return Table(pd.DataFrame(rows), caption, "teachers", columns)
 
 
-def _accuracy(top1: float, low: float, high: float, tied: bool = False) -> str:
-    """37.67 ± 1.24 =, in percent; = marks a tie with the best."""
-    return percent(top1) + half(low, high) + (" =" if tied else "")
+def contrasts(results: Results) -> Table | None:
+    """What the study asks of the accuracies beforehand: a row a contrast and student; None before it can be told."""
+    rows = []
+    for student in results.labels:
+        for contrast in results.contrasts(student):
+            low, high = contrast.effect.interval()
+            rows.append(
+                {
+                    "student": student,
+                    "name": contrast.name,
+                    "cells": len(contrast.cells),
+                    "asked": contrast.asked,
+                    "top1": contrast.top1,
+                    "top1_against": contrast.top1_against,
+                    "gain": contrast.effect.value,
+                    "low": low,
+                    "high": high,
+                    "ahead": contrast.effect.ahead,
+                    "alike": contrast.alike,
+                    "verdict": contrast.verdict,
+                }
+            )
+    if not rows:
+        return None
+    columns = {
+        "Student": words("student"),
+        "Contrast": words("name"),
+        "Cells": number(lambda done, asked: str(done) if done == asked else f"{done} of {asked}", "cells", "asked"),
+        "Top-1, %": number(percent, "top1"),
+        "Against, %": number(percent, "top1_against"),
+        "Difference": number(between, "gain", "low", "high"),
+        "Ahead": number(chance, "ahead"),
+        "Alike, p": number(p_value, "alike"),
+        "Verdict": words("verdict"),
+    }
+    caption = (
+        f"{_fixed(results)}: the mean accuracy of some cells, minus that of others, by default the baseline, with its "
+        "95 % interval. Ahead: the probability that the same difference is above 0 in new runs of one new seed. Alike: "
+        f"p of an F test that all these cells are equally accurate. {_of_verdicts(results)}"
+    )
+    return Table(pd.DataFrame(rows), caption, "contrasts", columns)
 
 
-def _gain(gain: float, low: float, high: float, T: float) -> str:
+def _input_size(record: Record, stored: int) -> str:
+    """Pixels a side that a candidate sees; an ensemble and logits from elsewhere have no size of their own."""
+    about = record.settings["model"]
+    return str(about["input_size"] or stored) if "input_size" in about else "–"
+
+
+def _fixed(results: Results) -> str:
+    """Who fixed the contrasts, and when."""
+    if results.study.contrasts:
+        return "The contrasts that the study file fixes"
+    return (
+        "The contrasts that the software asks for by default (the study file names none; they were chosen when the "
+        "records of tiny-imagenet-20 were known)"
+    )
+
+
+def _of_verdicts(results: Results) -> str:
+    """What verdicts in a table stand for."""
+    if not results.varied:
+        return "With one run a cell nothing is known of other seeds, and all verdicts are undecided."
+    return (
+        f"Verdicts: better or worse where p is below {LEVEL:g} after Holm's correction for the number of rows of a "
+        f"student; same where two one-sided tests at {LEVEL:g} find the difference to be within "
+        f"{width(results.study.margin)}; else undecided."
+    )
+
+
+def _top1(top1: float, among_best: bool) -> str:
+    """37.67 =, in percent; = marks the cells that the best is among."""
+    return percent(top1) + (" =" if among_best else "")
+
+
+def _gain(gain: float, low: float, high: float) -> str:
     """+2.92 ± 1.39, in points; the baseline's gain over itself has no interval."""
-    return points(gain) + ("" if pd.isna(T) else half(low, high))
+    return points(gain) + half(low, high)
 
 
 # of rows of Results.cells
 PLACE = {"T": number(temperature, "T"), "alpha": number(short, "alpha")}
 MEASURED = {
-    "Top-1, %": number(_accuracy, "top1_best", "low", "high", "tied"),
-    "Gain": number(_gain, "gain", "gain_low", "gain_high", "T"),
+    "Top-1, %": number(_top1, "top1", "among_best"),
+    "Gain": number(_gain, "gain", "gain_low", "gain_high"),
     "p": number(p_value, "p_holm"),
-    "Last, %": number(percent, "top1_last"),
+    "Ahead": number(chance, "ahead"),
+    "Verdict": words("verdict"),
     "NLL": number("{:.3f}".format, "nll"),
     "ECE": number("{:.3f}".format, "ece"),
     "Agree, %": number(lambda share: percent(share, 1), "agreement"),
     "n": number(str, "n"),
 }
 MORE = {
+    "Last, %": number(percent, "top1_last"),
     "Top-5, %": number(lambda share: percent(share, 1), "top5"),
     "Held-out, %": number(lambda share: percent(share, 1), "top1_holdout"),
     "s": number("{:.0f}".format, "train_seconds"),
@@ -102,9 +178,21 @@ def summary(results: Results, student: str) -> Table:
     told += [(role, roles[role].point) for role in ("standard", "baseline") if role in roles]
     frame = results.cells.loc[[point for _, point in told]].assign(role=[role for role, _ in told])
     caption = (
-        f"{in_markdown(student)}: the best and the worst cells, the standard cell and the baseline. {_reading(results)}"
+        f"{in_markdown(student)}: the best and the worst cells, the standard cell and the baseline. Best and worst are "
+        f"such on these very images and seeds{_cost_of_choosing(results, student)}. {_reading(results)}"
     )
     return Table(frame, caption, label("summary", student), {"Role": words("role"), **PLACE, **MEASURED})
+
+
+def _cost_of_choosing(results: Results, student: str) -> str:
+    """What a winner's gain falls by on a seed that it was not chosen by, in brackets; '' where that is not known."""
+    chosen = results.leave_a_seed_out(student)
+    if chosen is None:
+        return ""
+    return (
+        f" (chosen on the other seeds, the best gains {points(chosen.before)} points there and {points(chosen.after)} "
+        "on the seed left out)"
+    )
 
 
 def grid(results: Results, student: str) -> Table:
@@ -140,100 +228,107 @@ def further(results: Results) -> Table | None:
 def _reading(results: Results) -> str:
     """How to read a table of cells."""
     counts = results.seed_counts()
-    several = max(counts) > 1
-    varies = "images and seeds" if several else "images (one seed: not what another seed would do)"
-    test = "a paired bootstrap, or McNemar's exact test where n = 1" if several else "McNemar's exact test"
-    uneven = min(counts) < max(counts)
-    shared = ", and a cell is compared with another over the seeds that both have" if uneven else ""
+    shared = ""
+    if min(counts) < max(counts):
+        shared = "; in top-1 and gain a cell that lacks a seed is brought to the mean of all seeds (@eq-model)"
+    if not results.varied:
+        return (
+            "± is a 95 % interval over images alone, of these trained models: with one run a cell nothing is known of "
+            "what another seed would do, and all verdicts are undecided."
+        )
     return (
-        f"± is a 95 % interval over {varies}; p is against the baseline, of {test}, Holm-corrected; = marks cells that "
-        f"cannot be told from the best (corrected p of at least {LEAST_P:g}); n is the number of seeds{shared}."
+        "Gain: top-1 less the baseline's, ± its 95 % interval over seeds and images; p: Holm-corrected for the number "
+        "of cells. Ahead: the probability that a new run is more accurate than one of the baseline with the same seed. "
+        f"Same: within {width(results.study.margin)}. = marks a set of cells that holds the best one with 95 % "
+        f"confidence. n: seeds{shared}."
     )
 
 
 def choice(results: Results) -> Table | None:
-    """T and alpha chosen on held-out images, and what that costs on val; None where the study holds nothing out.
+    """What a winner is worth: chosen on all seeds but one and reported on that, and chosen on held-out images.
 
-    price: top1_best of the chosen cell less that of the best one; price_low, price_high: its 95 % interval, NaN where
-    they are one cell.
+    before, after: stats.Chosen; cost: their difference. None where the study has one seed a cell and holds nothing out.
     """
-    rows = []
+    rows, nan = [], float("nan")
     for student in results.labels:
-        chosen, best = results.chosen(student), results.best(student)
-        if chosen is None:
+        chosen, best, left_out = results.chosen(student), results.best(student), results.leave_a_seed_out(student)
+        if chosen is None and left_out is None:
             continue
-        low = high = float("nan")
-        if chosen.point != best.point:
-            low, high = stats.interval(results.bootstrap.difference(chosen.point, best.point))
         rows.append(
             {
                 "student": student,
-                "chosen": chosen.point,
-                "top1_holdout": chosen["top1_holdout"],
-                "top1_best": chosen["top1_best"],
-                "low": chosen["low"],
-                "high": chosen["high"],
-                "best": best.point,
-                "top1_best_of_best": best["top1_best"],
-                "price": chosen["top1_best"] - best["top1_best"],
-                "price_low": low,
-                "price_high": high,
+                "best": best.point.words,
+                "n": best["n"],
+                "gain": best["gain"],
+                "before": left_out.before if left_out else nan,
+                "after": left_out.after if left_out else nan,
+                "cost": left_out.before - left_out.after if left_out else nan,
+                "cells": left_out.cells if left_out else 0,
+                "chosen": chosen.point.words if chosen else "–",
+                "chosen_gain": chosen["gain"] if chosen else nan,
             }
         )
     if not rows:
         return None
     columns = {
         "Student": words("student"),
-        "Chosen on held-out": words("chosen", lambda point: point.words),
-        "Held-out, %": number(percent, "top1_holdout"),
-        "Val, %": number(_accuracy, "top1_best", "low", "high"),
-        "Best on val": words("best", lambda point: point.words),
-        "Its val, %": number(percent, "top1_best_of_best"),
-        "Price": number(lambda price, low, high: points(price) + half(low, high), "price", "price_low", "price_high"),
+        "Best on val": words("best"),
+        "n": number(str, "n"),
+        "Gain": number(points, "gain"),
+        "Where chosen": number(points, "before"),
+        "Left out": number(points, "after"),
+        "Cost": number(points, "cost"),
+        "Of cells": number(lambda count: str(count) if count else "–", "cells"),
     }
+    held_out = ""
+    if results.dataset["counts"]["holdout"]:
+        columns |= {"Best on held-out": words("chosen"), "Its gain": number(points, "chosen_gain")}
+        held_out = (
+            " Held-out training images score the same trained models, so the luck of a seed stays in what is chosen on "
+            "them."
+        )
     caption = (
-        "The cell that would be chosen on held-out training images, which val has no part in, and its price: how far "
-        "it stays behind the cell that happens to be best on val."
+        "What choosing a cell costs, in points of gain. The winner among the cells with several seeds is chosen on all "
+        "seeds but one (where chosen) and then reported on the one left out, for each seed in turn; the cost is the "
+        f"difference.{held_out}"
     )
     return Table(pd.DataFrame(rows), caption, "choice", columns)
 
 
 def verdicts(results: Results) -> Table:
-    """The published study's claims, put to our records and to its own rows; columns as claims.Verdict has them."""
+    """The claims, put to our records and to the published study's own rows; columns as claims.Verdict has them."""
     frame = pd.DataFrame([vars(verdict) for verdict in claims.verdicts(results)])
     columns = {
         "Claim": words("claim"),
         "Student": words("student"),
         "Figures": words("source"),
+        "Of": words("where", lambda where: where or "all"),
         "Statistic": words("statistic"),
         "Value [95 %]": number(_statistic, "value", "low", "high", "statistic"),
-        "Basis": number("{} {}".format, "count", "counted"),
+        "Rests on": words("basis"),
         "Verdict": words("answer"),
     }
-    alone = (
-        "" if max(results.seed_counts()) > 1 else " Here each cell has one seed, and intervals are over images alone."
-    )
     caption = (
-        "The claims, put to our records (here) and to the published rows. gamma: Goodman and Kruskal's, of all pairs "
-        "of cells that differ in that one setting, how many more agree with the claim than not; gain: accuracy less "
-        f"the baseline's, in points; gap: points between two runs of a cell.{alone} For the published rows, single "
-        "runs without predictions, the interval is what other images alone would have done."
+        "The claims, put to our records (here) and to the published rows. difference: of mean accuracies, in points; "
+        "trend: the difference that a straight line makes over the range of T (its logarithm) or alpha; gap: how far "
+        "apart 95 % of pairs of runs of one cell are at most, or the two printed ones are; agreement: Spearman's rank "
+        "correlation with accuracy, over cells. Where a claim is about several cells that differ in sign, each has a "
+        "row. A claim is supported where its statistic is better or worse, or the same, as the claim has it. "
+        f"{_of_verdicts(results)} The published rows are single runs: they are taken to vary from seed to seed as ours "
+        "of that student do, and are undecided where ours do not say."
     )
     return Table(frame, caption, "claims", columns)
 
 
 def _statistic(value: float, low: float, high: float, statistic: str) -> str:
-    """+2.92 [+1.48, +4.27]; gains and gaps in points, '–' where there are no data."""
-    if pd.isna(value):
-        return "–"
-    write = {"gamma": signed, "gain": points, "gap": percent}[statistic]
-    return f"{write(value)} [{write(low)}, {write(high)}]"
+    """+2.92 [+1.48, +4.27]: differences in points, gaps without a sign, correlations as they are."""
+    return between(value, low, high, {"agreement": signed, "gap": percent}.get(statistic, points))
 
 
 def cost(results: Results) -> Table:
     """What the cells took, and what storing the soft targets saved; times in seconds."""
     study, images = results.study, results.dataset["counts"]["train"]
-    teacher_rate = results.teacher.cost.inference_images_per_second
+    teacher_rate = results.teacher.cost.inference_images_per_second  # None: its logits were computed elsewhere
     rows = []
     for student in results.labels:
         runs = [record for record in results.students if record.student == student]
@@ -248,7 +343,7 @@ def cost(results: Results) -> Table:
                 "train_seconds": seconds.median(),
                 "images_per_second": rates.median(),
                 "all_seconds": seconds.sum(),
-                "teacher_seconds": shown_images / teacher_rate,
+                "teacher_seconds": shown_images / teacher_rate if teacher_rate else float("nan"),
             }
         )
     columns = {
@@ -261,11 +356,14 @@ def cost(results: Results) -> Table:
     }
     seeds = {record.cell.seed for record in results.students}
     views = study.view_count() * len(seeds)
-    caption = (
-        "Cost: medians and sums of training alone, each run beside others on the machine. Teacher live: what its "
-        f"forward passes would have taken in these runs, at its own measured pace; the stored soft targets took "
-        f"{duration(views * images / teacher_rate)} for {views} views, once for all."
-    )
+    caption = "Cost: medians and sums of training alone, each run beside others on the machine."
+    if teacher_rate:
+        caption += (
+            " Teacher live: what its forward passes would have taken in these runs, at its own measured pace; the "
+            f"stored soft targets took {duration(views * images / teacher_rate)} for {views} views, once for all."
+        )
+    else:
+        del columns["Teacher live"]
     return Table(pd.DataFrame(rows), caption, "cost", columns)
 
 
@@ -285,7 +383,7 @@ def beside_published(results: Results) -> Table:
                 "alpha": row["alpha"],
                 "there": there,
                 "gain_there": there - baseline[point.student],
-                "here": nan if ours is None else ours["top1_best"],
+                "here": nan if ours is None else ours["top1"],
                 "gain_here": nan if ours is None else ours["gain"],
             }
         )
@@ -300,7 +398,8 @@ def beside_published(results: Results) -> Table:
     }
     caption = (
         "The published figures (TinyImageNet-200, pretrained students) beside those of this study "
-        f"({results.study.data.name}, {len(results.dataset['classes'])} classes). A dash: not in this grid."
+        f"({results.study.data.name}, {len(results.dataset['classes'])} classes); the published ones are of single "
+        "runs. A dash: not in this grid."
     )
     return Table(pd.DataFrame(rows), caption, "published", columns)
 
@@ -336,6 +435,8 @@ def sources(results: Results) -> Mapping[str, Sequence[Record]]:
         "fig-temperature": grid,
     }
     by_label |= {label("tbl-summary", student): runs for student, runs in grid_of.items()}
+    if contrasts(results) is not None:
+        by_label["tbl-contrasts"] = grid
     if choice(results) is not None:
         by_label["tbl-choice"] = grid
     by_label |= {"tbl-claims": grid, "tbl-published": grid}

@@ -19,7 +19,8 @@ from ..records import StudentRecord
 from ..study import Cell, short
 from . import plots
 from .results import CellRow, Point, Results
-from .shown import in_html, percent, points
+from .shown import chance, in_html, p_value, percent, points
+from .stats import mcnemar
 
 TEMPERATURES = [0.5, 1, 1.5, 2, 3, 4, 6, 8, 10, 15, 20, 30, 50, 100]
 WORST_CLASSES = 8
@@ -62,7 +63,7 @@ def grid(results: Results) -> widgets.VBox:
     def pick(cell: CellRow) -> None:
         picture.value = _png(_learned(results, cell.point))
         words.value = (
-            f"<b>{in_html(results.records_of(cell.point)[0].cell.name)}</b>: top-1 {percent(cell['top1_best'])} % "
+            f"<b>{in_html(results.records_of(cell.point)[0].cell.name)}</b>: top-1 {percent(cell['top1'])} % "
             f"({points(cell['gain'])} points), last epoch {percent(cell['top1_last'])} %, NLL {cell['nll']:.3f}, "
             f"ECE {cell['ece']:.3f}, agreement with the teacher {percent(cell['agreement'])} %"
         )
@@ -93,7 +94,9 @@ def compare(results: Results) -> widgets.VBox:
         pair: list[StudentRecord] = [_set(first), _set(second)]
         right = [record.predictions["predicted"] == record.predictions["label"] for record in pair]
         of_kind = {name: np.flatnonzero(test(*right)) for name, test in kinds.items()}
-        words.value = "; ".join(f"{name}: {len(places):,}" for name, places in of_kind.items())
+        counts = "; ".join(f"{name}: {len(places):,}" for name, places in of_kind.items())
+        tested = f"McNemar's exact test of these two trained models: p = {p_value(mcnemar(*right))}"
+        words.value = f"{counts}. {tested}{_ahead(results, *(Point.of(record.cell) for record in pair))}"
         places = of_kind[_set(kind)]
         number.max = max(len(places) - 1, 0)
         if not len(places):
@@ -105,6 +108,14 @@ def compare(results: Results) -> widgets.VBox:
         picture.value = _png(plots.softened_at(image.pixels, image.label, says, 1.0, results.dataset["classes"]))
 
     return _panel([first, second, kind, number], [words, picture], draw)
+
+
+def _ahead(results: Results, cell: Point, other: Point) -> str:
+    """What is to be expected of new runs of two cells of a student; '' where nothing is known of that."""
+    if cell.student != other.student or cell == other:
+        return ""
+    ahead = results.models[cell.student].effect({cell: 1.0, other: -1.0}).ahead
+    return "" if np.isnan(ahead) else f"; of new runs of both cells the first is ahead with probability {chance(ahead)}"
 
 
 _WIDE = {"width": "420px"}
@@ -180,7 +191,7 @@ def _empty_place() -> widgets.Button:
 
 def _button(cell: CellRow, reach: float, pick: Callable[[CellRow], None]) -> widgets.Button:
     """A cell with its accuracy; its colour is its gain as a share of reach, white where that is not known."""
-    button = widgets.Button(description=percent(cell["top1_best"]), layout=_CELL)
+    button = widgets.Button(description=percent(cell["top1"]), layout=_CELL)
     button.tooltip = f"{cell.point.words}: {points(cell['gain'])} points"
     shade = 0.5 if np.isnan(cell["gain"]) else 0.5 + 0.3 * cell["gain"] / reach
     button.style.button_color = to_hex(colormaps["PuOr_r"](shade))

@@ -6,8 +6,14 @@ node that is lost costs only its unfinished runs, which go on elsewhere from the
 
 import logging
 import os
+import secrets
 import socket
+import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from .pool import NOBODY, Callbacks, Failure, Task, settings
 from .pool import run_tasks as run_here
@@ -34,47 +40,99 @@ def run_tasks(
     """
     if not tasks:
         return []
-    try:
-        import ray
-        import ray.exceptions
-    except ImportError:
-        raise ClusterError("Ray is not installed; run: uv pip install -e '.[cluster]'") from None
-    host, _, port = (address or "").rpartition(":")
+    with _own_cluster() if address is None else _cluster_at(address):
+        return _run(tasks, callbacks, gpus, retries)
+
+
+# Ray's own: where it is 0, a node's address is the loopback's. It is read when Ray is imported.
+REACHABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+
+
+@contextmanager
+def _own_cluster() -> Iterator[None]:
+    """A cluster of this machine alone, which ends with the block.
+
+    Whoever reaches a cluster can run any code there. So this one listens on the loopback address alone, asks for a
+    password, and has its sockets where no other user can enter. Raises ClusterError.
+    """
+    if "ray" in sys.modules and os.environ.get(REACHABLE) != "0":
+        raise ClusterError(
+            "Ray was imported before, and would listen on all interfaces of this machine; "
+            f"set {REACHABLE}=0 before it is imported, or start a cluster and give its address"
+        )
+    os.environ |= {REACHABLE: "0", "RAY_AUTH_MODE": "token"}
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    error = "Ray cannot be started on this machine: {}"
+    with (
+        # not below TMPDIR: the path of a socket has at most 103 characters
+        tempfile.TemporaryDirectory(prefix="kd-", dir="/tmp", ignore_cleanup_errors=True) as private,
+        _ray(error, address="local", _temp_dir=private),
+    ):
+        yield
+
+
+@contextmanager
+def _cluster_at(address: str) -> Iterator[None]:
+    """A connection to a running cluster. Raises ClusterError."""
+    error = f"no Ray cluster at {address}: {{}}; start one with: ray start --head"
+    host, _, port = address.rpartition(":")
     if host and port.isdigit():  # by itself ray waits for minutes
         try:
             socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=10).close()
         except OSError as e:
-            raise ClusterError(f"no Ray cluster at {address} ({e}); start one with: ray start --head") from None
+            raise ClusterError(error.format(e)) from None
+    with _ray(error, address=address):
+        yield
+
+
+@contextmanager
+def _ray(error: str, **options: Any) -> Iterator[None]:
+    """Ray, connected as the options of ray.init say. Raises ClusterError, of that text."""
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-    except (ConnectionError, RuntimeError, ValueError) as e:
-        raise ClusterError(f"no Ray cluster at {address}: {e}; start one with: ray start --head") from e
+        import ray
+    except ImportError:
+        raise ClusterError("Ray is not installed; run: uv pip install -e '.[cluster]'") from None
+    for last in (False, True):  # on a busy machine Ray gives up after half a minute
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False, **options)
+            break
+        except Exception as e:  # which Ray raises as it is
+            ray.shutdown()
+            if last:
+                raise ClusterError(error.format(" ".join(str(e).split()))) from e
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _run(tasks: list[Task], callbacks: Callbacks, gpus: float, retries: int) -> list[Failure]:
+    import ray
+    import ray.exceptions
+
     environment = settings()
     remote = ray.remote(num_gpus=gpus, max_retries=retries)(_on_a_node)
     failures: list[Failure] = []
-    try:
-        waiting, references = {}, {}
-        for task in tasks:
-            before = [references[name] for name in sorted(task.after) if name in references]
-            reference = remote.options(num_cpus=task.threads).remote(task, environment, *before)
-            waiting[reference], references[task.name] = task, reference
-        while waiting:
-            done, _ = ray.wait(list(waiting), timeout=0.5)
-            for reference in done:
-                task = waiting.pop(reference)
-                seconds = 0.0
-                try:
-                    error, seconds = ray.get(reference)
-                except ray.exceptions.RayError as e:
-                    error = f"{type(e).__name__}: {str(e).splitlines()[0]}"
-                if error == LEFT_OUT:
-                    continue
-                if error:
-                    failures.append(Failure(task, error))
-                callbacks.done(task, seconds, error)
-            callbacks.tick({})
-    finally:
-        ray.shutdown()
+    waiting, references = {}, {}
+    for task in tasks:
+        before = [references[name] for name in sorted(task.after) if name in references]
+        reference = remote.options(num_cpus=task.threads).remote(task, environment, *before)
+        waiting[reference], references[task.name] = task, reference
+    while waiting:
+        done, _ = ray.wait(list(waiting), timeout=0.5)
+        for reference in done:
+            task = waiting.pop(reference)
+            seconds = 0.0
+            try:
+                error, seconds = ray.get(reference)
+            except ray.exceptions.RayError as e:
+                error = f"{type(e).__name__}: {str(e).splitlines()[0]}"
+            if error == LEFT_OUT:
+                continue
+            if error:
+                failures.append(Failure(task, error))
+            callbacks.done(task, seconds, error)
+        callbacks.tick({})
     return failures
 
 

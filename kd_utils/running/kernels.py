@@ -1,6 +1,7 @@
 """Notebooks run in kernels that are forked from this process, with all that it has imported.
 
-A plain kernel spends 4 to 6 seconds on imports and shutdown; a forked one half a second.
+A plain kernel spends 4 to 6 seconds on imports and shutdown; a forked one half a second. A kernel is spoken to through
+sockets in a folder that only this user can enter. There are no ports, which two kernels could draw at once.
 """
 
 import asyncio
@@ -8,6 +9,8 @@ import json
 import os
 import signal
 import time
+from multiprocessing.util import get_temp_dir
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
@@ -27,8 +30,13 @@ def run_notebook(notebook: str, output: str, parameters: dict) -> "NotebookNode"
         ForkProvisioner.ready = _ForkedKernel()
         os.environ["JUPYTER_DEFAULT_PROVISIONER_NAME"] = "kd-fork"
     from papermill.execute import execute_notebook
+    from traitlets.config import Config
 
-    return execute_notebook(notebook, output, parameters, progress_bar=False, start_timeout=300)
+    # the folder is removed by the command that was typed, even where this process is killed
+    with TemporaryDirectory(prefix="kernel-", dir=get_temp_dir()) as private:
+        connection = {"transport": "ipc", "connection_file": os.path.join(private, "connection.json")}
+        config = Config(KernelManager=connection)
+        return execute_notebook(notebook, output, parameters, progress_bar=False, start_timeout=300, config=config)
 
 
 class _ForkedKernel:

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from .. import files, machine, paths, records
 from ..records import TeacherRecord
-from ..shelf import Shelf
+from ..shelf import Shelf, note
 from ..study import Cell, Model, Study, StudyError, short
 from ..study import load as load_study
 from . import events, pace
@@ -94,6 +94,9 @@ def prepare_data(study: Study, source: str | Path | None, tell: Listener) -> "Da
 
 def train_teachers(shelf: Shelf, where: Resources, tell: Listener) -> bool:
     """Train the candidates that are not trained yet; the best one is the teacher, and its weights are kept apart."""
+    from ..learning import data
+
+    note(shelf.study, data.load(shelf.study).meta)  # files that candidates are made of may have come after the data
     ok = _run("teachers", teacher_tasks(shelf, where.device), shelf, where, tell)
     if shelf.teacher is not None:
         top1, among = shelf.teacher.metrics.top1_best, len(shelf.candidates)
@@ -194,24 +197,19 @@ def keep_teacher(study: Study, teacher: TeacherRecord) -> str:
 
 
 def teacher_tasks(shelf: Shelf, device: str = "auto") -> list[Task]:
-    """The candidates that are still to be trained, each a run of teacher.ipynb."""
+    """The candidates that are still to be trained, each a run of teacher.ipynb; ensembles behind their members."""
     from ..learning import data
 
     study = shelf.study
     data.load(study)
-    return [
-        _notebook(
-            study,
-            "teacher",
-            label,
-            shelf.teacher_folder(label),
-            {"candidate": label, "device": device},
-            study.training(study.candidate(label), teacher=True).epochs,
-            study.candidate(label),
-        )
-        for label, record in shelf.candidates.items()
-        if record is None
-    ]
+    tasks = []
+    for model in sorted(study.teacher.candidates, key=lambda candidate: bool(candidate.ensemble)):
+        if shelf.candidates[model.label] is None:
+            folder, steps = shelf.teacher_folder(model.label), study.training(model, teacher=True).epochs or 1
+            parameters = {"candidate": model.label, "device": device}
+            task = _notebook(study, "teacher", model.label, folder, parameters, steps, model)
+            tasks.append(replace(task, after=frozenset(model.ensemble)))
+    return tasks
 
 
 def student_tasks(shelf: Shelf, device: str = "auto") -> list[Task]:
@@ -314,6 +312,7 @@ def execute(study: Study, notebook: str, output: str, parameters: dict) -> None:
     study: as the command has read it. Raises PipelineError if its file, which the notebook reads, says another thing
     by now, or if the results were removed meanwhile.
     """
+    from ..learning import data
     from .kernels import run_notebook
 
     again = "run the same command again, which takes things as they are then"
@@ -323,9 +322,9 @@ def execute(study: Study, notebook: str, output: str, parameters: dict) -> None:
         changed = True
     if changed:
         raise PipelineError(f"{study.file} was changed after this command had read it; {again}")
-    about = paths.results(study.name) / paths.DATA
-    if not about.is_file():
-        raise PipelineError(f"{about} was removed while this command ran; run: kd run {study.name}")
+    for needed in (paths.results(study.name) / paths.DATA, data.folder_of(study.data) / paths.META):
+        if not needed.is_file():
+            raise PipelineError(f"{needed} was removed while this command ran; run: kd run {study.name}")
     run_notebook(notebook, output, parameters)
     if not (Path(output).parent / paths.RECORD).is_file():
         raise PipelineError(
@@ -416,7 +415,7 @@ def advise(shelf: Shelf, where: Resources, tell: Listener) -> None:
         if batch > images:
             tell(events.Advised(f"{model.label}: a batch of {batch} is more than the {images:,} training images"))
     _check_space(shelf, images * len(dataset.classes))
-    _check_models(study, [*candidates, *students])
+    _check_models(study, [model for model in (*candidates, *students) if model.model])
 
 
 def _check_space(shelf: Shelf, numbers: int) -> None:
@@ -437,6 +436,8 @@ def _check_space(shelf: Shelf, numbers: int) -> None:
 
 def _check_models(study: Study, models: list[Model]) -> None:
     """Make each model once, in a process that has torch. Raises PipelineError for those that cannot be made."""
+    if not models:
+        return
     with TemporaryDirectory() as folder:
         task = Task("models", make_models, {"study": study, "models": models}, Path(folder) / "models")
         failures = run_tasks([task], [{}])
@@ -453,7 +454,8 @@ def make_models(study: Study, models: list[Model]) -> None:
     dataset, errors = data.load(study), []
     for model in models:
         try:
-            check(model, len(dataset.classes), dataset.meta["image_size"])
+            teaches_as_it_is = model in study.teacher.candidates and not study.training(model, teacher=True).epochs
+            check(model, len(dataset.classes), dataset.meta["image_size"], head=teaches_as_it_is)
         except ModelError as e:
             errors.append(str(e))
     if errors:
@@ -477,9 +479,9 @@ def held(study: Study) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout:
-        who = holder.read_text(encoding="utf-8") if holder.is_file() else "a process that is just starting"
+        who = holder.read_text(encoding="utf-8", errors="replace").strip() if holder.is_file() else ""
         raise PipelineError(
-            f"another kd command is working on study '{study.name}': {who.strip()}; "
+            f"another kd command is working on study '{study.name}': {who or 'a process that is just starting'}; "
             f"wait for it, or watch it with: kd status {study.name}"
         ) from None
     except OSError as e:

@@ -5,12 +5,10 @@ Loads no torch: `kd_utils._preload` does, in the fork server.
 """
 
 import ctypes
-import json
 import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -22,7 +20,7 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from .. import files, paths
+from .. import files, machine, paths
 
 FORKS = sys.platform == "linux"
 PRELOADED = ["kd_utils._preload"]  # what the process that forks imports
@@ -31,7 +29,7 @@ KILLED_HINT = {int(signal.SIGKILL): " (out of memory?)"}
 STARTED_BY = "KD_STARTED_BY"  # the variable that tells the process that forks which process started it
 FORK_SERVER_GONE = 255  # what multiprocessing says of a process whose fork server can no longer be asked
 # causes that may have passed by another time: memory that something else held, a kernel that was killed
-MAY_PASS = ("killed by ", "DeadKernelError", "MemoryError", "OutOfMemoryError")
+MAY_PASS = ("killed by ", "DeadKernelError", "RuntimeError: Kernel d", "MemoryError", "OutOfMemoryError")
 BACK_OFF = 5.0  # seconds before the first retry, doubled for each further one
 
 
@@ -223,23 +221,21 @@ def warm_up(modules: list[str] | None = None) -> SpawnContext | ForkServerContex
     modules: what it imports, by default PRELOADED.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # idle OpenMP threads must not spin beside busy neighbours
-    try:
-        Path.home()
-    except RuntimeError:  # no HOME, and a user without a name, as in some containers: libraries want a place for caches
-        os.environ["HOME"] = tempfile.gettempdir()
+    machine.settle()
     if not FORKS:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED if modules is None else modules)
     os.environ[STARTED_BY] = str(os.getpid())
-    forkserver.ensure_running()
+    with machine.deaf_children():
+        forkserver.ensure_running()
     return context
 
 
 def _steps(task: Task) -> int:
     try:
-        return json.loads((task.folder / paths.PROGRESS).read_text(encoding="utf-8"))["epoch"]
-    except (OSError, ValueError, KeyError):
+        return (files.read_json(task.folder / paths.PROGRESS, epoch=int) or {"epoch": 0})["epoch"]
+    except OSError:  # on file systems that machines share, for a moment
         return 0
 
 
@@ -259,7 +255,7 @@ def _error(task: Task, code: int) -> str:
         else:
             reason = f"ended with exit code {code}; see {task.folder / paths.LOG}"
         files.write_json(path, {"error": reason})
-    return json.loads(path.read_text(encoding="utf-8"))["error"]
+    return (files.read_json(path, error=str) or {"error": f"{path}: damaged"})["error"]
 
 
 def settings() -> dict[str, str]:
@@ -282,6 +278,8 @@ def _child(task: Task, environment: dict[str, str]) -> None:
     try:
         task.function(**task.arguments)
     except BaseException as e:
+        if not isinstance(e, files.DiskFull) and files.is_full(e, task.folder):  # what libraries write
+            e = files.DiskFull.at(task.folder)
         name = getattr(e, "ename", type(e).__name__)
         text = str(getattr(e, "evalue", e))
         files.write_json(task.folder / paths.FAILURE, {"error": f"{name}: {text}"})

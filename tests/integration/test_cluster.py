@@ -3,6 +3,8 @@
 import contextlib
 import shutil
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
@@ -51,6 +53,29 @@ def test_a_lost_node_costs_only_its_unfinished_runs(finished, copied, two_nodes)
     assert {p: p.stat().st_mtime_ns for p in before} == before
     same(finished, copied)
     assert len(outcome(copied)[0]) == 10
+
+
+OWN = """
+import psutil
+from kd_utils.running import cluster
+with cluster._own_cluster():
+    ours = {p.pid for p in (psutil.Process(), *psutil.Process().children(recursive=True))}
+    heard = {c.laddr.ip for c in psutil.net_connections("inet") if c.pid in ours and c.status == psutil.CONN_LISTEN}
+assert heard, ours
+print(*heard)
+"""
+
+
+def test_a_cluster_of_its_own_listens_on_the_loopback_alone():
+    done = subprocess.run([sys.executable, "-c", OWN], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert {address.removeprefix("::ffff:") for address in done.stdout.split()} <= {"127.0.0.1", "::1"}
+
+
+def test_a_ray_that_would_listen_everywhere_is_not_started(monkeypatch):
+    monkeypatch.delenv(cluster.REACHABLE, raising=False)
+    with pytest.raises(cluster.ClusterError, match="would listen on all interfaces"), cluster._own_cluster():
+        pass
 
 
 def test_no_cluster_is_said_to_be_missing(root):

@@ -8,7 +8,7 @@ import pytest
 
 from kd_utils.learning import metrics
 from kd_utils.learning import run as runs
-from kd_utils.reporting import results, widgets
+from kd_utils.reporting import results, shown, stats, widgets
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +74,10 @@ def test_two_cells_are_compared_image_by_image(study_results):
     first, second, kind = parts(panel, "Dropdown")
     a, b = (w.value.predictions for w in (first, second))
     only = np.flatnonzero((a["predicted"] == a["label"]) & (b["predicted"] != b["label"]))
-    assert f"only the first is right: {len(only)};" in parts(panel, "HTML")[-1].value
+    rights = [x["predicted"] == x["label"] for x in (a, b)]
+    said = parts(panel, "HTML")[-1].value
+    assert f"only the first is right: {len(only)};" in said
+    assert f"these two trained models: p = {shown.p_value(stats.mcnemar(*rights))}" in said
     (number,), (picture,) = parts(panel, "IntSlider"), parts(panel, "Image")
     assert number.max == max(len(only) - 1, 0)
     kind.value = "both are wrong"

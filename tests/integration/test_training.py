@@ -262,3 +262,8 @@ def test_bf16_on_a_gpu_learns():
         precision="bf16",
     )
     assert done.history[-1]["loss"] < 0.5 * done.history[0]["loss"]
+
+
+def test_the_learning_rate_falls_at_the_milestones():
+    done = fit(make(), Train(epochs=5, batch_size=25, lr=0.01, schedule="step", milestones=[1, 3], gamma=0.5))
+    assert [row["lr"] for row in done.history] == pytest.approx([0.01, 0.005, 0.005, 0.0025, 0.0025])

@@ -1,15 +1,73 @@
+import errno
 import io
+import os
 import re
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from helpers import interruptible
 from rich.console import Console
 
-from kd_utils import console
+from kd_utils import cli, console, files
 from kd_utils.running import events, pace
 from kd_utils.shelf import Progress
 from kd_utils.study import Cell
+
+INTERRUPTED = """
+import os, signal, sys
+class Interrupt:  # comes when a module is imported
+    module = sys.argv.pop(1)
+    def find_spec(self, name, *_):
+        if name == self.module:
+            self.module = None
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from kd_utils.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["typer", "yaml", "numpy"])
+def test_an_interrupt_is_one_line_whatever_is_being_imported(root, module):
+    command = [sys.executable, "-c", INTERRUPTED, module, "data", "small"]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=interruptible)
+    assert (done.returncode, done.stdout.strip()) == (130, "")
+    assert done.stderr.strip() == "stopped; the same command goes on from here"
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            OSError(errno.EROFS, "Read-only file system", "/x/y"),
+            "/x/y: Read-only file system; change its rights, or let",
+        ),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/x"), "/x: Not a directory; put this right, and run"),
+        (files.DiskFull.at(Path("/x")), "no space left while writing /x; free some"),
+    ],
+)
+def test_what_the_system_refuses_is_a_line(monkeypatch, capsys, error, says):
+    def refuse():
+        raise error
+
+    monkeypatch.setattr(cli, "app", refuse)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert capsys.readouterr().err.startswith(f"kd: {says}")
+
+
+def test_a_working_directory_that_is_gone_is_said_to_be(monkeypatch, capsys, tmp_path_factory):
+    gone = tmp_path_factory.mktemp("gone")
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    monkeypatch.setattr(cli, "app", os.getcwd)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert "the folder that this was started in is gone" in capsys.readouterr().err
+
 
 A, B, OTHER = Cell("x", 4.0, 0.5, 0), Cell("x", None, 1.0, 0), Cell("y", None, 1.0, 0)
 DONE = SimpleNamespace(cost=SimpleNamespace(train_seconds=100.0))
@@ -74,3 +132,17 @@ def test_the_terminal_shows_a_line_for_each_thing_that_ends(tmp_path):
         "tried again: two: killed by SIGKILL",
         f"failed: three: ValueError: a [red]b[/x]; see {tmp_path}",
     ]
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"cells": 5}', '{"cells": [5]}', '{"cells": [{"outputs": [{}]}]}'])
+def test_logs_of_a_damaged_notebook_say_so(tmp_path, monkeypatch, capsys, content):
+    notebook = tmp_path / "distill.ipynb"
+    notebook.write_text(content)
+    (tmp_path / "run.log").write_bytes(b"caf\xe9\n")
+    fake = SimpleNamespace(folders=lambda: [("one", tmp_path)], running=dict)
+    monkeypatch.setattr(console, "Shelf", lambda study: fake)
+    console.logs(SimpleNamespace(), "one")
+    assert (
+        capsys.readouterr().out
+        == f"{tmp_path}\n{notebook}: damaged; the run writes it anew\ncaf\ufffd\n{tmp_path / 'run.log'}\n"
+    )

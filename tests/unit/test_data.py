@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -18,6 +19,7 @@ import pytest
 from helpers import SMALL, write_study
 from PIL import Image
 
+from kd_utils import paths
 from kd_utils.learning import data, loaders
 from kd_utils.sources import SOURCES
 from kd_utils.study import load
@@ -556,6 +558,18 @@ def test_cifar100_comes_through_torchvision(root, monkeypatch):
     write_study(root, {**SMALL, "data": {"name": "cifar100", "image_size": 32, "train_per_class": 4}})
     found = data.prepare(load("small"))
     assert found.classes == Fake.classes and found.meta["counts"] == {"train": 8, "val": 10, "holdout": 0}
+
+    archive = paths.downloads() / "cifar-100-python.tar.gz"
+    archive.parent.mkdir()
+    with open(archive, "wb") as f:
+        f.truncate(10**12)  # of which nothing is on disk
+    with pytest.raises(data.DataError, match=r"cifar-100-python\.tar\.gz: not a file of at most 200,000,000 bytes"):
+        loaders.cifar100(None, print)
+
+
+def test_what_has_no_end_is_no_archive():
+    with pytest.raises(data.DataError, match="/dev/zero: not a zip archive that can be read .*neither a file nor"):
+        loaders.Reader(Path("/dev/zero")).names()
 
 
 class Server(http.server.BaseHTTPRequestHandler):

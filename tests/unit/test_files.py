@@ -87,3 +87,23 @@ def test_a_folder_takes_the_place_of_one_that_is_there(tmp_path):
         tmp.mkdir()
         (tmp / "new").write_text("x")
     assert [str(p.relative_to(tmp_path)) for p in sorted(tmp_path.rglob("*"))] == ["data", "data/new"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", "null", '{"epoch": "x"}', "[" * 100_000, b"\xff\xfe"])
+def test_json_that_is_damaged_or_says_something_else_is_none(tmp_path, content):
+    path = tmp_path / "progress.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert files.read_json(path, epoch=int) is None
+    path.write_text('{"epoch": 3, "more": 1}')
+    assert files.read_json(path, epoch=int) == {"epoch": 3, "more": 1}
+
+
+def test_what_has_no_end_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").write_text("xxxxx")
+    for path, says in ((tmp_path / "pipe", "not a file"), (Path("/dev/zero"), "not a file")):
+        for read in (files.read_text, files.sha256):
+            with pytest.raises(OSError, match=says):
+                read(path)
+    with pytest.raises(OSError, match="5 bytes, and at most 4 are read"):
+        files.read_text(tmp_path / "large", 4)

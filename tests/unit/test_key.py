@@ -28,6 +28,9 @@ def keys(root, **changes):
         {"threads": 2},
         {"views": 2},
         {"augment": {"flip": False}},
+        {"augment": {**SMALL["augment"], "rotate": 20}},
+        {"train": {**SMALL["train"], "schedule": "step", "milestones": [2]}},
+        {"train": {**SMALL["train"], "nesterov": False}},
         {"train": {**SMALL["train"], "lr": 0.002}},
         {"data": {**SMALL["data"], "train_per_class": 7}},
     ],
@@ -46,6 +49,9 @@ def test_what_changes_metrics_changes_the_key(root, changes):
     [
         {"precision": "fp32"},
         {"data_parallel": 1},
+        {"augment": {**SMALL["augment"], "rotate": 0}},
+        {"train": {**SMALL["train"], "milestones": [], "gamma": 0.1, "nesterov": True}},
+        {"students": [{"model": "test_byobnet", "stem": "default"}]},
         {"title": "Another"},
         {"seeds": [0, 1]},
         {"grid": {"T": [4], "alpha": [0.5]}},
@@ -117,3 +123,43 @@ def test_a_clone_without_that_file_still_knows_its_records(root):
 def test_a_file_that_is_neither_here_nor_noted_is_an_error(root):
     with pytest.raises(StudyError, match=r"pretrained of test_byobnet: there is no file .*/studies/gone\.safetensors"):
         keys(root, students=[{"model": "test_byobnet", "pretrained": "gone.safetensors"}])
+
+
+def test_the_committed_records_answer_their_study(monkeypatch, checkout):
+    """Settings that came later leave the keys of old records as they were."""
+    monkeypatch.delenv("KD_ROOT", raising=False)
+    kept = shelf.Shelf(load(checkout / "studies" / "tiny-imagenet-20.yaml"))
+    records = list((checkout / "results" / "tiny-imagenet-20").glob("*/*/record.json"))
+    assert len(records) >= 105
+    assert len(kept.students) + len(kept.teachers) == len(records)
+
+
+@pytest.mark.parametrize("changes", [{"mean": [0.5, 0.5, 0.5]}, {"std": [0.5, 0.5, 0.5]}, {"stem": "small"}], ids=str)
+def test_what_a_model_is_changes_its_key(root, changes):
+    plain, changed = ({"students": [{"model": "test_byobnet", **more}]} for more in ({}, changes))
+    assert keys(root, **plain)[1] != keys(root, **changed)[1]
+
+
+def test_a_model_of_one_s_own_is_known_by_its_code(root):
+    code = root / "studies" / "nets.py"
+    students = {"students": [{"model": "nets.py:Net", "name": "test_byobnet"}]}
+    found = []
+    for text in ("one", "another", "one"):
+        code.write_text(text)
+        found.append(keys(root, **students)[1])
+    assert found[0] == found[2] != found[1]
+    code.rename(root / "studies" / "moved.py")
+    assert keys(root, students=[{"model": "moved.py:Net", "name": "test_byobnet"}])[1] == found[0]
+    assert keys(root, students=[{"model": "moved.py:Other", "name": "test_byobnet"}])[1] != found[0]
+    with pytest.raises(StudyError, match=r"model of test_byobnet: there is no file .*/studies/nets\.py"):
+        keys(root, **students)
+
+
+def test_a_schedule_of_its_own_takes_no_milestones_along(root):
+    train = {**SMALL["train"], "schedule": "step", "milestones": [2], "gamma": 0.5}
+    teacher = {**SMALL["teacher"], "train": {"schedule": "cosine"}}
+    write_study(root, {**SMALL, "train": train, "teacher": teacher})
+    study = load("small")
+    taught, teaches = study.training(study.students[0], teacher=False), study.training(study.students[0], teacher=True)
+    assert (taught.milestones, taught.gamma) == ([2], 0.5)
+    assert (teaches.schedule, teaches.milestones, teaches.gamma) == ("cosine", [], 0.1)

@@ -1,4 +1,5 @@
 import inspect
+import itertools
 import json
 import math
 
@@ -15,6 +16,7 @@ from kd_utils.learning.losses import (
     kd_loss,
     label_smoothing_loss,
     mse_loss,
+    permuted_kd_loss,
     standardised_kd_loss,
 )
 
@@ -255,6 +257,45 @@ def test_mse_alone_sees_a_shift_of_all_logits():
     plain, further = (mse_loss(*x, alpha=0).loss.item() for x in (at_rest, shifted))
     assert further == pytest.approx(plain + 3**2 / 2, rel=1e-5)
     assert kd_loss(*shifted, T=4, alpha=0).loss.item() == pytest.approx(kd_loss(*at_rest, T=4, alpha=0).loss.item())
+
+
+@pytest.mark.parametrize("T", [1, 4, 20])
+def test_permuted_equals_the_formula_for_some_permutation_of_the_other_classes(T):
+    """Of three other classes there are six orders: in float64 the loss of each image is that of one of them."""
+    student, targets, teacher = example(classes=4, batch=40)
+    found = []
+    for s, y, t in zip(student, targets, teacher, strict=True):
+        got = permuted_kd_loss(s[None].float(), y[None], t[None].float(), T=T, alpha=0.3).loss.item()
+        others = [c for c in range(4) if c != y]
+        losses_of = {}
+        for order in itertools.permutations(others):
+            logits = t.clone()
+            logits[others] = t[list(order)]
+            losses_of[order], *_ = by_hand(s[None], [y], logits[None], T, 0.3)
+        nearest = min(losses_of, key=lambda order: abs(losses_of[order] - got))
+        assert got == pytest.approx(losses_of[nearest], rel=1e-5, abs=1e-6 * T**2)
+        found.append(nearest != tuple(others))
+    assert any(found)
+
+
+def test_permuted_leaves_the_target_and_keeps_what_it_permutes():
+    """Each image of a batch has an order of its own, and no class keeps its place more often than by chance."""
+    _, targets, teacher = example(classes=5, batch=2000)
+    permuted = losses._permuted(teacher, targets)
+    rows = torch.arange(len(targets))
+    assert torch.equal(permuted[rows, targets], teacher[rows, targets])
+    assert torch.equal(permuted.sort(dim=1).values, teacher.sort(dim=1).values)
+    kept = (permuted == teacher).double()
+    kept[rows, targets] = 0
+    assert kept.sum().item() / (4 * len(targets)) == pytest.approx(1 / 4, abs=0.02)
+    assert torch.equal(losses._permuted(teacher, targets), permuted)
+
+
+@pytest.mark.parametrize("name", ["self", "early_teacher", "random_teacher"])
+def test_the_methods_that_change_the_teacher_alone_have_the_formula_of_plain_distillation(name):
+    student, targets, teacher = example()
+    got = losses.of(name, T=4, alpha=0.3)(student.float(), targets, teacher.float())
+    assert got.loss.item() == pytest.approx(by_hand(student, targets, teacher, 4, 0.3)[0], rel=1e-5)
 
 
 @pytest.mark.parametrize("alpha", [0, 0.5, 0.9, 1])

@@ -1,3 +1,9 @@
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+
 import pytest
 from helpers import SMALL, write_study
 
@@ -106,3 +112,36 @@ def test_the_processor_is_named_with_what_it_computes_with(monkeypatch):
     assert machine.processor() == "A processor (AVX-512)"
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
     assert machine.processor() == "A processor (as avx2)"
+
+
+def test_processes_that_are_started_deaf_ignore_interrupts():
+    says = [sys.executable, "-c", "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"]
+    before = signal.getsignal(signal.SIGINT)
+    with machine.deaf_children():
+        deaf = subprocess.run(says, capture_output=True, text=True).stdout
+    assert deaf == "True\n" and signal.getsignal(signal.SIGINT) is before
+
+
+def test_without_a_home_caches_go_where_temporary_files_do(monkeypatch, tmp_path):
+    def none():
+        raise RuntimeError("Could not determine home directory.")
+
+    with monkeypatch.context() as m:
+        m.setenv("HOME", "")
+        m.setattr(machine.Path, "home", none)
+        machine.settle()
+        assert os.environ["HOME"] == tempfile.gettempdir()
+    monkeypatch.setattr(machine.Path, "home", lambda: tmp_path / "none")
+    for name in ("IPYTHONDIR", "MPLCONFIGDIR"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    machine.settle()
+    assert os.access(os.environ["IPYTHONDIR"], os.W_OK) and os.access(os.environ["MPLCONFIGDIR"], os.W_OK)
+
+
+def test_temporary_files_go_where_a_socket_can_be(monkeypatch, tmp_path):
+    long = tmp_path / ("x" * 60)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    machine.settle()
+    assert tempfile.gettempdir() == "/tmp"

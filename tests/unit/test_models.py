@@ -87,6 +87,15 @@ def test_the_normalisation_is_kept_with_the_weights(tmp_path):
     assert weights.fingerprint(state, source.mean, source.std) != weights.fingerprint(state)
 
 
+@pytest.mark.parametrize("left", [0, 5, 100])
+def test_damaged_weights_are_named(tmp_path, left):
+    path = tmp_path / "w.safetensors"
+    weights.save(path, {"w": torch.zeros(100)}, (0.5,), (0.5,))
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(ModelError, match=r"w\.safetensors: damaged"):
+        weights.read(path)
+
+
 def test_a_file_that_runs_code_is_refused(tmp_path):
     import pickle
 
@@ -160,3 +169,81 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path, content):
     torch.save(content, path)
     with pytest.raises(ModelError, match=r"list\.pth: not weights .*it holds a \w+, not a state dict"):
         create(Model(model="lcnet_050", pretrained=str(path)), 5, 32)
+
+
+OWN = """
+from dataclasses import dataclass
+from torch import nn
+
+@dataclass(eq=False)
+class Net(nn.Module):
+    classes: int
+
+    def __post_init__(self):
+        super().__init__()
+        self.last = nn.Conv2d(3, self.classes, 1)
+        self.twin = self.last  # shared weights
+
+    def forward(self, x):
+        return self.last(x).mean((2, 3))
+
+def deaf(classes):
+    return Net(classes - 1)
+
+def word(classes):
+    return "a net"
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    return path
+
+
+def test_a_model_of_one_s_own(own, tmp_path):
+    torch.manual_seed(0)
+    model = create(Model(model=f"{own}:Net"), 7, 32)
+    assert model(IMAGES).shape == (2, 7) and model.training
+    torch.manual_seed(0)
+    again = create(Model(model=f"{own}:Net"), 7, 32)
+    assert torch.equal(again(IMAGES), model(IMAGES))  # seeded as others are
+    models.save(model, tmp_path / "own.safetensors")
+    torch.manual_seed(1)
+    loaded = create(Model(model=f"{own}:Net", pretrained=str(tmp_path / "own.safetensors")), 7, 32)
+    torch.testing.assert_close(loaded(IMAGES), model(IMAGES))
+    own.write_text(OWN.replace("mean", "amax"))  # as many bytes, within the same second
+    assert not torch.equal(create(Model(model=f"{own}:Net"), 7, 32)(IMAGES), model(IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "says"),
+    [
+        ("Nte", OWN, r"there is no 'Nte' in .*own\.py; did you mean Net\?"),
+        ("word", OWN, r"own\.py:word\(7\) cannot be used \(TypeError: it gives back a str, not a torch\.nn\.Module"),
+        ("deaf", OWN, r"of 2 images and 7 classes it makes \(2, 6\), not logits of shape \(2, 7\)"),
+        ("Net", "import nothing_of_that_name", r"own\.py cannot be run \(ModuleNotFoundError: No module named"),
+        ("Net", "def Net(:", r"own\.py cannot be run \(SyntaxError"),
+    ],
+)
+def test_what_is_no_model_of_one_s_own_is_named(own, name, code, says):
+    own.write_text(code)
+    with pytest.raises(ModelError, match=says):
+        create(Model(model=f"{own}:{name}"), 7, 32)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm/resnet10t", "shufflenet_v2_x1_0"])
+def test_a_small_stem_keeps_the_pixels(name):
+    model, sizes = create(Model(model=name, stem="small"), 7, 32), []
+    model.backbone.maxpool.register_forward_hook(lambda module, given, out: sizes.append(tuple(out.shape[2:])))
+    assert model.eval()(IMAGES).shape == (2, 7)
+    assert sizes == [(32, 32)]
+
+
+def test_a_small_stem_is_of_models_that_have_one(tmp_path):
+    with pytest.raises(ModelError, match="'mobilenet_v2' has no small stem: that is for ResNets and ShuffleNets"):
+        create(Model(model="mobilenet_v2", stem="small"), 7, 32)
+    models.save(create(Model(model="resnet18"), 7, 32), tmp_path / "full.safetensors")
+    with pytest.raises(ModelError, match="weights of another model; 1 entries differ in shape: .'conv1.weight'"):
+        create(Model(model="resnet18", stem="small", pretrained=str(tmp_path / "full.safetensors")), 7, 32)

@@ -1,6 +1,7 @@
 """A study's stages, without a run."""
 
 import re
+import shutil
 from collections import namedtuple
 
 import pytest
@@ -66,12 +67,17 @@ def lose_results(root):
     (root / "results" / "small" / "data.json").unlink()
 
 
+def lose_cache(root):
+    shutil.rmtree(root / "cache")
+
+
 @pytest.mark.parametrize(
     ("do", "says"),
     [
         (edit, r"small\.yaml was changed after this command had read it; run the same command again"),
         (lambda root: (root / "studies" / "small.yaml").unlink(), r"small\.yaml was changed"),
         (lose_results, r"data\.json was removed while this command ran; run: kd run small"),
+        (lose_cache, r"meta\.json was removed while this command ran; run: kd run small"),
     ],
 )
 def test_a_study_or_results_that_change_while_it_runs_are_blamed(root, executed, do, says):
@@ -125,7 +131,7 @@ def test_a_full_disk_and_batches_larger_than_the_data_are_told_before_anything_i
     pipeline.advise(Shelf(load("small")), pipeline.HERE, said.append)
     assert [str(event) for event in said] == [
         f"note: {label}: a batch of 200 is more than the 120 training images"
-        for label in ("test_byobnet", "shuffle", "test_byobnet", "efficient")
+        for label in ("test_byobnet", "efficient", "test_byobnet", "efficient")
     ]
     need = 2 * 10 * 120 * 10 * 2  # seeds, views, images, classes, bytes
     monkeypatch.setattr(pipeline.shutil, "disk_usage", lambda path: Usage(need))

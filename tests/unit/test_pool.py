@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -84,6 +85,39 @@ def test_what_is_started_by_a_process_that_has_ended_ends_at_once():
     assert subprocess.run(ours, capture_output=True).stdout == b"lives\n"
 
 
+def a_kernel_that_dies_once(path: str) -> None:
+    """What jupyter_client says of a kernel that ends before it has answered."""
+    work(path)
+    if Path(path).read_text() == "begun\n":
+        raise RuntimeError("Kernel died before replying to kernel_info")
+
+
+def test_a_kernel_that_dies_before_it_replies_is_tried_again(light, tmp_path):
+    retried = []
+    task = Task("run", a_kernel_that_dies_once, {"path": str(tmp_path / "x.txt")}, tmp_path / "run")
+    assert pool.run_tasks([task], [{}], Callbacks(retry=lambda *a: retried.append(a))) == []
+    assert [error for _, error in retried] == ["RuntimeError: Kernel died before replying to kernel_info"]
+
+
+def test_kernels_are_spoken_to_in_a_folder_of_this_user_alone(monkeypatch):
+    """Through files whose paths are short enough for sockets, and no ports; nothing of them is left."""
+    from kd_utils.running import kernels
+
+    folders = []
+
+    def execute(*_, config, **__):
+        connection = config.KernelManager
+        folder = Path(connection.connection_file).parent
+        folders.append(folder)
+        assert connection.transport == "ipc" and len(f"{folder}/connection-ipc-5") < 104
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700 and folder.stat().st_uid == os.getuid()
+
+    monkeypatch.setattr(kernels, "FORKS", False)
+    monkeypatch.setattr("papermill.execute.execute_notebook", execute)
+    kernels.run_notebook("in", "out", {})
+    assert len(folders) == 1 and not folders[0].exists()
+
+
 class Refused(BaseProcess):
     """A process whose fork server cannot be reached so many times."""
 
@@ -101,34 +135,3 @@ def test_a_fork_server_that_cannot_be_reached_is_asked_again_and_then_named():
     pool._start(Refused(1))
     with pytest.raises(pool.PoolError, match="python -m kd_utils._preload"):
         pool._start(Refused(2))
-
-
-def test_without_a_home_caches_go_where_temporary_files_do(light, monkeypatch):
-    def none():
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setenv("HOME", "")
-    monkeypatch.setattr(pool.Path, "home", none)
-    pool.warm_up()
-    assert os.environ["HOME"] == pool.tempfile.gettempdir()
-
-
-def note(path: str, name: str) -> None:
-    """Leaves its name; 'broken' fails."""
-    with open(path, "a") as f:
-        f.write(f"{name}\n")
-    if name == "broken":
-        raise ValueError("broken")
-
-
-def test_a_task_waits_for_what_it_needs_and_is_left_out_where_that_fails(light, tmp_path):
-    """In one slot: those behind a waiting task pass it, and nothing is told of what waits for a failure."""
-
-    def task(name, *after):
-        return Task(name, note, {"path": str(tmp_path / "log"), "name": name}, tmp_path / name, after=frozenset(after))
-
-    done = []
-    tasks = [task("second", "first"), task("broken"), task("lost", "broken"), task("lost too", "lost"), task("first")]
-    failures = pool.run_tasks(tasks, [{}], Callbacks(done=lambda t, s, error: done.append(t.name)))
-    assert (tmp_path / "log").read_text().split() == done == ["broken", "first", "second"]
-    assert [f.task.name for f in failures] == ["broken"]

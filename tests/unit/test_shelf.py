@@ -132,3 +132,9 @@ def test_another_run_s_predictions_are_refused(record):
     shutil.copy(other / "predictions.npz", record / "predictions.npz")
     with pytest.raises(RecordError, match=r"predictions\.npz: not the file that the record speaks of"):
         records.read(record).predictions  # noqa: B018
+
+
+def test_predictions_that_unpack_to_more_than_they_can_be_are_not_read(record, monkeypatch):
+    monkeypatch.setattr(records, "MOST_PREDICTIONS", 1000)
+    with pytest.raises(RecordError, match=r"predictions\.npz: more than 1,000 bytes, unpacked"):
+        records.read(record).predictions  # noqa: B018

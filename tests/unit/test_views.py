@@ -10,6 +10,7 @@ IMAGES = torch.from_numpy(np.random.default_rng(0).integers(1, 256, (40, 12, 12,
 AUGMENTS = [
     Augment(flip=True, crop="shift", shift=3),
     Augment(flip=True, crop="resized", scale=0.4),
+    Augment(flip=False, crop="none", rotate=20),
     Augment(flip=False, crop="none"),
 ]
 
@@ -24,7 +25,7 @@ def test_a_view_is_a_function_of_seed_view_and_index(augment):
     assert torch.equal(one[0], whole[17])
 
 
-@pytest.mark.parametrize("augment", AUGMENTS[:2])
+@pytest.mark.parametrize("augment", AUGMENTS[:3])
 def test_other_seeds_and_views_are_others(augment):
     index = torch.arange(40)
     views = [View(augment, s, v, 40)(IMAGES, index) for s, v in ((0, 0), (0, 1), (1, 0))]
@@ -95,3 +96,16 @@ def test_the_order_is_a_permutation_of_its_own_each_epoch():
 def test_the_device_does_not_matter(augment):
     there = View(augment, 3, 7, 40, "cuda")(IMAGES.cuda(), torch.arange(40).cuda())
     assert torch.equal(there.cpu(), View(augment, 3, 7, 40)(IMAGES, torch.arange(40)))
+
+
+def test_a_turn_is_scipy_s():
+    from scipy.ndimage import rotate
+
+    view = View(Augment(flip=True, crop="shift", shift=2, rotate=30), 1, 2, 40)
+    before = View(Augment(flip=True, crop="shift", shift=2), 1, 2, 40)(IMAGES, torch.arange(40))
+    turned = view(IMAGES, torch.arange(40))
+    angles = 30 * view.turn
+    assert angles.min() < -20 and angles.max() > 20
+    for image, angle, got in zip(before, angles.tolist(), turned, strict=True):
+        want = rotate(image.double().numpy(), angle, reshape=False, order=1, mode="grid-constant")
+        assert np.abs(want - got.double().numpy()).max() <= 0.51

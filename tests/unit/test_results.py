@@ -1,0 +1,326 @@
+"""What the committed records say, and what is said with a part of them: no training, and no notebook."""
+
+import dataclasses
+import re
+from types import SimpleNamespace
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.formula.api as smf
+
+from kd_utils.reporting import claims, figures, results, sentences, stats, tables, widgets
+from kd_utils.reporting.results import Point
+
+STUDENTS = ("resnet18", "shufflenet_v2_x1_0")
+
+
+@pytest.fixture(scope="module")
+def kept():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("KD_ROOT", raising=False)
+        return results.load("tiny-imagenet-20")
+
+
+def part(kept, wanted):
+    """The same study with those of its runs that are wanted."""
+    return dataclasses.replace(kept, students=[record for record in kept.students if wanted(record)])
+
+
+@pytest.fixture(scope="module")
+def one_seed(kept):
+    return part(kept, lambda record: record.seed == 0)
+
+
+@pytest.fixture(scope="module")
+def library(kept):
+    """statsmodels' fit of cell + seed, of each student."""
+    cells = ["_".join(map(str, cell)) for cell in kept.runs[["method", "T", "alpha"]].itertuples(index=False)]
+    runs = kept.runs.assign(cell=cells)
+    return {s: smf.ols("top1_best ~ 0 + C(cell) + C(seed)", runs[runs["student"] == s]).fit() for s in STUDENTS}
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+def test_gains_are_those_of_least_squares(kept, library, student):
+    model, fit = kept.models[student], library[student]
+    assert model.variance == pytest.approx(fit.scale) and model.freedom == fit.df_resid
+    for point, cell in kept.distilled_of(student).iterrows():
+        gain = fit.t_test(f"C(cell)[kd_{point.T}_{point.alpha}] - C(cell)[kd_nan_1.0]")
+        assert cell["gain"] == pytest.approx(gain.effect[0])
+        # images are in the residual already: they widen an interval by a little at most
+        reach = (cell["gain_high"] - cell["gain_low"]) / 2
+        low, high = gain.conf_int()[0]
+        assert 0.97 < reach / ((high - low) / 2) < 1.1
+
+
+@pytest.mark.parametrize("student", STUDENTS)
+def test_a_row_s_gain_is_made_of_the_numbers_beside_it(kept, student):
+    """Whatever seeds they have, two cells of a table can be subtracted from each other."""
+    baseline = kept.row(Point.baseline(student))
+    for _, cell in kept.cells_of(student).iterrows():
+        assert cell["gain"] == pytest.approx(cell["top1"] - baseline["top1"], abs=1e-12)
+        if cell["n"] == 3:
+            assert cell["top1"] == pytest.approx(cell["top1_best"])
+    for contrast in kept.contrasts(student):
+        assert contrast.effect.value == pytest.approx(contrast.top1 - contrast.top1_against)
+
+
+def test_verdicts_are_holm_s_over_a_student_s_cells(kept):
+    for student in STUDENTS:
+        cells = kept.distilled_of(student)
+        assert cells["p_holm"].to_numpy() == pytest.approx(stats.holm(cells["p"]))
+        different = cells["p_holm"] < stats.LEVEL
+        assert set(cells.loc[different, "verdict"]) == {"better"} and (cells.loc[different, "gain"] > 0).all()
+        assert set(cells.loc[~different, "verdict"]) <= {"same", "undecided"}
+        assert cells.iloc[0]["among_best"] and not kept.further_of(student)["among_best"].any()
+
+
+def test_the_contrasts_are_the_study_s(kept):
+    """By default the plateau and the customary cell; else those of the file, against what it says."""
+    plateau, customary = kept.contrasts("resnet18")
+    assert len(plateau.cells) == plateau.asked == 12 and customary.cells == [Point("resnet18", 4.0, 0.5)]
+    assert plateau.against == customary.against == [Point.baseline("resnet18")]
+    assert customary.effect.value == kept.row(customary.cells[0])["gain"]
+    asked = type(kept.study.asked_first()[0])(name="labels", cells=[[20, 0.5], [50, 0.5]], against=[[20, 0]])
+    other = dataclasses.replace(kept, study=kept.study.model_copy(update={"contrasts": [asked]}))
+    (labels,) = other.contrasts("resnet18")
+    assert labels.asked == 2 and labels.cells == [Point("resnet18", 20.0, 0.5)]
+    assert labels.against == [Point("resnet18", 20.0, 0.0)]
+    assert labels.effect.value == pytest.approx(kept.row(labels.cells[0])["top1"] - kept.row(labels.against[0])["top1"])
+    shown = tables.contrasts(other).formatted()
+    assert shown["Cells"].iloc[0] == "1 of 2" and "study file fixes" in tables.contrasts(other).caption
+    assert "by default" in tables.contrasts(kept).caption
+
+
+def test_a_margin_is_the_study_s(kept):
+    wide = dataclasses.replace(kept, study=kept.study.model_copy(update={"margin": 4.0}))
+    assert list(wide.distilled_of("resnet18")["verdict"]).count("same") > 0
+    assert "within 4 points" in sentences.varies(wide).markdown and "a point" in sentences.varies(kept).markdown
+
+
+def test_what_choosing_costs_stands_beside_winners(kept):
+    table = tables.choice(kept).frame.set_index("student")
+    for student in STUDENTS:
+        chosen = kept.leave_a_seed_out(student)
+        assert chosen.rounds == 3 and chosen.before > chosen.after  # luck does not come twice
+        assert table.loc[student, "cost"] == pytest.approx(chosen.before - chosen.after)
+        shown = f"{100 * (chosen.after - chosen.before):.2f}".replace("-", "−")
+        assert f"a winner's gain changes by {shown}" in sentences.grid(kept).markdown
+        assert f"{100 * chosen.after:+.2f} on the seed left out" in tables.summary(kept, student).caption
+
+
+def test_the_winner_on_held_out_images_is_the_best_on_them(kept):
+    cells = kept.cells_of("resnet18")
+    assert kept.chosen("resnet18")["top1_holdout"] == cells["top1_holdout"].max()
+
+
+def every_part(given):
+    """All that the report shows of some results, as one text."""
+    shown = [
+        sentences.front(given).abstract,
+        *(
+            made(given).markdown
+            for made in (
+                sentences.setting,
+                sentences.varies,
+                sentences.grid,
+                sentences.choice,
+                sentences.claimed,
+                sentences.softening,
+                sentences.changes,
+                sentences.further,
+                sentences.limits,
+                sentences.references,
+            )
+        ),
+    ]
+    made = [tables.contrasts, tables.choice, tables.verdicts, tables.beside_published, tables.further, tables.cost]
+    drawn = [
+        figures.accuracy,
+        figures.gain,
+        figures.temperature,
+        figures.agreement,
+        figures.per_class,
+        figures.learning,
+    ]
+    shown += [table.markdown() for table in (make(given) for make in made) if table is not None]
+    shown += [tables.grid(given, student).markdown() for student in given.labels]
+    shown += [tables.summary(given, student).markdown() for student in given.labels]
+    with pytest.MonkeyPatch.context() as patch:  # their captions; drawing takes seconds
+        patch.setattr(figures, "plots", mock.MagicMock())
+        patch.setattr(figures, "Figure", lambda drawn, caption, label: SimpleNamespace(caption=caption))
+        shown += [figure.caption for figure in (draw(given) for draw in drawn) if figure is not None]
+    return "\n".join(shown)
+
+
+def test_with_one_seed_there_is_no_verdict_and_the_report_says_why(one_seed):
+    assert not one_seed.varied
+    cells = one_seed.cells
+    assert set(cells["verdict"]) == {"undecided", ""} and not cells["among_best"].any() and cells["p"].isna().all()
+    assert {verdict.answer for verdict in claims.verdicts(one_seed) if verdict.claim != "7"} == {"undecided"}
+    shown = every_part(one_seed)
+    assert "of these trained models" in shown and "nothing is known of" in shown
+    assert "*" not in notes_of_gains(one_seed)
+    assert one_seed.leave_a_seed_out("resnet18") is None and "cannot be told" in shown
+
+
+def notes_of_gains(given):
+    """What is written into the cells of the heatmap of gains."""
+    handed = mock.MagicMock()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "plots", handed)
+        patch.setattr(figures, "Figure", mock.MagicMock())
+        figures.gain(given)
+    return "".join(
+        note for grid in handed.heatmaps.call_args.kwargs["notes"].values() for note in grid.to_numpy().ravel()
+    )
+
+
+def test_stars_are_verdicts(kept):
+    verdicts = list(pd.concat([kept.distilled_of(student) for student in STUDENTS])["verdict"])
+    assert notes_of_gains(kept).count("*") == verdicts.count("better") > 20 and "nan" not in notes_of_gains(kept)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        lambda r: r.T is None and r.seed == 0,
+        lambda r: (r.T, r.alpha, r.seed, r.method) == (4.0, 0.5, 0, "kd"),
+        lambda r: r.T is None or (r.T, r.alpha, r.method) == (4.0, 0.5, "kd"),
+        lambda r: r.T is not None and r.seed < 2,
+        lambda r: (r.T is None and r.seed == 0) or (r.T is not None and r.seed == 1),
+    ],
+    ids=["baselines", "one cell", "one cell and baselines", "no baselines", "no common seed"],
+)
+def test_a_report_of_a_part_of_the_records(kept, wanted):
+    shown = every_part(part(kept, wanted))
+    assert not re.search(r"\bnan\b", shown.lower()), re.findall(r".{40}\bnan\b.{40}", shown)
+
+
+def test_without_held_out_images_the_report_says_what_is_chosen_on(kept):
+    dataset = {**kept.dataset, "counts": {**kept.dataset["counts"], "holdout": 0}}
+    records = [
+        r.model_copy(update={"metrics": r.metrics.model_copy(update={"top1_holdout": None})}) for r in kept.students
+    ]
+    without = dataclasses.replace(kept, dataset=dataset, students=records)
+    assert without.chosen("resnet18") is None and "Best on held-out" not in tables.choice(without).formatted()
+    assert "the very images that it is reported on" in sentences.choice(without).markdown
+
+
+def test_two_runs_of_one_cell_side_by_side_are_of_the_same_seed(kept):
+    pairs = kept.pairs_of(Point("resnet18", 100.0, 0.1), Point.baseline("resnet18"))
+    assert [(a.seed, b.seed) for a, b in pairs] == [(0, 0)]
+
+
+def test_of_two_cells_it_is_said_which_is_ahead_in_new_runs(kept, one_seed):
+    good, bad = Point("resnet18", 100.0, 0.0), Point("resnet18", 1.0, 0.9)
+    assert widgets._ahead(kept, good, bad).endswith("probability >0.99")
+    assert widgets._ahead(kept, bad, good).endswith("probability <0.01")
+    assert widgets._ahead(one_seed, good, bad) == widgets._ahead(kept, good, good) == ""
+
+
+# --- claims
+
+
+def published_rows(rows):
+    frame = pd.DataFrame(rows, columns=["T", "alpha", "val_acc_pct"])
+    return results._by_point(frame.assign(student="resnet18", role="", note="", method="kd")).drop(columns="method")
+
+
+NONE = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("claim", "rows", "says"),
+    [
+        ("1a", [(1, 0.5, 50), (4, 0.5, 55), (20, 0.5, 60), (NONE, 1, 40)], ["supported"]),
+        ("1a", [(1, 0.5, 60), (4, 0.5, 55), (20, 0.5, 50), (NONE, 1, 40)], ["contradicted"]),
+        ("1a", [(1, 0.5, 50.1), (4, 0.5, 50.0), (20, 0.5, 50.2), (NONE, 1, 40)], ["undecided"]),
+        ("1a", [(1, 0.5, 50), (4, 0.1, 55), (NONE, 1, 40)], []),  # no two cells of one alpha
+        ("1b", [(4, 0.5, 50), (20, 0.5, 55), (100, 0.5, 60), (1, 0.5, 90), (NONE, 1, 40)], ["supported"]),
+        ("1b", [(4, 0.5, 60), (20, 0.5, 55), (100, 0.5, 50), (1, 0.5, 10), (NONE, 1, 40)], ["contradicted"]),
+        ("1c", [(4, 0, 60), (4, 0.5, 60), (4, 0.9, 50), (NONE, 1, 40)], ["supported"]),
+        ("1d", [(4, 0, 60), (4, 0.5, 50), (4, 0.9, 90), (NONE, 1, 40)], ["supported"]),
+        ("1d", [(4, 0, 50), (4, 0.5, 60), (NONE, 1, 40)], ["contradicted"]),
+        ("2", [(1, 0.9, 50), (2, 0.5, 51), (20, 0.5, 70), (NONE, 1, 60)], ["supported"]),
+        ("2", [(1, 0.9, 50), (2, 0.5, 70), (NONE, 1, 60)], ["supported", "contradicted"]),  # cell by cell
+        ("2", [(1, 0.1, 65), (NONE, 1, 60)], []),
+        ("3", [(4, 0.5, 70), (NONE, 1, 60)], ["supported"]),
+        ("3", [(4, 0.5, 60.5), (NONE, 1, 60)], ["undecided"]),
+        ("3", [(4, 0.5, 50), (NONE, 1, 60)], ["contradicted"]),
+        ("5", [(20, 0.5, 50), (100, 0.5, 60), (NONE, 1, 40)], ["contradicted"]),
+    ],
+)
+def test_answers_follow_the_accuracies(kept, monkeypatch, claim, rows, says):
+    monkeypatch.setattr(claims, "published", lambda: published_rows(rows))
+    told = [v for v in claims.verdicts(kept) if v.claim == claim and v.source == "published"]
+    assert [verdict.answer for verdict in told] == says
+    assert all(verdict.where for verdict in told) == (len(told) > 1 or not told)
+
+
+def test_the_published_rows_answer_as_they_are_printed(kept, one_seed):
+    """Alpha 0 at T = 20 and 100 are its worst cells of ShuffleNetV2, alpha 0.5 there the best."""
+    there = {(v.claim, v.student): v for v in claims.verdicts(kept) if v.source == "published"}
+    assert there["1d", "shufflenet_v2_x1_0"].answer == "contradicted"
+    assert there["3", "resnet18"].answer == there["3", "shufflenet_v2_x1_0"].answer == "supported"
+    assert there["3", "resnet18"].value == pytest.approx(0.0807)
+    assert there["4", "shufflenet_v2_x1_0"].value == pytest.approx(claims.printed_gap()) == pytest.approx(0.0353)
+    assert dict(claims.published_teacher_gaps()) == pytest.approx({"resnet18": 15.0, "shufflenet_v2_x1_0": 7.85})
+
+
+def test_a_threshold_is_a_mean_difference_and_a_trend_a_slope(kept):
+    """Over the whole grid both have formulas of their own."""
+    here = {(v.claim, v.student): v for v in claims.verdicts(kept) if v.source == "here" and not v.where}
+    for student in STUDENTS:
+        top1 = kept.grid(student, "top1")[[0.0, 0.1, 0.5, 0.9]]
+        low, high = top1[[0.0, 0.1, 0.5]], top1.loc[[4, 10, 20, 100]]
+        softened = low.loc[[4, 10, 20, 100]].to_numpy().mean() - low.loc[1].mean()
+        assert here["1a", student].value == pytest.approx(softened)
+        less_hard = high[[0.0, 0.1, 0.5]].to_numpy().mean() - high[0.9].mean()
+        assert here["1c", student].value == pytest.approx(less_hard)
+        plateau = low.loc[[4, 10, 20, 100]]
+        slope = np.polyfit(np.log(plateau.index), plateau.mean(axis=1), 1)[0]
+        assert here["1b", student].value == pytest.approx(slope * np.log(25))
+        slope = np.polyfit(plateau.columns, plateau.mean(), 1)[0]
+        assert here["1d", student].value == pytest.approx(-0.5 * slope)
+        assert here["5", student].value == pytest.approx(top1.loc[100].mean() - top1.loc[20].mean())
+
+
+def test_controls_answer_the_claims_that_ask_for_them(kept):
+    """With cells of the controls in the records, taken here from others, nothing is left unanswered but they decide."""
+    assert [claim.name for claim in claims.unanswered(kept)] == ["6", "9", "10", "11", "12"]
+    as_method = {
+        (20.0, 0.5): "permuted",
+        (20.0, 0.1): "early_teacher",
+        (10.0, 0.5): "random_teacher",
+        (10.0, 0.1): "mse",
+    }
+    method = type(kept.study.methods[0])
+    rows = [method(method=name, T=[1.0 if name == "mse" else T], alpha=[a]) for (T, a), name in as_method.items()]
+    study = kept.study.model_copy(update={"methods": [*kept.study.methods, *rows]})
+    moved = []
+    for record in kept.students:
+        name = as_method.get((record.T, record.alpha)) if record.method == "kd" else None
+        if name and record.student == "shufflenet_v2_x1_0":
+            T = {"permuted": 4.0, "early_teacher": 4.0, "random_teacher": 4.0, "mse": 1.0}[name]
+            alpha = 0.1 if name == "mse" else 0.5
+            moved.append(record.model_copy(update={"method": name, "T": T, "alpha": alpha}))
+        elif record.student == "shufflenet_v2_x1_0":
+            moved.append(record)
+    given = dataclasses.replace(kept, study=study, students=moved)
+    answered = {v.claim: v for v in claims.verdicts(given) if v.source == "here"}
+    assert {"6", "9", "10", "11", "12"} <= set(answered) and not claims.unanswered(given)
+    model, student = given.models["shufflenet_v2_x1_0"], "shufflenet_v2_x1_0"
+    early, plain = Point(student, 4.0, 0.5, "early_teacher"), Point(student, 4.0, 0.5)
+    assert answered["9"].value == model.effect({early: 1.0, Point.baseline(student): -1.0}).value
+    assert answered["12"].value == model.effect({plain: 1.0, early: -1.0}).value
+    mse = {Point(student, 1.0, 0.1, "mse"): 1.0, Point(student, 100.0, 0.1): -1.0}
+    assert answered["6"].value == model.effect(mse).value
+
+
+def test_every_claim_is_told_with_who_makes_it_and_cited(kept):
+    text, listed = sentences.claimed(kept).markdown, sentences.references(kept).markdown
+    for claim in claims.CLAIMS.values():
+        assert claim.by in text and claim.says.rstrip(".").lower() in text.lower()
+        assert not claim.reference or claim.reference in listed
