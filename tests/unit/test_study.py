@@ -254,10 +254,10 @@ def test_a_run_asked_for_by_hand_has_the_study_file_s_limits(root, change, says)
 @pytest.mark.parametrize(
     ("asked", "cell"),
     [
-        ({"T": np.int64(2), "alpha": np.float64(0.25), "seed": np.int64(3)}, Cell("lcnet_050", 2.0, 0.25, 3)),
-        ({"T": 7, "alpha": np.int32(1)}, Cell("lcnet_050", None, 1.0, 0)),
-        ({"method": "mse"}, Cell("lcnet_050", 1.0, 0.5, 0, "mse")),  # it has no temperature, whatever T is
-        ({"method": "dkd"}, Cell("lcnet_050", 4.0, 0.5, 0, "dkd")),
+        ({"T": np.int64(2), "alpha": np.float64(0.25), "seed": np.int64(3)}, Cell("test_byobnet", 2.0, 0.25, 3)),
+        ({"T": 7, "alpha": np.int32(1)}, Cell("test_byobnet", None, 1.0, 0)),
+        ({"method": "mse"}, Cell("test_byobnet", 1.0, 0.5, 0, "mse")),  # it has no temperature, whatever T is
+        ({"method": "dkd"}, Cell("test_byobnet", 4.0, 0.5, 0, "dkd")),
     ],
 )
 def test_a_run_asked_for_by_hand_is_that_cell(root, monkeypatch, asked, cell):
