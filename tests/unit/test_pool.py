@@ -75,6 +75,16 @@ def test_a_task_whose_folder_is_removed_fails_alone(light, tmp_path):
     assert "exit code 3" in pool._error(tasks[0], 3) and Path(folder, "failure.json").is_file()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the others have no such signal")
+def test_what_is_started_by_a_process_that_has_ended_ends_at_once():
+    """As when a command is killed just after it has started the process that forks."""
+    code = "from kd_utils.running import pool; pool.die_with({}); print('lives')"
+    others = [sys.executable, "-c", code.format(1)]
+    assert subprocess.run(others, capture_output=True).stdout == b""
+    ours = [sys.executable, "-c", code.format(os.getpid())]
+    assert subprocess.run(ours, capture_output=True).stdout == b"lives\n"
+
+
 def a_kernel_that_dies_once(path: str) -> None:
     """What jupyter_client says of a kernel that ends before it has answered."""
     work(path)
@@ -106,16 +116,6 @@ def test_kernels_are_spoken_to_in_a_folder_of_this_user_alone(monkeypatch):
     monkeypatch.setattr("papermill.execute.execute_notebook", execute)
     kernels.run_notebook("in", "out", {})
     assert len(folders) == 1 and not folders[0].exists()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the others have no such signal")
-def test_what_is_started_by_a_process_that_has_ended_ends_at_once():
-    """As when a command is killed just after it has started the process that forks."""
-    code = "from kd_utils.running import pool; pool.die_with({}); print('lives')"
-    others = [sys.executable, "-c", code.format(1)]
-    assert subprocess.run(others, capture_output=True).stdout == b""
-    ours = [sys.executable, "-c", code.format(os.getpid())]
-    assert subprocess.run(ours, capture_output=True).stdout == b"lives\n"
 
 
 class Refused(BaseProcess):
