@@ -1,6 +1,7 @@
 """A tiny study, killed at a hundred random instants, and on two Ray nodes of which one goes and returns.
 
-    make soak        # ten minutes at most; --kills, --minutes and --seed are its options
+    make soak                      # ten minutes at most
+    python tests/soak.py --keep    # writes what was done to docs/soak.json, for docs/trust.md
 
 Each time the same command goes on. Afterwards metrics, weights, predictions and soft targets must be, to the bit,
 those of a study that was left alone. Of the commands' processes none may outlive them, and no record that was there
@@ -9,6 +10,7 @@ may change. It is no part of `make test`.
 
 import argparse
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -18,10 +20,13 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from datetime import date
 from pathlib import Path
 
 from helpers import SMALL, kd, same, start, write_study
 from integration.test_robustness import STAGES, gone, tidy
+
+from kd_utils import machine, paths
 
 SIDE_BY_SIDE = 2  # roots that are killed at the same time
 KILLS_A_ROOT = 13  # before it is left alone, and compared
@@ -73,6 +78,13 @@ class Soak:
                 return None
             self.begun += 1
             return self.begun
+
+    def total(self, part: int) -> dict[str, int]:
+        """The kills by one part of their description."""
+        counts = Counter()
+        for key, count in self.done.items():
+            counts[key[part]] += count
+        return dict(counts)
 
     def check(self, holds: bool, what: str) -> None:
         if not holds:
@@ -213,6 +225,7 @@ def main() -> None:
     options.add_argument("--minutes", type=float, default=10.0, help="at most")
     options.add_argument("--seed", type=int, default=1, help="of the instants")
     options.add_argument("--without-ray", action="store_true")
+    options.add_argument("--keep", action="store_true", help="write docs/soak.json")
     asked = options.parse_args()
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
@@ -226,15 +239,18 @@ def main() -> None:
             worker.join()
     for (what, whom, at), count in sorted(soak.done.items()):
         print(f"{count:4} {what} to {whom}, {at}")
-    for k, name in enumerate(("signal", "stage")):
-        total = Counter()
-        for key, count in soak.done.items():
-            total[key[2 * k]] += count
-        print(f"by {name}: " + ", ".join(f"{name} {count}" for name, count in total.most_common()))
-    print(
-        f"{sum(soak.done.values())} kills, {soak.compared} studies compared with one left alone, "
-        f"{len(soak.failures)} failures, {(time.monotonic() - started) / 60:.1f} minutes"
-    )
+    told = {
+        "date": date.today().isoformat(),
+        "cores": machine.cores(),
+        "minutes": round((time.monotonic() - started) / 60, 1),
+        "by_signal": soak.total(0),
+        "by_stage": soak.total(2),
+        "compared": soak.compared,
+        "failures": len(soak.failures),
+    }
+    print(json.dumps(told, indent=1))
+    if asked.keep:
+        (paths.CHECKOUT / "docs" / "soak.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     sys.exit(1 if soak.failures or not soak.compared else 0)
 
 
