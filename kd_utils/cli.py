@@ -33,6 +33,24 @@ Source = Annotated[Path | None, typer.Option(help="zip or folder that holds Tiny
 
 
 @app.command()
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="the study will be studies/NAME.yaml")],
+    folder: Annotated[Path, typer.Option("--data", metavar="FOLDER", help="train/<class>/*.jpg, or <class>/*.jpg")],
+) -> None:
+    """Look at a folder of images, write a study for it, and say how long it will take."""
+    from .learning import new as study_of
+
+    found = study_of.look(folder)
+    for line in found.lines():
+        print(line)
+    study = study_of.write(name, found)
+    apart = study.data.val_from_train_per_class + study.data.holdout_per_class
+    kept = found.train - apart * len(found.classes)
+    takes = study_of.estimate(study, kept, found.val + found.train - kept, len(found.classes))
+    print(f"written: {study.file}\nnext: kd run {name}\n{takes}")
+
+
+@app.command()
 def run(
     study: StudyArgument,
     jobs: Jobs = None,
@@ -163,6 +181,40 @@ def predict(
 
     for image, likely in zip(images, named(study, images, run), strict=True):
         print(image, *(f"{name} {share:.1%}" for name, share in likely[:3]), sep="\t")
+
+
+@app.command()
+def pack(
+    study: StudyArgument,
+    soft_targets: Annotated[bool, typer.Option("--soft-targets", help="the teacher's stored logits too")] = False,
+) -> None:
+    """Write records, chosen weights, study file and report as one file."""
+    from .running.pack import pack as write
+    from .study import load
+
+    done = write(load(study), soft_targets=soft_targets)
+    for note in done.notes:
+        print(f"note: {note}")
+    print(f"{done.path}: {done.count} files, {done.path.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command()
+def unpack(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="what kd pack has written")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="the root to be made: not there yet, or empty")],
+) -> None:
+    """Make a root of a packed study; nothing of it is executed."""
+    from .running.pack import unpack as make
+    from .shelf import Shelf
+
+    study, done = make(file, folder)
+    for note in done.notes:
+        print(f"note: {note}")
+    os.environ["KD_ROOT"] = str(done.path)
+    cells = Shelf(study).cells
+    finished = sum(record is not None for record in cells.values())
+    print(f"{done.path}: study {study.name}, {finished} of {len(cells)} cells done")
+    print(f"next: KD_ROOT={done.path} kd status {study.name}")
 
 
 @app.command()

@@ -11,7 +11,7 @@ from typing import Any
 
 from . import files, paths, records
 from .records import Record, StudentRecord, TeacherRecord
-from .study import Cell, Data, Study, key, noted_files, noted_name, student_settings, teacher_settings
+from .study import Cell, Data, Study, key, noted_files, noted_names, student_settings, teacher_settings
 
 
 class ShelfError(RuntimeError):
@@ -44,7 +44,7 @@ def note(study: Study, meta: dict[str, Any]) -> None:
         about["file"] = paths.from_root(study.file)
     models = [*study.teacher.candidates, *study.students]
     made_of = [path for model in models for path in model.files]
-    here = {noted_name(study, path): files.sha256(path) for path in made_of if path.is_file()}
+    here = {name: files.sha256(path) for path in made_of if path.is_file() for name in noted_names(study, path)}
     if hashes := noted_files(study) | here:  # what is noted stays: in a clone the files may not be at hand
         about["pretrained"] = hashes
     if files.read_json(paths.results(study.name) / paths.DATA) != about:

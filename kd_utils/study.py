@@ -713,16 +713,22 @@ def _architecture(study: Study, model: Model, fingerprint: str) -> dict[str, Any
 def _content(study: Study, model: Model, what: str, file: str) -> dict[str, str]:
     """A file that a model is made of, by the hash of its content, which is noted beside the results for clones."""
     path = Path(file)
-    known = files.sha256(path) if path.is_file() else noted_files(study).get(noted_name(study, path))
+    noted = noted_files(study)
+    here = files.sha256(path) if path.is_file() else None
+    known = here or next((noted[name] for name in noted_names(study, path) if name in noted), None)
     if known is None:
         hint = f"; `kd data {study.name} --list` prints the images in their order" if what == "logits" else ""
         raise StudyError(f"{what} of {model.label}: there is no file {path}{hint}")
     return {"sha256": known}
 
 
-def noted_name(study: Study, path: Path) -> str:
-    """How a file that models are made of is noted: by its path from the study file, with '/'."""
-    return Path(os.path.relpath(path, Path(study.file).parent if study.file else None)).as_posix()
+def noted_names(study: Study, path: Path) -> list[str]:
+    """How a file that models are made of is noted: by its path from the study file, with '/'.
+
+    One outside the root is noted by its full path too, which stays what a study file names where the root is moved.
+    """
+    relative = Path(os.path.relpath(path, Path(study.file).parent if study.file else None)).as_posix()
+    return [relative] if path.is_relative_to(paths.root()) else [relative, path.as_posix()]
 
 
 def noted_files(study: Study) -> dict[str, str]:

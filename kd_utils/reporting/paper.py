@@ -16,7 +16,7 @@ from nbconvert.exporters import Exporter
 
 from .. import files, paths
 from ..study import Study
-from .shown import Front, in_markdown
+from .shown import Front, Text, in_markdown
 
 _READ = "markdown-native_divs-native_spans-raw_html-raw_tex-raw_attribute-latex_macros"
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -151,6 +151,8 @@ def _rich(output, folder: Path, name: str) -> str | None:
     forms = output.data
     if "image/svg+xml" in forms or "image/png" in forms:
         return _picture(output, folder, name)
+    if Text.MIME in forms:
+        return forms[Text.MIME]["markdown"]
     if "text/markdown" in forms:
         return forms["text/markdown"]
     if "text/html" in forms:

@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..learning.soft_targets import views_missing
 from ..shelf import Progress, Shelf
 
 
@@ -67,6 +66,8 @@ def left(shelf: Shelf, running: Mapping[str, Progress], side_by_side: int) -> Le
 
 def _soft_targets(shelf: Shelf) -> float:
     """Seconds for the soft targets that are missing, by the pace at which the teacher was judged."""
+    from ..learning.soft_targets import views_missing
+
     teacher = shelf.teacher
     if teacher is None or shelf.dataset is None:
         return 0.0

@@ -139,10 +139,8 @@ def test_logs_of_a_damaged_notebook_say_so(tmp_path, monkeypatch, capsys, conten
     notebook = tmp_path / "distill.ipynb"
     notebook.write_text(content)
     (tmp_path / "run.log").write_bytes(b"caf\xe9\n")
-    fake = SimpleNamespace(folders=lambda: [("one", tmp_path)], running=dict)
-    monkeypatch.setattr(console, "Shelf", lambda study: fake)
+    shelf = SimpleNamespace(folders=lambda: [("one", tmp_path)], running=dict)
+    monkeypatch.setattr(console, "Shelf", lambda study: shelf)
     console.logs(SimpleNamespace(), "one")
-    assert (
-        capsys.readouterr().out
-        == f"{tmp_path}\n{notebook}: damaged; the run writes it anew\ncaf\ufffd\n{tmp_path / 'run.log'}\n"
-    )
+    damaged = f"{notebook}: damaged; the run writes it anew"
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path), damaged, "caf\ufffd", f"{tmp_path / 'run.log'}"]

@@ -59,6 +59,11 @@ for name in sys.argv[1:]:
     assert done.returncode == 0 and not done.stderr, done.stderr
 
 
+def test_status_loads_nothing_that_computes():
+    code = "import sys, kd_utils.cli, kd_utils.console; print({'numpy', 'pandas', 'torch'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
 def test_importing_the_package_loads_nothing():
     code = "import sys; before = set(sys.modules); import kd_utils; print(*sorted(set(sys.modules) - before))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split()
