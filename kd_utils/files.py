@@ -125,6 +125,8 @@ def _changed(path: Path) -> float:
 
 
 def _alive(pid: int) -> bool:
+    with suppress(OSError):  # Linux: the dead keep their number until they are waited for, in some containers for ever
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,6 +1,7 @@
 import errno
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,6 +62,20 @@ def test_what_a_killed_process_left_is_swept_and_what_a_living_one_writes_is_not
     os.utime(path, (time.time() - 3600 * hours,) * 2)
     files.sweep(tmp_path)
     assert path.exists() != swept
+
+
+def test_what_a_dead_process_left_is_swept_though_no_one_waited_for_it(tmp_path):
+    """In a container whose first process waits for no one, the dead keep their numbers."""
+    dead = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    dead.stdout.read()  # its end, but it is not waited for
+    path = tmp_path / f".record.json.{files.HOST}.{dead.pid}-1.tmp"
+    path.write_text("x")
+    deadline = time.monotonic() + 10
+    while path.exists() and time.monotonic() < deadline:
+        files.sweep(tmp_path)
+    os.kill(dead.pid, 0)  # its number is still there
+    dead.wait()
+    assert not path.exists()
 
 
 def test_a_folder_that_another_machine_is_filling_is_not_swept(tmp_path):
