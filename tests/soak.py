@@ -9,6 +9,7 @@ may change. It is no part of `make test`.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -20,18 +21,19 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
-from helpers import SMALL, kd, same, start, write_study
+from helpers import SMALL, same, start, typed, write_study
 from integration.test_robustness import STAGES, gone, tidy
 
 from kd_utils import machine, paths
 
 SIDE_BY_SIDE = 2  # roots that are killed at the same time
 KILLS_A_ROOT = 13  # before it is left alone, and compared
-EARLY = 0.25  # share of the kills that come before the first training begins, which takes some seconds
-LATEST = 6.0  # seconds after that at which a command is killed
+EARLY = 0.25  # share of the kills that come while the command still starts, which takes some seconds
+LATEST = 6.0  # seconds at which the others come, at most, after something is trained, stored or printed
 FINISH = 75.0  # seconds that are kept to bring the last roots to their end
 TO_ALL, TO_ONE = "all processes", "the command alone"
 HOWS = [
@@ -94,7 +96,7 @@ class Soak:
 
     def compare(self, root: Path) -> None:
         """Let the command come to its end, and compare."""
-        last = kd(root, "run", "small")
+        last = typed(root, "run", "small")
         self.check(last.returncode == 0, f"{root.name} does not end well: {last.stdout}{last.stderr}")
         try:
             same(self.reference, root)
@@ -102,7 +104,8 @@ class Soak:
             self.check(False, f"{root.name} has other metrics, or weights: {e}")
         differ = {name for name, _ in content(self.reference).items() ^ content(root).items()}
         self.check(not differ, f"{root.name} has other files: {sorted(differ)}")
-        self.check(tidy(root) and gone(root), f"{root.name} has something left over")
+        self.check(tidy(root), f"{root.name} has something left over")
+        self.check(gone(root), f"{root.name}: processes are left")
         with self.lock:
             self.compared += 1
 
@@ -114,16 +117,14 @@ def content(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
-def stage(root: Path, since: float) -> str:
-    """The last stage that a command has begun since then; 'start' before the first."""
-    reached = "start"
-    for name, (pattern, _) in STAGES.items():
+def stage(root: Path, since: float) -> int:
+    """The last stage of which a file was written since then, from 1; 0 where there is none."""
+    reached = 0
+    for number, (pattern, _) in enumerate(STAGES.values(), 1):
         for path in (root / "results" / "small").glob(pattern):
-            try:
+            with contextlib.suppress(FileNotFoundError):  # such files go when a run ends
                 if path.stat().st_mtime > since:
-                    reached = name
-            except FileNotFoundError:
-                continue
+                    reached = number
     return reached
 
 
@@ -136,9 +137,14 @@ def kill(soak: Soak, root: Path, rng: random.Random, *words: str) -> None:
     number, whom = rng.choice(HOWS)
     before, started = records(root), time.time()
     command = start(root, *words, start_new_session=True)
-    early = rng.random() < EARLY
-    time.sleep(rng.uniform(0.5, soak.warm) if early else soak.warm + rng.uniform(0, LATEST))
-    at = stage(root, started)
+    until = time.monotonic() + rng.uniform(0.5, soak.warm) if rng.random() < EARLY else None
+    reached = 0
+    while command.poll() is None and (until is None or time.monotonic() < until):
+        reached = max(reached, stage(root, started))
+        if until is None and reached > 1:  # more than the data
+            until = time.monotonic() + rng.uniform(0, LATEST)
+        time.sleep(0.02)
+    at = ["start", *STAGES][reached]
     if command.poll() is not None:
         at = "ended"
     elif whom == TO_ALL:
@@ -205,7 +211,7 @@ def a_node_goes_and_returns(soak: Soak) -> None:
             command.communicate(timeout=60)
             with soak.lock:
                 soak.done[number.name, TO_ALL, "cells on Ray, a node goes and returns"] += 1
-        last = kd(root, *words)
+        last = typed(root, *words)
         soak.check(last.returncode == 0, f"ray does not end well: {last.stdout}{last.stderr}")
     finally:
         nodes.shutdown()
@@ -232,11 +238,9 @@ def main() -> None:
         soak = Soak(Path(folder), asked.kills, asked.minutes, asked.seed)
         if not asked.without_ray:
             a_node_goes_and_returns(soak)
-        workers = [threading.Thread(target=killed_again_and_again, args=(soak, k)) for k in range(SIDE_BY_SIDE)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as workers:
+            for worker in [workers.submit(killed_again_and_again, soak, k) for k in range(SIDE_BY_SIDE)]:
+                worker.result()
     for (what, whom, at), count in sorted(soak.done.items()):
         print(f"{count:4} {what} to {whom}, {at}")
     told = {
