@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 # pydantic looks through every installed package for plugins, of which there are none
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
 from . import files, paths
@@ -183,6 +183,12 @@ class StudentRecord(Record):
     method: str = "kd"
     teacher_id: str
 
+    @model_validator(mode="after")
+    def _baseline_has_no_temperature(self):
+        if (self.T is None) != (self.alpha == 1):
+            raise ValueError(f"alpha {self.alpha} does not go with T {self.T}: at alpha = 1, and only there, T is null")
+        return self
+
     @property
     def cell(self) -> Cell:
         """The cell that was run."""
@@ -192,18 +198,18 @@ class StudentRecord(Record):
 def write(folder: Path, values: dict[str, Any], predictions: "dict[str, np.ndarray]") -> Record:
     """Write a run's predictions, then its record: after that the run is done.
 
-    values: what Record, or StudentRecord, names, but folder, schema and predictions_sha256.
+    values: what Record, or StudentRecord, names, but folder, schema and predictions_sha256. Raises RecordError, and
+    writes no record, where they are not what a record says.
     """
     import numpy as np
 
     with files.whole(folder / paths.PREDICTIONS) as tmp, open(tmp, "wb") as f:
         np.savez_compressed(f, allow_pickle=False, **predictions)
     values = {"schema": SCHEMA, **values, "predictions_sha256": files.sha256(folder / paths.PREDICTIONS)}
-    text = json.dumps(values, indent=1, allow_nan=False).removesuffix("\n}")
+    text = json.dumps(values, indent=1, allow_nan=False)
+    record = _validated(folder, text)
     with files.whole(folder / paths.RECORD) as tmp:
-        tmp.write_text(_sealed(text), encoding="utf-8")
-    record = read(folder)
-    assert record is not None
+        tmp.write_text(_sealed(text.removesuffix("\n}")), encoding="utf-8")
     return record
 
 
@@ -223,14 +229,22 @@ def read(folder: Path) -> TeacherRecord | StudentRecord | None:
         raise
     except (OSError, ValueError) as e:
         raise RecordError(f"{path}: not a record ({e}); delete the folder {folder} to run it again") from e
+    record = _validated(folder, values)
+    if not folder.name.endswith(record.key):
+        raise _changed(folder)
+    return record
+
+
+def _validated(folder: Path, values: str | dict[str, Any]) -> TeacherRecord | StudentRecord:
+    """The record of these values, or of their JSON as `write` writes it. Raises RecordError, naming the key."""
     kind = StudentRecord if ('\n "student": ' if isinstance(values, str) else "student") in values else TeacherRecord
     try:
         record = kind.model_validate_json(values) if isinstance(values, str) else kind.model_validate(values)
     except ValidationError as e:
         wrong = "; ".join(f"{'.'.join(str(k) for k in error['loc'])}: {error['msg']}" for error in e.errors())
-        raise RecordError(f"{path}: {wrong}; move the folder {folder} away, and it is run again") from None
-    if not folder.name.endswith(record.key):
-        raise _changed(folder)
+        raise RecordError(
+            f"{folder / paths.RECORD}: {wrong}; move the folder {folder} away, and it is run again"
+        ) from None
     return record.model_copy(update={"folder": folder})
 
 
@@ -243,10 +257,12 @@ def _checked(folder: Path, text: str, values: Any) -> dict[str, Any]:
             f"move the folder {folder} away, and it is run again"
         )
     checksum = values.pop("checksum", None)
-    if checksum != (digest(values) if schema == 1 else _hash(text.rpartition(_CHECKSUM)[0])):
-        raise _changed(folder)
+    is_whole = checksum == (digest(values) if schema == 1 else _hash(text.rpartition(_CHECKSUM)[0]))
     if schema == 1 and isinstance(values.get("settings"), dict):
         values["settings"]["precision"] = (values.get("provenance") or {}).get("precision")
+    _validated(folder, values)  # first, since it names the key
+    if not is_whole:
+        raise _changed(folder)
     return values
 
 

@@ -3,14 +3,14 @@
     number  stream            drawn for
     1       view              each view of the training set: flips, crops
     2       order             each epoch: the order of the images
-    3       epoch             each epoch: torch's generator, for what a model draws itself (dropout, say)
+    3       epoch             each epoch: torch's generator, for what a model or a loss draws itself (dropout, say)
     4       initial_weights   each run: torch's generator, for the weights that are not loaded
     20      split             each class: which training images are kept, moved to val, held out (whatever the seed)
 
 A stream is a counter-based generator (Philox; Salmon et al. 2011, 'Parallel random numbers: as easy as 1, 2, 3'),
 keyed by NumPy's SeedSequence over its numbers: streams of other numbers are independent, none is the state that
 another one left behind. The numbers are part of what records say: another number is another experiment.
-The report's bootstrap draws from generators of its own (reporting/stats.py), on which no run depends. Loads no torch.
+Loads no torch.
 """
 
 import numpy as np

@@ -116,6 +116,10 @@ class Shelf:
     def teacher_folder(self, label: str) -> Path:
         """Where the run of a candidate lies, done or not."""
         settings = teacher_settings(self.study, self.study.candidate(label), self.fingerprint)
+        return self.teacher_folder_of(label, settings)
+
+    def teacher_folder_of(self, label: str, settings: dict[str, Any]) -> Path:
+        """Where the run of a teacher of these settings lies, done or not."""
         return paths.run(self.study.name, "teacher", f"{label}-s{self.study.teacher.seed}-{key(settings)}")
 
     def student_folder(self, cell: Cell) -> Path:

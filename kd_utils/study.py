@@ -448,6 +448,11 @@ class Cell:
         method = "" if self.method == "kd" else f"{self.method}-"
         return f"{self.student}-{method}{point}-s{self.seed}"
 
+    @property
+    def baseline(self) -> "Cell":
+        """The cell of the same student and seed at alpha = 1."""
+        return Cell(self.student, None, 1.0, self.seed)
+
 
 class Study(_Section):
     """A study: data, models, training and the grid."""
@@ -484,6 +489,8 @@ class Study(_Section):
                 raise ValueError(f"train.epochs of {student.label} is 0: only a teacher can do without being trained")
         for candidate in self.teacher.candidates:
             self._can_teach(candidate)
+            for method in self.methods:
+                self._can_control(candidate, method)
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds names a value twice: {self.seeds}")
         labels = [m.label for m in self.methods]
@@ -524,6 +531,21 @@ class Study(_Section):
             raise ValueError(
                 f"candidate {candidate.label} is not trained (epochs: 0) and has no weights: name them by pretrained, "
                 "or train it"
+            )
+
+    def _can_control(self, candidate: Candidate, method: Method) -> None:
+        """Raises ValueError for a control that would be no other teacher than the candidate itself."""
+        if method.teaching.taught_by not in ("early", "random"):
+            return
+        if not candidate.model:
+            raise ValueError(
+                f"methods: {method.label} needs a teacher that is one model, and candidate {candidate.label} may be "
+                "chosen, which is none: leave one of them out"
+            )
+        if method.teaching.taught_by == "early" and self.training(candidate, teacher=True).epochs < 2:
+            raise ValueError(
+                f"methods: {method.label} is the teacher after its first epoch, and candidate {candidate.label} is "
+                "trained for less than two: leave one of them out"
             )
 
     def training(self, model: Model, *, teacher: bool) -> Train:

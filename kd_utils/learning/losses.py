@@ -245,11 +245,13 @@ def _kl(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 
 
 def _permuted(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Logits, (B, C), with those of all classes but the target's in another order, one an image."""
+    """Logits, (B, C), with those of all classes but the target's in another order, one an image.
+
+    The orders are drawn from torch's generator of the CPU, which training seeds for each epoch.
+    """
     batch, classes = logits.shape
     others = ~F.one_hot(targets, classes).bool()
-    drawn = torch.rand(batch, classes - 1, generator=torch.Generator().manual_seed(0))  # on CPUs: the same everywhere
-    order = drawn.argsort(dim=1).to(logits.device)
+    order = torch.rand(batch, classes - 1, device="cpu").argsort(dim=1).to(logits.device)
     permuted = logits.clone()
     permuted[others] = logits[others].view(batch, -1).gather(1, order).flatten()
     return permuted

@@ -13,6 +13,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -107,8 +108,9 @@ def plan_early_teacher(shelf: Shelf) -> Plan:
     model = chosen.model.model_copy(update={"train": {**chosen.model.train, "epochs": 1}})
     train = chosen.study.training(model, teacher=True)
     settings = teacher_settings(chosen.study, model, shelf.fingerprint)
-    folder = paths.run(chosen.study.name, "teacher", f"{chosen.label}-s{chosen.seed}-{key(settings)}")
-    return replace(chosen, model=model, train=train, settings=settings, folder=folder)
+    return replace(
+        chosen, model=model, train=train, settings=settings, folder=shelf.teacher_folder_of(chosen.label, settings)
+    )
 
 
 def plan_random_teacher(shelf: Shelf) -> Plan:
@@ -116,8 +118,7 @@ def plan_random_teacher(shelf: Shelf) -> Plan:
     chosen = plan_teacher(shelf, shelf.chosen_teacher().teacher)
     model = chosen.model.model_copy(update={"pretrained": False})
     settings = {**chosen.settings, "kind": "random teacher", "model": {**chosen.settings["model"], "pretrained": False}}
-    folder = paths.run(chosen.study.name, "teacher", f"{chosen.label}-s{chosen.seed}-{key(settings)}")
-    return replace(chosen, model=model, settings=settings, folder=folder)
+    return replace(chosen, model=model, settings=settings, folder=shelf.teacher_folder_of(chosen.label, settings))
 
 
 def plan_student(shelf: Shelf, cell: Cell) -> Plan:
@@ -203,7 +204,6 @@ class Run:
         self._fit: Fit | None = None
         self._evaluation: Evaluation | None = None
         self._scorer = _Scorer(self.dataset, self.precision)
-        torch.set_num_threads(plan.study.threads)
 
     # --- what it works on
 
@@ -268,7 +268,8 @@ class Run:
             return given.logits("train")
         view = self.view(number, seed)
         batches = torch.arange(len(self.images), device=self.images.device).split(EVAL_BATCH)
-        return np.concatenate([training.predict_logits(self.model, view(self.images, index)) for index in batches])
+        with training.threads(self.study.threads):
+            return np.concatenate([training.predict_logits(self.model, view(self.images, index)) for index in batches])
 
     @cached_property
     def soft_targets(self) -> SoftTargets:
@@ -303,7 +304,8 @@ class Run:
         return _teacher_of(self.plan, self.device)
 
     def _baseline(self) -> "Run":
-        cell = Cell(self.plan.label, None, 1.0, self.plan.seed)
+        assert self.plan.cell is not None
+        cell = self.plan.cell.baseline
         baseline = Run(plan_student(Shelf(self.study), cell), str(self.device))
         if not baseline.done:
             raise RunError(
@@ -339,32 +341,35 @@ class Run:
             for advice in machine.check(self.study, [self.plan.model], self.device.type):
                 print(advice)
             files.remove(self.folder / paths.FAILURE)
-            torch.set_num_threads(self.study.threads_of(self.plan.model))
+            if self._taught_by:
+                self.soft_targets  # noqa: B018 - before the first epoch, since a teacher's model draws numbers too
             show = show or _Lines()
             show.begin(self.plan.train.epochs)
-            self._fit = training.fit(
-                self.model,
-                self.images,
-                torch.as_tensor(self.dataset.labels("train")).to(self.device),
-                train=self.plan.train,
-                loss=self._loss(),
-                view=lambda epoch: self.view(self.study.view_number(epoch)),
-                seed=self.plan.seed,
-                score=self._scorer,
-                extra=self._soft_targets_of if self._taught_by else None,
-                forward=models.compiled(self.model) if self.plan.model.compile else None,
-                precision=self.precision,
-                checkpoint=self.folder / paths.CHECKPOINT,
-                on_epoch=lambda row: self._after_epoch(row, show),
-                on_batch=show.batch,
-            )
+            with self._threads():
+                self._fit = training.fit(
+                    self.model,
+                    self.images,
+                    torch.as_tensor(self.dataset.labels("train")).to(self.device),
+                    train=self.plan.train,
+                    loss=self._loss(),
+                    view=lambda epoch: self.view(self.study.view_number(epoch)),
+                    seed=self.plan.seed,
+                    score=self._scorer,
+                    extra=self._soft_targets_of if self._taught_by else None,
+                    forward=models.compiled(self.model) if self.plan.model.compile else None,
+                    precision=self.precision,
+                    checkpoint=self.folder / paths.CHECKPOINT,
+                    on_epoch=lambda row: self._after_epoch(row, show),
+                    on_batch=show.batch,
+                )
             show.end()
         return self._fit
 
     def evaluate(self) -> Evaluation:
         """The trained model on val, and on holdout if there is one. Raises RunError before fit()."""
         if self._evaluation is None:
-            self._evaluation = self._evaluated() if self.record is None else self._stored()
+            with self._threads():
+                self._evaluation = self._evaluated() if self.record is None else self._stored()
         return self._evaluation
 
     def save(self) -> Record:
@@ -374,8 +379,11 @@ class Run:
             assert evaluation.logits is not None
             with files.whole(self.folder / paths.VAL_LOGITS) as tmp, open(tmp, "wb") as f:
                 np.save(f, evaluation.logits.astype(np.float16))
+            set_state(models.unwrap(self.model).backbone, fit.best)
             models.save(self.model, self.folder / paths.WEIGHTS)
-            self.record = records.write(self.folder, self._values(fit, evaluation), evaluation.predictions)
+            with self._threads():
+                values = self._values(fit, evaluation)
+            self.record = records.write(self.folder, values, evaluation.predictions)
             for name in (paths.CHECKPOINT, paths.PROGRESS, paths.FAILURE):
                 files.remove(self.folder / name)
         return self.record
@@ -387,6 +395,9 @@ class Run:
         return self.save()
 
     # --- their parts
+
+    def _threads(self) -> AbstractContextManager[None]:
+        return training.threads(self.study.threads_of(self.plan.model))
 
     def _loss(self) -> training.LossFunction:
         cell = self.plan.cell
@@ -413,7 +424,6 @@ class Run:
         fit, labels = self._fit, self.dataset.labels("val")
         last = self._scorer.val_logits(self.model, len(fit.history), fit.last)
         logits = self._scorer.val_logits(self.model, fit.best_epoch, fit.best)
-        set_state(models.unwrap(self.model).backbone, fit.best)
         predicted, confidence = metrics.predictions(logits)
         example = np.linspace(0, len(labels) - 1, EXAMPLES).astype(np.uint32)
         values: dict[str, float | int] = {

@@ -1,8 +1,8 @@
 """One fit() for teacher and student. It knows no T, no alpha and no teacher."""
 
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -51,6 +51,17 @@ class Fit:
         import pandas as pd
 
         return pd.DataFrame(self.history)
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """So many CPU threads for PyTorch within the block, and those of before after it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def fit(

@@ -113,7 +113,8 @@ def _run(tasks: list[Task], callbacks: Callbacks, gpus: float, retries: int) -> 
     environment = settings()
     remote = ray.remote(num_gpus=gpus, max_retries=retries)(_on_a_node)
     failures: list[Failure] = []
-    waiting, references = {}, {}
+    waiting: dict[Any, Task] = {}
+    references: dict[str, Any] = {}
     for task in tasks:
         before = [references[name] for name in sorted(task.after) if name in references]
         reference = remote.options(num_cpus=task.threads).remote(task, environment, *before)
@@ -124,30 +125,32 @@ def _run(tasks: list[Task], callbacks: Callbacks, gpus: float, retries: int) -> 
             task = waiting.pop(reference)
             seconds = 0.0
             try:
-                error, seconds = ray.get(reference)
+                failure, seconds = ray.get(reference)
             except ray.exceptions.RayError as e:
-                error = f"{type(e).__name__}: {str(e).splitlines()[0]}"
-            if error == LEFT_OUT:
+                failure = Failure(task, type(e).__name__, f"{type(e).__name__}: {str(e).splitlines()[0]}")
+            if failure and failure.kind == LEFT_OUT:
                 continue
-            if error:
-                failures.append(Failure(task, error))
-            callbacks.done(task, seconds, error)
+            if failure:
+                failures.append(failure)
+            callbacks.done(task, seconds, failure)
         callbacks.tick({})
     return failures
 
 
-LEFT_OUT = "left out, since a task that it needs failed"
+LEFT_OUT = "left out"
 
 
-def _on_a_node(task: Task, environment: dict[str, str], *before: tuple[str, float]) -> tuple[str, float]:
-    """One task on the machine that Ray chose, in a forked process as on one machine: its error or '', its seconds.
+def _on_a_node(
+    task: Task, environment: dict[str, str], *before: tuple[Failure | None, float]
+) -> tuple[Failure | None, float]:
+    """One task on the machine that Ray chose, in a forked process as on one machine: its failure, its seconds.
 
     before: what the tasks that it needs came to.
     """
-    if any(error for error, _ in before):
-        return LEFT_OUT, 0.0
+    if any(failure for failure, _ in before):
+        return Failure(task, LEFT_OUT, "a task that it needs failed"), 0.0
     started = time.monotonic()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     slot = {**environment, **({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})}
     failures = run_here([task], [slot])
-    return failures[0].error if failures else "", time.monotonic() - started
+    return failures[0] if failures else None, time.monotonic() - started

@@ -29,6 +29,7 @@ def run_notebook(notebook: str, output: str, parameters: dict) -> "NotebookNode"
     if FORKS:
         ForkProvisioner.ready = _ForkedKernel()
         os.environ["JUPYTER_DEFAULT_PROVISIONER_NAME"] = "kd-fork"
+    from nbclient.exceptions import DeadKernelError
     from papermill.execute import execute_notebook
     from traitlets.config import Config
 
@@ -36,7 +37,13 @@ def run_notebook(notebook: str, output: str, parameters: dict) -> "NotebookNode"
     with TemporaryDirectory(prefix="kernel-", dir=get_temp_dir()) as private:
         connection = {"transport": "ipc", "connection_file": os.path.join(private, "connection.json")}
         config = Config(KernelManager=connection)
-        return execute_notebook(notebook, output, parameters, progress_bar=False, start_timeout=300, config=config)
+        try:
+            return execute_notebook(notebook, output, parameters, progress_bar=False, start_timeout=300, config=config)
+        except RuntimeError as e:
+            # as jupyter_client says that it died, or did not respond
+            if type(e) is RuntimeError and str(e).startswith("Kernel d"):
+                raise DeadKernelError(str(e)) from e
+            raise
 
 
 class _ForkedKernel:

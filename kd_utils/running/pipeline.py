@@ -22,7 +22,7 @@ from ..study import Cell, Model, Study, StudyError, short
 from ..study import load as load_study
 from . import events, pace
 from .events import Listener
-from .pool import PRELOADED_FOR_REPORT, Callbacks, Task, run_tasks, warm_up
+from .pool import PRELOADED_FOR_REPORT, Callbacks, Failure, Task, run_tasks, warm_up
 
 if TYPE_CHECKING:
     from ..learning.data import Dataset
@@ -119,7 +119,7 @@ def run_cells(shelf: Shelf, where: Resources, tell: Listener) -> bool:
 def _all_could_be_run(shelf: Shelf, tell: Listener) -> bool:
     """Say which cells of self-distillation wait for a baseline that is done, but whose weights are not here."""
     waiting = [cell for cell, r in shelf.cells.items() if r is None and shelf.study.taught_by(cell) == "self"]
-    missing = [cell for cell in waiting if shelf.done(Cell(cell.student, None, 1.0, cell.seed))]
+    missing = [cell for cell in waiting if shelf.done(cell.baseline)]
     missing = [cell for cell in missing if not baseline_weights(shelf, cell).is_file()]
     if missing:
         where = ", ".join(sorted({paths.shown(baseline_weights(shelf, cell)) for cell in missing}))
@@ -141,7 +141,7 @@ def make_report(study: Study, tell: Listener) -> Path:
     with TemporaryDirectory() as folder:
         failures = run_tasks([Task("report", print_report, {"study": study}, Path(folder) / "report")], [{}])
     if failures:
-        raise PipelineError(failures[0].error.removeprefix("ReportError: "))
+        raise PipelineError(failures[0].error)
     pdf = paths.report(study.name) / paths.PDF
     tell(events.Said(f"report: {pdf}"))
     return pdf
@@ -265,9 +265,8 @@ def cell_tasks(shelf: Shelf, device: str = "auto") -> list[tuple[Cell, Task]]:
     shelf.chosen_teacher()
     tasks = []
     for cell, record in shelf.cells.items():
-        baseline = Cell(cell.student, None, 1.0, cell.seed)
         learns_from_itself = study.taught_by(cell) == "self"
-        if record or (learns_from_itself and shelf.done(baseline) and not baseline_weights(shelf, cell).is_file()):
+        if record or (learns_from_itself and shelf.done(cell.baseline) and not baseline_weights(shelf, cell).is_file()):
             continue
         model = study.student(cell.student)
         parameters = {
@@ -280,13 +279,13 @@ def cell_tasks(shelf: Shelf, device: str = "auto") -> list[tuple[Cell, Task]]:
         }
         steps = study.training(model, teacher=False).epochs
         task = _notebook(study, "distill", cell.name, shelf.student_folder(cell), parameters, steps, model)
-        tasks.append((cell, replace(task, after=frozenset([baseline.name])) if learns_from_itself else task))
+        tasks.append((cell, replace(task, after=frozenset([cell.baseline.name])) if learns_from_itself else task))
     return tasks
 
 
 def baseline_weights(shelf: Shelf, cell: Cell) -> Path:
     """The weights of the baseline that a cell of self-distillation learns from; they are not kept in git."""
-    return shelf.student_folder(Cell(cell.student, None, 1.0, cell.seed)) / paths.WEIGHTS
+    return shelf.student_folder(cell.baseline) / paths.WEIGHTS
 
 
 def _notebook(study: Study, notebook: str, name: str, folder: Path, parameters: dict, steps: int, model: Model) -> Task:
@@ -349,11 +348,11 @@ def _run(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell: Li
     views_left = Counter(task.arguments["seed"] for task in tasks if task.function is compute_view)
     tell(events.StageProgress(stage, 0, total))
 
-    def on_done(task: Task, seconds: float, error: str) -> None:
+    def on_done(task: Task, seconds: float, failure: Failure | None) -> None:
         nonlocal finished
         finished += task.steps
-        if error:
-            tell(events.Failed(task.name, error, task.folder))
+        if failure:
+            tell(events.Failed(task.name, failure.error, task.folder))
             return
         if task.function is compute_view:
             seed = task.arguments["seed"]
@@ -368,8 +367,8 @@ def _run(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell: Li
             write_results(shelf)
         tell(events.Done(task.name, seconds, record.metrics.top1_best))
 
-    def on_retry(task: Task, error: str) -> None:
-        tell(events.Retried(task.name, error))
+    def on_retry(failure: Failure) -> None:
+        tell(events.Retried(failure.task.name, failure.error))
 
     asked, left = 0.0, ""
 
@@ -442,7 +441,7 @@ def _check_models(study: Study, models: list[Model]) -> None:
         task = Task("models", make_models, {"study": study, "models": models}, Path(folder) / "models")
         failures = run_tasks([task], [{}])
     if failures:
-        raise PipelineError(failures[0].error.removeprefix("ModelError: "))
+        raise PipelineError(failures[0].error)
 
 
 def make_models(study: Study, models: list[Model]) -> None:

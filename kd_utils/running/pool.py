@@ -28,8 +28,9 @@ PRELOADED_FOR_REPORT = ["kd_utils._preload_report"]  # the same where a report i
 KILLED_HINT = {int(signal.SIGKILL): " (out of memory?)"}
 STARTED_BY = "KD_STARTED_BY"  # the variable that tells the process that forks which process started it
 FORK_SERVER_GONE = 255  # what multiprocessing says of a process whose fork server can no longer be asked
-# causes that may have passed by another time: memory that something else held, a kernel that was killed
-MAY_PASS = ("killed by ", "DeadKernelError", "RuntimeError: Kernel d", "MemoryError", "OutOfMemoryError")
+KILLED, ENDED = "killed", "ended"  # the kinds of failure that a process cannot tell of itself
+# kinds that may have passed by another time: memory that something else held, a kernel that was killed
+MAY_PASS = {KILLED, "DeadKernelError", "MemoryError", "OutOfMemoryError"}
 BACK_OFF = 5.0  # seconds before the first retry, doubled for each further one
 
 
@@ -52,9 +53,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Failure:
-    """A task that failed, and why."""
+    """A task that failed, and why: `kind` is the exception's name, KILLED or ENDED; `error` says it in a line."""
 
     task: Task
+    kind: str
     error: str
 
 
@@ -66,12 +68,12 @@ def _ignore(*_: object) -> None:
 class Callbacks:
     """Who is told while tasks run.
 
-    done(task, seconds, error or ''): a task has ended. retry(task, error): it is tried again, after a while.
+    done(task, seconds, failure or None): a task has ended. retry(failure): its task is tried again, after a while.
     tick({name: steps done}): how far the running tasks are, twice a second.
     """
 
-    done: Callable[[Task, float, str], None] = _ignore
-    retry: Callable[[Task, str], None] = _ignore
+    done: Callable[[Task, float, Failure | None], None] = _ignore
+    retry: Callable[[Failure], None] = _ignore
     tick: Callable[[dict[str, int]], None] = _ignore
 
 
@@ -96,12 +98,12 @@ def run_tasks(
     try:
         while work.left:
             work.start_what_can()
-            for task, seconds, error in work.ended():
-                if work.try_again(task, error):
-                    callbacks.retry(task, error)
+            for task, seconds, failure in work.ended():
+                if failure and work.try_again(failure):
+                    callbacks.retry(failure)
                     continue
-                work.end(task, error)
-                callbacks.done(task, seconds, error)
+                work.end(task, failure)
+                callbacks.done(task, seconds, failure)
             callbacks.tick(work.steps())
     finally:
         work.kill()
@@ -148,8 +150,8 @@ class _Work:
             self.running[slot] = _Running(task, process)  # first: whatever is started is known to kill()
             _start(process)
 
-    def ended(self) -> list[tuple[Task, float, str]]:
-        """Wait for half a second, or until a task ends; returns those that have: task, seconds, error or ''."""
+    def ended(self) -> list[tuple[Task, float, Failure | None]]:
+        """Wait for half a second, or until a task ends; returns those that have: task, seconds, failure or None."""
         if not self.running:
             time.sleep(0.5)
             return []
@@ -160,23 +162,24 @@ class _Work:
                 r.process.join()
                 del self.running[slot]
                 self.free.append(slot)
-                ended.append((r.task, time.monotonic() - r.started, _error(r.task, r.process.exitcode or 0)))
+                ended.append((r.task, time.monotonic() - r.started, _failure(r.task, r.process.exitcode or 0)))
         return ended
 
-    def try_again(self, task: Task, error: str) -> bool:
+    def try_again(self, failure: Failure) -> bool:
         """Put a task off whose failure may have passed by another time; returns whether it is tried again."""
-        if not error.startswith(MAY_PASS) or self.tried[task.name] >= self.retries:
+        task = failure.task
+        if failure.kind not in MAY_PASS or self.tried[task.name] >= self.retries:
             return False
         self.later.append((time.monotonic() + BACK_OFF * 2 ** self.tried[task.name], task))
         self.tried[task.name] += 1
         return True
 
-    def end(self, task: Task, error: str) -> None:
+    def end(self, task: Task, failure: Failure | None) -> None:
         """Note that a task has ended; where it failed, those that wait for it are left out."""
-        if not error:
+        if failure is None:
             self.unfinished.discard(task.name)
             return
-        self.failures.append(Failure(task, error))
+        self.failures.append(failure)
         lost = {task.name}
         while out := [t for t in self.waiting if t.after & lost]:
             self.waiting = [t for t in self.waiting if t not in out]
@@ -239,23 +242,25 @@ def _steps(task: Task) -> int:
         return 0
 
 
-def _error(task: Task, code: int) -> str:
-    """Why a task failed, '' if it did not. What it could not say itself is noted for it."""
+def _failure(task: Task, code: int) -> Failure | None:
+    """Why a task failed, None if it did not. What it could not say itself is noted for it."""
     path = task.folder / paths.FAILURE
     if code == 0:
         files.remove(task.folder / paths.LOG)
         with suppress(OSError):  # a folder with something in it is not removed
             task.folder.rmdir()
-        return ""
+        return None
     if not path.is_file():
+        kind = KILLED
         if code < 0:
             reason = f"killed by {signal.Signals(-code).name}{KILLED_HINT.get(-code, '')}"
         elif code == FORK_SERVER_GONE and FORKS:
             reason = "killed by the end of the process that forks runs; a new one is started"
         else:
-            reason = f"ended with exit code {code}; see {task.folder / paths.LOG}"
-        files.write_json(path, {"error": reason})
-    return (files.read_json(path, error=str) or {"error": f"{path}: damaged"})["error"]
+            kind, reason = ENDED, f"ended with exit code {code}; see {task.folder / paths.LOG}"
+        files.write_json(path, {"kind": kind, "error": reason})
+    told = files.read_json(path, kind=str, error=str) or {"kind": ENDED, "error": f"{path}: damaged"}
+    return Failure(task, told["kind"], told["error"])
 
 
 def settings() -> dict[str, str]:
@@ -280,10 +285,18 @@ def _child(task: Task, environment: dict[str, str]) -> None:
     except BaseException as e:
         if not isinstance(e, files.DiskFull) and files.is_full(e, task.folder):  # what libraries write
             e = files.DiskFull.at(task.folder)
-        name = getattr(e, "ename", type(e).__name__)
-        text = str(getattr(e, "evalue", e))
-        files.write_json(task.folder / paths.FAILURE, {"error": f"{name}: {text}"})
+        files.write_json(task.folder / paths.FAILURE, _told(e))
         sys.exit(1)
+
+
+def _told(error: BaseException) -> dict[str, str]:
+    """What an exception, or the one that a notebook has ended with, is called and says.
+
+    The package's own say all in their texts; those of others are shown with their names.
+    """
+    kind, text = getattr(error, "ename", type(error).__name__), str(getattr(error, "evalue", error))
+    is_own = type(error).__module__.startswith("kd_utils.")
+    return {"kind": kind, "error": text if is_own else f"{kind}: {text}"}
 
 
 def die_with(parent: int) -> None:

@@ -64,7 +64,7 @@ MINE = {
 
 @pytest.mark.numeric
 def test_a_teacher_of_one_s_own_is_judged_and_teaches(root, by_plain_pytorch):
-    study = study_of(root, MINE, augment=AS_STORED)
+    study = study_of(root, MINE, augment=AS_STORED, students=[{**STUDENT, "threads": 2}])
     judged = runs.teacher(study)
     record = judged.go()
     labels = judged.dataset.labels("val")
@@ -73,7 +73,7 @@ def test_a_teacher_of_one_s_own_is_judged_and_teaches(root, by_plain_pytorch):
     assert (record.metrics.epochs, record.history, record.cost.train_seconds) == (0, [], 0)
     assert record.provenance.weights_from == "mine.pth"
     student = runs.student(study)
-    student.go()
+    assert student.go().provenance.threads == 2  # though its teacher, who is asked within, has a thread
     taught = student.soft_targets[0].astype(np.float32)
     np.testing.assert_allclose(taught, by_plain_pytorch["train"], atol=0.01 * np.abs(taught).max())
     assert [view.name for view in student.soft_targets.folder.glob("*.npy")] == ["view_0000.npy"]  # all are the same

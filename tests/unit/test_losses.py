@@ -288,7 +288,15 @@ def test_permuted_leaves_the_target_and_keeps_what_it_permutes():
     kept = (permuted == teacher).double()
     kept[rows, targets] = 0
     assert kept.sum().item() / (4 * len(targets)) == pytest.approx(1 / 4, abs=0.02)
-    assert torch.equal(losses._permuted(teacher, targets), permuted)
+
+
+def test_permuted_draws_from_the_generator_that_training_seeds():
+    _, targets, teacher = example(classes=5, batch=100)
+    drawn = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        drawn.append(losses._permuted(teacher, targets))
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
 
 
 @pytest.mark.parametrize("name", ["self", "early_teacher", "random_teacher"])

@@ -11,6 +11,7 @@ from kd_utils import paths
 from kd_utils.learning import data
 from kd_utils.learning.weights import ModelError
 from kd_utils.running import kernels, pipeline
+from kd_utils.running.pool import Failure
 from kd_utils.shelf import Shelf, ShelfError
 from kd_utils.study import load
 
@@ -145,7 +146,9 @@ def test_a_study_of_which_every_run_fails_ends_without_a_report_and_without_an_e
     monkeypatch.setattr(pipeline, "_check_models", lambda study, models: None)
     monkeypatch.setattr(pipeline, "warm_up", lambda: None)
     monkeypatch.setattr(
-        pipeline, "run_tasks", lambda tasks, slots, callbacks: [callbacks.done(t, 1.0, "broken") for t in tasks]
+        pipeline,
+        "run_tasks",
+        lambda tasks, slots, callbacks: [callbacks.done(t, 1.0, Failure(t, "ValueError", "broken")) for t in tasks],
     )
     said = []
     assert not pipeline.run_study("small", on_event=said.append)

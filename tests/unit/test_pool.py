@@ -37,9 +37,9 @@ def test_tasks_run_in_slots_and_say_why_they_fail(light, tmp_path):
         for k, more in enumerate([{}, {"fail": True}, {"die": True}, {}, {}])
     ]
     failures = pool.run_tasks(made, [{"CUDA_VISIBLE_DEVICES": "7"}, {"CUDA_VISIBLE_DEVICES": "8"}])
-    assert {f.task.name: f.error for f in failures} == {
-        "1": "ValueError: it went wrong",
-        "2": "killed by SIGKILL (out of memory?)",
+    assert {f.task.name: (f.kind, f.error) for f in failures} == {
+        "1": ("ValueError", "ValueError: it went wrong"),
+        "2": (pool.KILLED, "killed by SIGKILL (out of memory?)"),
     }
     assert {(tmp_path / f"out{k}").read_text().strip() for k in (0, 3, 4)} <= {"7", "8"}
     assert "it went wrong" in (tmp_path / "t1" / "failure.json").read_text()
@@ -53,7 +53,7 @@ def test_a_task_waits_for_what_it_needs_and_is_left_out_where_that_fails(light, 
 
     done = []
     tasks = [task("second", "first"), task("broken"), task("lost", "broken"), task("lost too", "lost"), task("first")]
-    failures = pool.run_tasks(tasks, [{}], Callbacks(done=lambda t, s, error: done.append(t.name)))
+    failures = pool.run_tasks(tasks, [{}], Callbacks(done=lambda t, s, failure: done.append(t.name)))
     assert (tmp_path / "log").read_text().split() == done == ["broken", "first", "second"]
     assert [f.task.name for f in failures] == ["broken"]
 
@@ -80,12 +80,10 @@ def test_a_killed_fork_server_is_started_again_and_its_tasks_are_tried_again(lig
             killed.append(SERVER._forkserver_pid)
             os.kill(killed[0], signal.SIGKILL)
 
-    callbacks = Callbacks(
-        lambda task, _, error: done.append((task.name, error)), lambda *a: retried.append(a), kill_once
-    )
+    callbacks = Callbacks(lambda task, _, failure: done.append((task.name, failure)), retried.append, kill_once)
     assert pool.run_tasks(tasks, [{}], callbacks) == []
-    assert sorted(done) == [("task 0", ""), ("task 1", "")]
-    assert killed and [task.name for task, _ in retried] == ["task 0"]
+    assert sorted(done) == [("task 0", None), ("task 1", None)]
+    assert killed and [failure.task.name for failure in retried] == ["task 0"]
     assert (tmp_path / "0.txt").read_text() == "begun\n" * 2
 
 
@@ -98,15 +96,22 @@ def test_a_task_whose_folder_is_removed_fails_alone(light, tmp_path):
     (failure,) = pool.run_tasks(tasks, [{}])
     assert failure.task.name == "lost" and failure.error == "OSError: the folder is gone"
     shutil.rmtree(folder)
-    assert pool._error(tasks[0], 0) == ""
-    assert "exit code 3" in pool._error(tasks[0], 3) and Path(folder, "failure.json").is_file()
+    assert pool._failure(tasks[0], 0) is None
+    assert "exit code 3" in pool._failure(tasks[0], 3).error and Path(folder, "failure.json").is_file()
 
 
 def test_a_kernel_that_dies_before_it_replies_is_tried_again(light, tmp_path):
     retried = []
     task = Task("run", a_kernel_that_dies_once, {"path": str(tmp_path / "x.txt")}, tmp_path / "run")
-    assert pool.run_tasks([task], [{}], Callbacks(retry=lambda *a: retried.append(a))) == []
-    assert [error for _, error in retried] == ["RuntimeError: Kernel died before replying to kernel_info"]
+    assert pool.run_tasks([task], [{}], Callbacks(retry=retried.append)) == []
+    assert [f.error for f in retried] == ["DeadKernelError: Kernel died before replying to kernel_info"]
+
+
+def test_what_the_package_says_is_not_told_with_its_exception_s_name():
+    assert pool._told(pool.PoolError("no run can be started")) == {
+        "kind": "PoolError",
+        "error": "no run can be started",
+    }
 
 
 def test_kernels_are_spoken_to_in_a_folder_of_this_user_alone(monkeypatch):

@@ -118,9 +118,28 @@ def test_a_record_written_today_is_read_back(record):
     text = (record / "record.json").read_text()
     (record / "record.json").write_bytes(text.replace("\n", "\r\n").encode())  # as a checkout on Windows may have it
     assert records.read(record) == new
-    (record / "record.json").write_text(text.replace('"alpha": 1.0', '"alpha": 0.9'))
+    (record / "record.json").write_text(text.replace('"seed": 0', '"seed": 1'))
     with pytest.raises(RecordError, match="changed after it was written"):
         records.read(record)
+    (record / "record.json").write_text(text.replace('"seed": 0', '"seed": 0, "note": 1'))
+    with pytest.raises(RecordError, match=r"record\.json: note: Extra inputs are not permitted"):
+        records.read(record)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"T": 4.0}, "alpha 1.0 does not go with T 4.0"),
+        ({"score": "0.4"}, "score: Input should be a valid number"),
+        ({"extra": 1}, "extra: Extra inputs are not permitted"),
+    ],
+)
+def test_a_record_that_could_not_be_read_is_not_written(record, change, says):
+    old, before = records.read(record), (record / "record.json").read_text()
+    values = old.model_dump(exclude={"version", "predictions_sha256"}, exclude_none=True)
+    with pytest.raises(RecordError, match=says):
+        records.write(record, {**values, "T": None, **change}, old.predictions)
+    assert (record / "record.json").read_text() == before
 
 
 def test_another_run_s_predictions_are_refused(record):

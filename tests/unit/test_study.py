@@ -221,6 +221,17 @@ def test_a_study_s_file_is_named_as_a_folder_can_be(root, stem):
         ({"methods": [{"method": "self", "alpha": [1]}]}, "methods.0.alpha.0: .*less than 1"),
         ({"methods": [{"method": "dkd"}, {"method": "dkd", "nontarget": 2}]}, "methods: .*named twice"),
         ({"methods": [{"method": "dkd", "name": "kd"}]}, "the name 'kd' is the grid's"),
+        (
+            {
+                "methods": [{"method": "random_teacher"}],
+                "teacher": {"candidates": ["a", "b", {"ensemble": ["a", "b"]}]},
+            },
+            "methods: random_teacher needs a teacher that is one model, and candidate ensemble may be chosen",
+        ),
+        (
+            {"methods": [{"method": "early_teacher"}], "teacher": {"candidates": ["a"], "train": {"epochs": 1}}},
+            "methods: early_teacher is the teacher after its first epoch, and candidate a is trained for less than two",
+        ),
     ],
 )
 def test_errors_name_the_key_and_what_is_allowed(root, change, says):
