@@ -27,7 +27,6 @@ from statistics import mean, median
 import calibration
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from kd_utils import methods, records
 from kd_utils.reporting import claims, results, sentences, stats, tables
@@ -187,7 +186,7 @@ def seen_views() -> str:
     right: dict[bool, list[float]] = {True: [], False: []}
     for r in kept().students:
         if study.taught_by(r.cell) == "teacher":
-            right[r.seed == shared].append(r.provenance.soft_targets_top1)
+            right[r.seed == shared].append(r.provenance.soft_targets_top1 or 0.0)
     others = " and ".join(str(s) for s in study.seeds if s != shared)
     return bullet(
         f"**Seed {shared} shares views with the teacher.** The teacher was trained on the first {seen} of the "
@@ -445,7 +444,7 @@ def _limits(metadata: typing.Sequence) -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "**required**"
-    value = field.default if field.default is not PydanticUndefined else field.default_factory()
+    value = field.get_default(call_default_factory=True)
     if isinstance(value, BaseModel) or value is None or value in ("", [], {}):
         return "–"
     return f"`{json.dumps(value)}`" if not isinstance(value, str) else f"`{value}`"
@@ -456,8 +455,8 @@ def _comments(model: type[BaseModel]) -> dict[str, str]:
     source = textwrap.dedent(inspect.getsource(model))
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     notes = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
-    fields = (node for node in ast.parse(source).body[0].body if isinstance(node, ast.AnnAssign))
-    return {node.target.id: notes.get(node.end_lineno, "") for node in fields}
+    fields = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.AnnAssign))
+    return {ast.unparse(node.target): notes.get(node.end_lineno or 0, "") for node in fields}
 
 
 # --- speed, from the JSON of `make bench`

@@ -3,10 +3,12 @@
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from inspect import Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -24,12 +26,39 @@ app = typer.Typer(
 )
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="a study file, or the name of one in studies/")]
-Jobs = Annotated[int | None, typer.Option(min=1, help="runs side by side [default: as many as cores or GPUs hold]")]
-Device = Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cpu, cuda or mps")]
-Engine = Annotated[str, typer.Option(help="local, or ray: a Ray cluster (the extra 'cluster')")]
-Address = Annotated[str | None, typer.Option(help="of a running Ray cluster [default: start one here]")]
-Gpus = Annotated[float | None, typer.Option(min=0, help="GPUs that a run takes on Ray, fractions too")]
-Source = Annotated[Path | None, typer.Option(help="zip or folder that holds TinyImageNet [default: downloaded]")]
+Source = Annotated[Path | None, typer.Option(help="zip or folder of tiny-imagenet [default: downloaded]")]
+
+
+def _where(
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="runs side by side [default: as many as cores or GPUs hold]")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cpu, cuda or mps")] = "auto",
+    engine: Annotated[str, typer.Option(help="local, or ray: a Ray cluster (the extra 'cluster')")] = "local",
+    address: Annotated[str | None, typer.Option(help="of a running Ray cluster [default: start one here]")] = None,
+    gpus: Annotated[float | None, typer.Option(min=0, help="GPUs that a run takes on Ray, fractions too")] = None,
+) -> "Resources":
+    from .running.pipeline import Resources
+
+    if engine not in ("local", "ray"):
+        raise typer.BadParameter(f"--engine is local or ray, not {engine!r}")
+    return Resources(jobs, device, cast(Literal["local", "ray"], engine), address, gpus)
+
+
+def _takes_resources(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of `_where` in the place of its last parameter, `where`."""
+
+    @wraps(command)
+    def taking(**given: Any) -> None:
+        resources = {name: given.pop(name) for name in options}
+        command(**given, where=_where(**resources))
+
+    options = signature(_where).parameters
+    own = [p for p in signature(command).parameters.values() if p.name != "where"]
+    parameters = [*own, *options.values()]
+    taking.__annotations__ = {p.name: p.annotation for p in parameters}
+    vars(taking)["__signature__"] = Signature(parameters)
+    return taking
 
 
 @app.command()
@@ -51,19 +80,11 @@ def new(
 
 
 @app.command()
-def run(
-    study: StudyArgument,
-    jobs: Jobs = None,
-    device: Device = "auto",
-    engine: Engine = "local",
-    address: Address = None,
-    gpus: Gpus = None,
-    source: Source = None,
-) -> None:
+@_takes_resources
+def run(study: StudyArgument, source: Source = None, *, where: "Resources") -> None:
     """Do all stages, each only as far as it is not done: data, teacher, grid, report."""
     from .running.pipeline import run_study
 
-    where = _where(jobs, device, engine, address, gpus)
     with _terminal() as tell:
         ok = run_study(study, source=source, where=where, on_event=tell)
     raise typer.Exit(0 if ok else 1)
@@ -91,20 +112,14 @@ def data(
 
 
 @app.command()
-def teacher(
-    study: StudyArgument,
-    jobs: Jobs = None,
-    device: Device = "auto",
-    engine: Engine = "local",
-    address: Address = None,
-    gpus: Gpus = None,
-) -> None:
+@_takes_resources
+def teacher(study: StudyArgument, *, where: "Resources") -> None:
     """Train the teacher candidates; the best one is the teacher."""
     from .running import pipeline
     from .shelf import Shelf
     from .study import load
 
-    where, loaded = _where(jobs, device, engine, address, gpus), load(study)
+    loaded = load(study)
     with _terminal() as tell, pipeline.held(loaded):
         shelf = Shelf(loaded)
         pipeline.advise(shelf, where, tell)
@@ -113,20 +128,14 @@ def teacher(
 
 
 @app.command()
-def grid(
-    study: StudyArgument,
-    jobs: Jobs = None,
-    device: Device = "auto",
-    engine: Engine = "local",
-    address: Address = None,
-    gpus: Gpus = None,
-) -> None:
+@_takes_resources
+def grid(study: StudyArgument, *, where: "Resources") -> None:
     """Compute the soft targets, then run the cells."""
     from .running import pipeline
     from .shelf import Shelf
     from .study import load
 
-    where, loaded = _where(jobs, device, engine, address, gpus), load(study)
+    loaded = load(study)
     with _terminal() as tell, pipeline.held(loaded):
         shelf = Shelf(loaded)
         pipeline.advise(shelf, where, tell)
@@ -290,14 +299,6 @@ def without_uri_grammar() -> None:
     It compiles it when it is imported, two seconds in every process, for a check that no notebook asks for.
     """
     sys.modules.setdefault("rfc3987_syntax", None)  # pyright: ignore[reportArgumentType]
-
-
-def _where(jobs: int | None, device: str, engine: str, address: str | None, gpus: float | None) -> "Resources":
-    from .running.pipeline import Resources
-
-    if engine not in ("local", "ray"):
-        raise typer.BadParameter(f"--engine is local or ray, not {engine!r}")
-    return Resources(jobs, device, cast(Literal["local", "ray"], engine), address, gpus)
 
 
 _interrupted: list[int] = []  # the signals that came

@@ -77,13 +77,17 @@ MOST_TEXT = 100_000_000  # bytes of a text file, unless its reader says otherwis
 
 
 def read_text(path: Path, most: int = MOST_TEXT) -> str:
-    """A text file's content, UTF-8. Raises OSError for what is no file, as a pipe or a device, or has more bytes."""
-    about = path.stat()
-    if not stat.S_ISREG(about.st_mode):
-        raise OSError(errno.EINVAL, "not a file", str(path))
-    if about.st_size > most:
-        raise OSError(errno.EFBIG, f"{about.st_size:,} bytes, and at most {most:,} are read", str(path))
-    return path.read_text(encoding="utf-8")
+    """A text file's content, UTF-8, each line's end a newline alone.
+
+    Raises OSError for what is no file, as a pipe or a device, or has more bytes.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as f:  # which does not wait for a pipe's writer
+        about = os.fstat(f.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EINVAL, "not a file", str(path))
+        if about.st_size > most:
+            raise OSError(errno.EFBIG, f"{about.st_size:,} bytes, and at most {most:,} are read", str(path))
+        return f.read().decode("utf-8").replace("\r\n", "\n")
 
 
 def read_json(path: Path, **kinds: type | tuple[type, ...]) -> dict | None:

@@ -94,7 +94,7 @@ def array(folder: Path, split: str, what: str) -> Path:
     return folder / f"{split}_{what}.npy"
 
 
-def view(folder: Path, number: int) -> Path:
+def view_file(folder: Path, number: int) -> Path:
     """The soft targets of a view; beside it lie a note of the device that computed them, .json, and a .lock."""
     return folder / f"view_{number:04d}.npy"
 

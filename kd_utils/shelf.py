@@ -19,7 +19,7 @@ class ShelfError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunProgress:
     """How far a run is that is not done: epochs done, of how many, and the seconds and pace of the latest one."""
 
     epoch: int
@@ -197,7 +197,7 @@ class Shelf:
         reasons = ((name, files.read_json(folder / paths.FAILURE, error=str)) for name, folder in self._unfinished())
         return {name: reason["error"] for name, reason in reasons if reason}
 
-    def running(self) -> dict[str, Progress]:
+    def running(self) -> dict[str, RunProgress]:
         """The runs that a living command is working on and that have an epoch behind them, by their names."""
         since = _changed(paths.results(self.study.name) / paths.HOLDER)
         progress = {}
@@ -223,7 +223,7 @@ def _changed(path: Path) -> float:
         return 0.0
 
 
-def _progress(folder: Path) -> Progress | None:
+def _progress(folder: Path) -> RunProgress | None:
     number = (int, float)
     at = files.read_json(folder / paths.PROGRESS, epoch=int, epochs=int, epoch_seconds=number, images_per_second=number)
-    return Progress(**{f.name: at[f.name] for f in fields(Progress)}) if at else None
+    return RunProgress(**{f.name: at[f.name] for f in fields(RunProgress)}) if at else None

@@ -7,6 +7,7 @@ for one run. Their hash is the run's key: a record answers a study if and only i
 import difflib
 import hashlib
 import json
+import numbers
 import os
 import re
 import reprlib
@@ -56,6 +57,15 @@ def _as_float(value: object) -> object:
         return float(value) if type(value) is int else value
     except OverflowError:
         return float("inf")
+
+
+def _plain(value: object) -> object:
+    """A number of another library, as NumPy's np.int64(3) is, as Python's own."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
 
 
 Number = Annotated[float, BeforeValidator(_as_float), AfterValidator(lambda v: v + 0), Field(allow_inf_nan=False)]
@@ -353,9 +363,9 @@ class Asked(_Section):
 
     @classmethod
     def of(cls, **values: object) -> "Asked":
-        """These numbers. Raises StudyError, naming the parameter and its limits."""
+        """These numbers, NumPy's too. Raises StudyError, naming the parameter and its limits."""
         try:
-            return cls.model_validate(values)
+            return cls.model_validate({name: _plain(value) for name, value in values.items()})
         except ValidationError as e:
             raise StudyError(_explain(e, cls)) from None
 
@@ -617,7 +627,7 @@ class Study(_Section):
         """Whose soft targets a cell learns from: nobody's, the teacher's, or those of the student's own baseline."""
         return self.teaching(cell).taught_by
 
-    def view(self, epoch: int) -> int:
+    def view_number(self, epoch: int) -> int:
         """The number of the view that an epoch (from 0) sees; without augmentation there is one."""
         return epoch % len(self.views_of(epoch + 1))
 

@@ -27,7 +27,7 @@ from .. import files, machine, paths, seeds, shelf
 from ..sources import SOURCES
 from ..study import Data, Study, digest
 from . import loaders
-from .loaders import DataError, Pool, Pools, Progress, Reader
+from .loaders import DataError, OnProgress, Pool, Pools, Reader
 
 SPLITS = ("train", "val", "holdout")
 THE_DOWNLOAD = "the download"  # where data come from that no path was named for
@@ -100,7 +100,7 @@ def pictures(study: Study) -> np.ndarray | None:
 def prepare(
     study: Study,
     source: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     say: Callable[[str], None] = print,
 ) -> Dataset:
     """The study's data set, decoded now if it is not on disk yet, or is damaged, which say() is told.
@@ -201,7 +201,7 @@ def _resolved(source: str | Path | None) -> str:
     return str(Path(source).expanduser().resolve()) if source else THE_DOWNLOAD
 
 
-def _pools(data: Data, path: str | Path | None, progress: Progress) -> Pools:
+def _pools(data: Data, path: str | Path | None, progress: OnProgress) -> Pools:
     """The study's data set as published; path: where it lies, before what the study says."""
     path = path or data.source
     return getattr(loaders, SOURCES[data.name].loader)(Path(path).expanduser() if path else None, progress)
@@ -277,7 +277,7 @@ def _choose_classes(wanted: int | list[str] | None, keys: list[str]) -> list[int
 # --- decoding
 
 
-def _decode(data: Data, pools: Pools, folder: Path, progress: Progress) -> None:
+def _decode(data: Data, pools: Pools, folder: Path, progress: OnProgress) -> None:
     """Write the arrays of every split into the folder, then meta.json."""
     chosen, splits = _choose(data, pools)
     size = data.image_size
@@ -346,7 +346,7 @@ def _fingerprint(folder: Path, classes: list[str]) -> str:
     return hashed.hexdigest()
 
 
-def _decode_files(jobs: list[tuple], progress: Progress) -> None:
+def _decode_files(jobs: list[tuple], progress: OnProgress) -> None:
     """Decode all jobs, in as many processes as there are cores."""
     total = sum(len(names) for _, names, _, _ in jobs)
     if total <= 1000:  # not worth a start of processes

@@ -36,7 +36,7 @@ MOST_TEXT = 16_000_000  # bytes of a list of names
 
 PATIENCE = 30  # seconds without a byte from the network
 
-Progress = Callable[[str, int, int], None]  # what is done, how much of it, out of how much
+OnProgress = Callable[[str, int, int], None]  # what is done, how much of it, out of how much
 
 
 class DataError(ValueError):
@@ -140,7 +140,7 @@ class Reader:
             )
 
 
-def digits(path: Path | None, progress: Progress) -> Pools:
+def digits(path: Path | None, progress: OnProgress) -> Pools:
     """scikit-learn's digits: grey from 0 to 16, scaled to 0 to 255."""
     from sklearn.datasets import load_digits
 
@@ -150,7 +150,7 @@ def digits(path: Path | None, progress: Progress) -> Pools:
     return Pools(names, names, Pool(bunch.target.astype(np.int64), np.repeat(grey[..., None], 3, axis=-1)), None)
 
 
-def cifar100(path: Path | None, progress: Progress) -> Pools:
+def cifar100(path: Path | None, progress: OnProgress) -> Pools:
     """CIFAR-100 through torchvision, downloaded if it is not there; torchvision compares the MD5 of every file."""
     from torchvision.datasets import CIFAR100
 
@@ -169,7 +169,7 @@ def cifar100(path: Path | None, progress: Progress) -> Pools:
     return Pools(list(train.classes), list(train.classes), of_train, of_val)
 
 
-def image_folder(path: Path | None, progress: Progress) -> Pools:
+def image_folder(path: Path | None, progress: OnProgress) -> Pools:
     """A folder of one's own: train/<class>/ and val/<class>/, where there may be no val/; or <class>/ alone.
 
     What is hidden, as .ipynb_checkpoints is, is left out.
@@ -206,7 +206,7 @@ def hidden(name: str) -> bool:
     return any(part.startswith(".") for part in name.split("/"))
 
 
-def tiny_imagenet(path: Path | None, progress: Progress) -> Pools:
+def tiny_imagenet(path: Path | None, progress: OnProgress) -> Pools:
     """TinyImageNet-200 from its zip or its unpacked folder; without a path from its address, downloaded once."""
     if path is None:
         path = paths.downloads() / "tiny-imagenet-200.zip"
@@ -276,7 +276,7 @@ def impatient() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def download(url: str, path: Path, md5: str, size: int, progress: Progress | None = None) -> None:
+def download(url: str, path: Path, md5: str, size: int, progress: OnProgress | None = None) -> None:
     """Fetch url to path, going on where an earlier attempt stopped; path is there only when the MD5 is right.
 
     size in bytes. Raises DataError, with the address and what to do.

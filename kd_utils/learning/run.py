@@ -36,7 +36,6 @@ from ..study import (
     StudyError,
     Train,
     key,
-    short,
     student_settings,
     teacher_settings,
 )
@@ -356,7 +355,7 @@ class Run:
             torch.as_tensor(self.dataset.labels("train")).to(self.device),
             train=self.plan.train,
             loss=self._loss(),
-            view=lambda epoch: self.view(self.study.view(epoch)),
+            view=lambda epoch: self.view(self.study.view_number(epoch)),
             seed=self.plan.seed,
             score=self._scorer,
             extra=self._soft_targets_of if self._taught_by else None,
@@ -404,7 +403,7 @@ class Run:
         return losses.of(self.study.teaching(cell).name, T=cell.T, alpha=cell.alpha, **self.study.weights(cell))
 
     def _soft_targets_of(self, epoch: int) -> torch.Tensor:
-        return torch.as_tensor(self.soft_targets[self.study.view(epoch)]).to(self.device)
+        return torch.as_tensor(self.soft_targets[self.study.view_number(epoch)]).to(self.device)
 
     def _after_epoch(self, row: dict, show: "Show") -> None:
         progress = {
@@ -490,7 +489,7 @@ class Run:
             "versions": {p: version(p) for p in ("torch", "torchvision", "timm", "numpy")},
         }
         if self._taught_by:
-            named = self.soft_targets[self.study.view(0)].argmax(axis=1)
+            named = self.soft_targets[self.study.view_number(0)].argmax(axis=1)
             values["soft_targets_top1"] = float(np.mean(named == self.dataset.labels("train")))
             values["soft_targets_from"] = self.soft_targets.computed_on(self.plan.views)
         return values
@@ -647,23 +646,24 @@ def student(
 ) -> Run:
     """The run of one cell.
 
-    student: its name in the study (default: the first). T: temperature, 0.001 to 1,000,000, of no effect at alpha = 1.
-    alpha: weight of the cross-entropy, 0 to 1. method: kd, plain distillation, or the name of a row under `methods`
-    in the study. epochs: 0 for the study's own number.
+    student: its name in the study (default: the first). T: temperature, 0.001 to 1,000,000, of no effect at alpha = 1
+    and with a method that has none. alpha: weight of the cross-entropy, 0 to 1. method: kd, plain distillation, or the
+    name of a row under `methods` in the study. epochs: 0 for the study's own number.
     Raises ShelfError where the study has no teacher yet, StudyError for parameters out of range.
     """
     study = study if isinstance(study, Study) else load_study(study)
     asked = Asked.of(T=T, alpha=alpha, seed=seed, epochs=epochs)
     label = student or study.students[0].label
     study.student(label)
-    if method != "kd" and (alpha == 1 or T != 1 and not study.method(method).teaching.temperature):
-        raise StudyError(
-            f"method {method!r} at T={short(T)}, alpha={short(alpha)}: alpha must be below 1, and T 1 without a "
-            "temperature"
-        )
-    if epochs:
-        study = study.with_epochs(epochs)
-    cell = Cell(label, None if alpha == 1 else asked.T, asked.alpha, asked.seed, method)
+    point = None if asked.alpha == 1 else asked.T
+    if method != "kd":
+        if asked.alpha == 1:
+            raise StudyError(f"alpha: method {method!r} needs one below 1; the baseline is of method 'kd'")
+        if not study.method(method).teaching.temperature:
+            point = 1.0
+    if asked.epochs:
+        study = study.with_epochs(asked.epochs)
+    cell = Cell(label, point, asked.alpha, asked.seed, method)
     data.load(study)
     return Run(plan_student(Shelf(study), cell), device)
 

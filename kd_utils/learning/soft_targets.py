@@ -45,7 +45,7 @@ def _binding(study: Study, seed: int, teacher: Teacher, fingerprint: str) -> dic
 def views_missing(study: Study, seed: int, teacher: Teacher, fingerprint: str) -> int:
     """How many of the study's views of this seed have no soft targets; fingerprint: the data's."""
     folder = paths.soft_targets(digest(_binding(study, seed, teacher, fingerprint)))
-    return sum(not paths.view(folder, view).is_file() for view in range(study.view_count()))
+    return sum(not paths.view_file(folder, view).is_file() for view in range(study.view_count()))
 
 
 class SoftTargets:
@@ -155,4 +155,4 @@ class SoftTargets:
         return note or {}
 
     def _path(self, view: int) -> Path:
-        return paths.view(self.folder, view)
+        return paths.view_file(self.folder, view)

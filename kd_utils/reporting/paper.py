@@ -16,7 +16,7 @@ from nbconvert.exporters import Exporter
 
 from .. import files, paths
 from ..study import Study
-from .shown import Front, in_markdown
+from .shown import Front, Text, in_markdown
 
 _READ = "markdown-native_divs-native_spans-raw_html-raw_tex-raw_attribute-latex_macros"
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -57,32 +57,8 @@ class PaperHTMLExporter(PaperExporter):
         return paper.html()
 
 
-def make(study: Study) -> Path:
-    """Run analysis.ipynb on the study's records, and print it to report/STUDY/: report.pdf, report.html, figures.
-
-    Returns the PDF's path. Raises ReportError, which names the executed notebook if that is where it failed.
-    """
-    import logging
-
-    from . import results
-
-    results.load(study)  # says at once what is missing
-    from papermill.exceptions import PapermillExecutionError
-    from papermill.execute import execute_notebook
-
-    executed = paths.results(study.name) / paths.ANALYSIS
-    executed.parent.mkdir(parents=True, exist_ok=True)
-    logging.getLogger("traitlets").setLevel(logging.ERROR)  # jupyter_client warns of kernels on the loopback address
-    try:
-        nb = execute_notebook(
-            paths.notebook("analysis"),
-            executed,
-            {"study": study.file},
-            progress_bar=False,
-            extra_arguments=["--IPKernelApp.log_level=50"],  # as above, on the kernel's side, which an interrupt upsets
-        )
-    except PapermillExecutionError as e:
-        raise ReportError(f"the analysis failed: {e.evalue}; see {executed}") from None
+def write(nb, study: Study) -> None:
+    """Write the executed analysis of a study to report/STUDY/: report.pdf, report.html, figures. Raises ReportError."""
     folder = paths.report(study.name)
     with _paper(nb, study.name) as paper:
         with files.whole(folder / paths.PDF) as tmp:
@@ -94,7 +70,6 @@ def make(study: Study) -> Path:
             for figure in sorted(paper.folder.glob("*.svg")):
                 (new / figure.name).write_bytes(figure.read_bytes())
             files.remove(folder / "figures")
-    return folder / paths.PDF
 
 
 @contextmanager
@@ -176,6 +151,8 @@ def _rich(output, folder: Path, name: str) -> str | None:
     forms = output.data
     if "image/svg+xml" in forms or "image/png" in forms:
         return _picture(output, folder, name)
+    if Text.MIME in forms:
+        return forms[Text.MIME]["markdown"]
     if "text/markdown" in forms:
         return forms["text/markdown"]
     if "text/html" in forms:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -118,6 +117,8 @@ def heatmaps(
     grids: student -> DataFrame of the values; notes: student -> DataFrame of what is written into the cells.
     The colours diverge around centres (student -> value), by default around zero.
     """
+    import seaborn as sns  # which takes a second, and what a run shows needs no heatmap
+
     height = 0.75 + 0.4 * max(len(grid) for grid in grids.values())
     figure, axes = _axes(len(grids), 3.5, height)
     for ax, (student, grid) in zip(axes, grids.items(), strict=True):
@@ -309,21 +310,22 @@ def learning_curve(history: pd.DataFrame) -> Figure:
 
 
 @_styled
-def images(batches: Mapping[str, np.ndarray], titles: Sequence[str] | None = None) -> Figure:
-    """Rows of images: name of the row -> (N, H, W, 3) uint8; titles stand over the first row."""
-    rows, columns = len(batches), max(len(batch) for batch in batches.values())
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(0.95 * columns + 0.8, 1.0 * rows + 0.25), squeeze=False, layout="constrained"
-    )
-    for ax in axes.flat:
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_visible(False)
-    for row, (name, batch) in zip(axes, batches.items(), strict=True):
-        for ax, image in zip(row, batch, strict=False):  # a row may have fewer images than the longest
-            ax.imshow(image)
-        row[0].set_ylabel(in_plot(name))
-    for ax, title in zip(axes[0], titles or [], strict=False):
-        ax.set_title(in_plot(title, 14), fontsize=8)
+def images(batches: Mapping[str, np.ndarray]) -> Figure:
+    """Rows of images: name of the row -> (N, H, W, 3) uint8, all of one height and width."""
+    high, wide = next(iter(batches.values())).shape[1:3]
+    rows, columns, gap = len(batches), max(len(batch) for batch in batches.values()), 1 + high // 16
+    # one picture of them all: axes of their own would take most of the time that a run's notebook draws
+    sheet = np.full((rows * (high + gap) - gap, columns * (wide + gap) - gap, 3), 255, np.uint8)
+    for row, batch in enumerate(batches.values()):
+        for column, image in enumerate(batch):
+            top, left = row * (high + gap), column * (wide + gap)
+            sheet[top : top + high, left : left + wide] = image
+    figure, (ax,) = _axes(1, 0.95 * columns + 0.8, 1.0 * rows)
+    ax.imshow(sheet, interpolation="none")
+    ax.set_xticks([])
+    ax.set_yticks(np.arange(rows) * (high + gap) + high / 2, [in_plot(name) for name in batches])
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
     return figure
 
 

@@ -167,19 +167,30 @@ class Front:
     def _repr_mimebundle_(self, include=None, exclude=None):
         return {
             self.MIME: {"title": self.title, "subtitle": self.subtitle, "abstract": self.abstract},
-            "text/markdown": f"# {self.title}\n\n*{self.subtitle}*\n\n{self.abstract}\n",
+            "text/markdown": f"# {self.title}\n\n*{self.subtitle}*\n\n{referring(self.abstract)}\n",
             "text/plain": plain(self.title),
         }
 
 
 class Text:
-    """Markdown that is computed."""
+    """Markdown that is computed. In JupyterLab its cross-references are words; the report numbers them."""
+
+    MIME = "application/vnd.kd-utils.text+json"
 
     def __init__(self, markdown: str):
         self.markdown = markdown
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        return {"text/markdown": self.markdown, "text/plain": self.markdown}
+        in_words = referring(self.markdown)
+        return {self.MIME: {"markdown": self.markdown}, "text/markdown": in_words, "text/plain": in_words}
+
+
+_KINDS = {"fig": "Figure", "tbl": "Table", "eq": "Equation"}
+
+
+def referring(markdown: str, mark: str = "*") -> str:
+    """Markdown with cross-references in words: @fig-gain as Figure *gain*, which is how its caption begins."""
+    return re.sub(r"(?<!\\)@(fig|tbl|eq)-([\w.-]*\w)", lambda m: f"{_KINDS[m[1]]} {mark}{m[2]}{mark}", markdown)
 
 
 def percent(value: float, digits: int = 2) -> str:
@@ -280,4 +291,5 @@ def _visible(char: str) -> str:
 
 def _html_caption(label: str, caption: str) -> str:
     """A caption in JupyterLab, with the name by which the text refers to it."""
-    return f"<b>@{label}</b> <em>{in_html(plain(caption))}</em>"
+    kind, _, name = label.partition("-")
+    return f"<b>{_KINDS[kind]} {in_html(name)}</b> <em>{in_html(plain(referring(caption, mark='')))}</em>"

@@ -27,7 +27,7 @@ class Advised:
 
 
 @dataclass(frozen=True)
-class Progress:
+class StageProgress:
     """How far a stage is: steps done, of how many (0: not known). It is told at its start, then twice a second.
 
     left: how long the whole study still takes, in words; '' as long as that is not known.
@@ -77,7 +77,7 @@ class Failed:
         return f"failed: {self.name}: {self.error}; see {self.folder}"
 
 
-Event = Said | Advised | Progress | Done | Retried | Failed
+Event = Said | Advised | StageProgress | Done | Retried | Failed
 Listener = Callable[[Event], None]
 
 
@@ -93,7 +93,7 @@ class Printer:
 
     def __call__(self, event: Event) -> None:
         clear = "\r" + " " * len(self.bar) + "\r"
-        if not isinstance(event, Progress):
+        if not isinstance(event, StageProgress):
             print(f"{clear if self.bar else ''}{event}", flush=True)
             self.bar = ""
             return

@@ -11,14 +11,21 @@ import signal
 import time
 from multiprocessing.util import get_temp_dir
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
-from .pool import FORKS, die_with_parent
+from .pool import FORKS, die_with
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 
-def run_notebook(notebook: str, output: str, parameters: dict) -> None:
-    """Execute a notebook by papermill; the output is written as cells finish. Raises what papermill raises."""
+def run_notebook(notebook: str, output: str, parameters: dict) -> "NotebookNode":
+    """Execute a notebook by papermill, and return it; the output is written as cells finish.
+
+    Raises what papermill raises.
+    """
     if FORKS:
         ForkProvisioner.ready = _ForkedKernel()
         os.environ["JUPYTER_DEFAULT_PROVISIONER_NAME"] = "kd-fork"
@@ -29,7 +36,7 @@ def run_notebook(notebook: str, output: str, parameters: dict) -> None:
     with TemporaryDirectory(prefix="kernel-", dir=get_temp_dir()) as private:
         connection = {"transport": "ipc", "connection_file": os.path.join(private, "connection.json")}
         config = Config(KernelManager=connection)
-        execute_notebook(notebook, output, parameters, progress_bar=False, start_timeout=300, config=config)
+        return execute_notebook(notebook, output, parameters, progress_bar=False, start_timeout=300, config=config)
 
 
 class _ForkedKernel:
@@ -43,20 +50,21 @@ class _ForkedKernel:
     def __init__(self):
         read, self._write = os.pipe()
         self.returncode: int | None = None
+        parent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
             code = 1
             try:
                 os.close(self._write)
-                self._serve(read)
+                self._serve(read, parent)
                 code = 0
             finally:
                 os._exit(code)  # nothing to clean up that the operating system does not
         os.close(read)
 
     @staticmethod
-    def _serve(read: int) -> None:
-        die_with_parent()
+    def _serve(read: int, parent: int) -> None:
+        die_with(parent)
         os.setsid()  # signals for the kernel's process group are the kernel's alone
         with os.fdopen(read, encoding="utf-8") as pipe:
             request = json.loads(pipe.read() or "null")

@@ -4,8 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..learning.soft_targets import views_missing
-from ..shelf import Progress, Shelf
+from ..shelf import RunProgress, Shelf
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Left:
         return max(1, round(self.seconds / 60))
 
 
-def left(shelf: Shelf, running: Mapping[str, Progress], side_by_side: int) -> Left:
+def left(shelf: Shelf, running: Mapping[str, RunProgress], side_by_side: int) -> Left:
     """What is left of candidates, soft targets and cells, as many at a time as are said to run side by side.
 
     A student's pace is that of its finished cells, or, as long as it has none, of those that are running. Of a
@@ -67,6 +66,8 @@ def left(shelf: Shelf, running: Mapping[str, Progress], side_by_side: int) -> Le
 
 def _soft_targets(shelf: Shelf) -> float:
     """Seconds for the soft targets that are missing, by the pace at which the teacher was judged."""
+    from ..learning.soft_targets import views_missing
+
     teacher = shelf.teacher
     if teacher is None or shelf.dataset is None:
         return 0.0

@@ -22,7 +22,7 @@ from ..study import Cell, Model, Study, StudyError, short
 from ..study import load as load_study
 from . import events, pace
 from .events import Listener
-from .pool import Callbacks, Task, run_tasks, warm_up
+from .pool import PRELOADED_FOR_REPORT, Callbacks, Task, run_tasks, warm_up
 
 if TYPE_CHECKING:
     from ..learning.data import Dataset
@@ -85,7 +85,7 @@ def prepare_data(study: Study, source: str | Path | None, tell: Listener) -> "Da
     from ..learning import data
 
     dataset = data.prepare(
-        study, source, lambda *how: tell(events.Progress(*how)), lambda text: tell(events.Advised(text))
+        study, source, lambda *how: tell(events.StageProgress(*how)), lambda text: tell(events.Advised(text))
     )
     counts = ", ".join(f"{n:,} {split}" for split, n in dataset.meta["counts"].items() if n)
     tell(events.Said(f"data: {study.data.name}, {len(dataset.classes)} classes, {counts} images"))
@@ -128,14 +128,38 @@ def _all_could_be_run(shelf: Shelf, tell: Listener) -> bool:
 
 
 def make_report(study: Study, tell: Listener) -> Path:
-    """Make results.csv and the report from the records; returns the PDF's path."""
-    from ..reporting import paper
+    """Make results.csv and the report from the records; returns the PDF's path.
 
+    It is made in a process of its own, forked like the runs. Raises NoResults or PipelineError.
+    """
+    from ..reporting import results
+
+    warm_up(PRELOADED_FOR_REPORT)  # where no run was started
     write_results(Shelf(study))  # runs made by hand, without a grid, are in it too
-    tell(events.Progress("report", 0, 0))
-    pdf = paper.make(study)
+    results.load(study)  # says at once what is missing
+    tell(events.StageProgress("report", 0, 0))
+    with TemporaryDirectory() as folder:
+        failures = run_tasks([Task("report", print_report, {"study": study}, Path(folder) / "report")], [{}])
+    if failures:
+        raise PipelineError(failures[0].error.removeprefix("ReportError: "))
+    pdf = paths.report(study.name) / paths.PDF
     tell(events.Said(f"report: {pdf}"))
     return pdf
+
+
+def print_report(study: Study) -> None:
+    """Run analysis.ipynb on the study's records and print it. Raises ReportError."""
+    from papermill.exceptions import PapermillExecutionError
+
+    from ..reporting import paper
+    from .kernels import run_notebook
+
+    executed = paths.results(study.name) / paths.ANALYSIS
+    try:
+        nb = run_notebook(str(paths.notebook("analysis")), str(executed), {"study": study.file})
+    except PapermillExecutionError as e:
+        raise paper.ReportError(f"the analysis failed: {e.evalue}; see {executed}") from None
+    paper.write(nb, study)
 
 
 def write_results(shelf: Shelf) -> None:
@@ -333,7 +357,7 @@ def run_all(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell:
     data.load(shelf.study).check()  # once, and not by a failure of every task
     total, finished = sum(task.steps for task in tasks), 0
     views_left = Counter(task.arguments["seed"] for task in tasks if task.function is compute_view)
-    tell(events.Progress(stage, 0, total))
+    tell(events.StageProgress(stage, 0, total))
 
     def on_done(task: Task, seconds: float, error: str) -> None:
         nonlocal finished
@@ -363,7 +387,7 @@ def run_all(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell:
         nonlocal asked, left
         if (now := time.monotonic()) >= asked:
             asked, left = now + ASK_AGAIN, pace.left(shelf, shelf.running(), max(1, len(running))).short
-        tell(events.Progress(stage, finished + sum(running.values()), total, left))
+        tell(events.StageProgress(stage, finished + sum(running.values()), total, left))
 
     callbacks = Callbacks(on_done, on_retry, on_tick)
     if where.engine == "ray":

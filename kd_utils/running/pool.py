@@ -24,7 +24,9 @@ from .. import files, machine, paths
 
 FORKS = sys.platform == "linux"
 PRELOADED = ["kd_utils._preload"]  # what the process that forks imports
+PRELOADED_FOR_REPORT = ["kd_utils._preload_report"]  # the same where a report is all that is to be made
 KILLED_HINT = {int(signal.SIGKILL): " (out of memory?)"}
+STARTED_BY = "KD_STARTED_BY"  # the variable that tells the process that forks which process started it
 FORK_SERVER_GONE = 255  # what multiprocessing says of a process whose fork server can no longer be asked
 # causes that may have passed by another time: memory that something else held, a kernel that was killed
 MAY_PASS = ("killed by ", "DeadKernelError", "RuntimeError: Kernel d", "MemoryError", "OutOfMemoryError")
@@ -213,14 +215,18 @@ def _start(process: BaseProcess) -> None:
             time.sleep(0.5)
 
 
-def warm_up() -> SpawnContext | ForkServerContext:
-    """Start the fork server, if it does not run yet; its imports go on while this process does other things."""
+def warm_up(modules: list[str] | None = None) -> SpawnContext | ForkServerContext:
+    """Start the fork server, if it does not run yet; its imports go on while this process does other things.
+
+    modules: what it imports, by default PRELOADED.
+    """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # idle OpenMP threads must not spin beside busy neighbours
     machine.settle()
     if not FORKS:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context.set_forkserver_preload(PRELOADED if modules is None else modules)
+    os.environ[STARTED_BY] = str(os.getpid())
     with machine.deaf_children():
         forkserver.ensure_running()
     return context
@@ -258,7 +264,10 @@ def settings() -> dict[str, str]:
 
 
 def _child(task: Task, environment: dict[str, str]) -> None:
-    die_with_parent()
+    die_with(os.getppid())
+    command = multiprocessing.parent_process()
+    if command is None or not command.is_alive():  # and with it the parent, before this process had known it
+        os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     for name in settings():
         del os.environ[name]
@@ -277,10 +286,9 @@ def _child(task: Task, environment: dict[str, str]) -> None:
         sys.exit(1)
 
 
-def die_with_parent() -> None:
-    """Let the kernel of the operating system end this process when its parent ends, however that ends."""
+def die_with(parent: int) -> None:
+    """Let the operating system end this process when its parent, a process id, ends; at once if it has ended."""
     if sys.platform == "linux":
-        parent = os.getppid()
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:
             os._exit(1)

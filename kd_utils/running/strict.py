@@ -1,11 +1,13 @@
 """A papermill engine that refuses what our notebooks do not know, and whose bar tells how a training goes.
 
 papermill itself only warns of an unknown parameter and runs on with the defaults: `-p alhpa 0.1` would cost a night.
-Its bar counts cells, and stands still while one of them trains.
+Its bar counts cells, and stands still while one of them trains. It writes the notebook twice a cell, which for many
+figures takes longer than to draw them.
 With this package installed it is papermill's default engine; notebooks other than ours run as ever.
 """
 
 import difflib
+import time
 
 from click import ClickException
 from papermill import engines
@@ -16,6 +18,7 @@ from papermill.inspection import _infer_parameters
 TYPES = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
 
 
+WRITE_SHARE = 0.05  # of the time, at most, goes into writing the notebook while it is executed
 BAR = "cell {n_fmt} of {total_fmt}, {elapsed}{postfix}"
 
 
@@ -34,9 +37,28 @@ class StrictEngine(NBClientEngine):
 
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
-        if nb_man.pbar and "kd_utils" in nb_man.nb.metadata:
-            _tell_training(nb_man)
+        if "kd_utils" in nb_man.nb.metadata:
+            _write_seldom(nb_man)
+            if nb_man.pbar:
+                _tell_training(nb_man)
         return super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
+
+
+def _write_seldom(nb_man) -> None:
+    """Write the notebook while it is executed only as often as WRITE_SHARE lets, and when it is over."""
+    write, complete, due = nb_man.save, nb_man.notebook_complete, 0.0
+
+    def save(**kwargs) -> None:
+        nonlocal due
+        if (began := time.monotonic()) >= due:
+            write(**kwargs)
+            due = began + (time.monotonic() - began) / WRITE_SHARE
+
+    def notebook_complete(**kwargs) -> None:
+        nb_man.save = write
+        complete(**kwargs)
+
+    nb_man.save, nb_man.notebook_complete = save, notebook_complete
 
 
 def _tell_training(nb_man) -> None:

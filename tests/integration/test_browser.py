@@ -21,7 +21,7 @@ def lab(page, at_finished, tmp_path, checkout):
         text = (checkout / "notebooks" / f"{name}.ipynb").read_text()
         text = text.replace('study: str = \\"digits\\"', 'study: str = \\"small\\"')
         (tmp_path / f"{name}.ipynb").write_text(
-            text.replace('student: str = \\"resnet18\\"', 'student: str = \\"shuffle\\"')
+            text.replace('student: str = \\"resnet18\\"', 'student: str = \\"efficient\\"')
         )
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

@@ -40,7 +40,7 @@ def test_a_lost_node_costs_only_its_unfinished_runs(finished, copied, two_nodes)
     """Six cells are to be run; the node is lost when one of them is done, which leaves more than one machine's."""
     nodes, second = two_nodes
     students = copied / "results" / "small" / "students"
-    for folder in [*students.glob("lcnet_050-*"), *students.glob("shuffle-baseline-*")]:
+    for folder in [*students.glob("test_byobnet-*"), *students.glob("efficient-baseline-*")]:
         shutil.rmtree(folder)
     command = start(copied, "grid", "small", "--engine", "ray", "--address", nodes.address)
     while len(list(students.glob("*/record.json"))) < 5 and command.poll() is None:

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 import pytest
-from helpers import kd, outcome
+from helpers import kd, outcome, typed
 
 import kd_utils
 from kd_utils.records import RecordError
@@ -36,13 +36,13 @@ def test_a_clone_has_the_chosen_teacher_s_weights_and_no_others(clone):
 def test_a_clone_goes_on_under_another_processor(finished, clone, monkeypatch):
     """A cell is missing: its teacher is not trained anew, the other records stay, and it says where it was made."""
     students = clone / "results" / "small" / "students"
-    missing = next(students.glob("shuffle-T4-a0.5-*"))
+    missing = next(students.glob("efficient-T4-a0.5-*"))
     shutil.rmtree(missing)
     before = {p: p.read_bytes() for p in clone.rglob("record.json")}
     for name, value in OTHER_PROCESSOR.items():
         monkeypatch.setenv(name, value)
     for words in (("data", "small"), ("grid", "small")):
-        done = kd(clone, *words)
+        done = typed(clone, *words)
         assert done.returncode == 0, done.stdout + done.stderr
     assert "cells: 10 of 10 done" in done.stdout
     assert {p: p.read_bytes() for p in before} == before
@@ -58,7 +58,7 @@ def test_a_clone_goes_on_under_another_processor(finished, clone, monkeypatch):
 def test_a_run_that_is_done_gives_its_record_back(clone, monkeypatch):
     monkeypatch.setenv("KD_ROOT", str(clone))
     assert kd(clone, "data", "small").returncode == 0
-    run = kd_utils.student("small", student="shuffle", T=4, alpha=0.5)
+    run = kd_utils.student("small", student="efficient", T=4, alpha=0.5)
     assert run.done and run.go() == run.record and run.evaluate().logits is None
     assert run.evaluate().metrics["top1_best"] == run.record.metrics.top1_best
     with pytest.raises(RecordError, match="val_logits.npy .*bring that file"):
@@ -66,7 +66,7 @@ def test_a_run_that_is_done_gives_its_record_back(clone, monkeypatch):
 
 
 def test_without_the_teacher_s_weights_it_is_said_what_to_bring(clone):
-    shutil.rmtree(next((clone / "results" / "small" / "students").glob("shuffle-T4-a0.5-*")))
+    shutil.rmtree(next((clone / "results" / "small" / "students").glob("efficient-T4-a0.5-*")))
     weights = clone / "results" / "small" / "teacher.safetensors"
     weights.unlink()
     assert kd(clone, "data", "small").returncode == 0
@@ -77,7 +77,7 @@ def test_without_the_teacher_s_weights_it_is_said_what_to_bring(clone):
 
 
 def test_other_weights_are_not_taken_for_the_teacher_s(finished, clone):
-    shutil.rmtree(next((clone / "results" / "small" / "students").glob("shuffle-T4-a0.5-*")))
+    shutil.rmtree(next((clone / "results" / "small" / "students").glob("efficient-T4-a0.5-*")))
     other = next((finished / "results" / "small" / "teachers").glob("*/weights.safetensors"))
     chosen = json.loads(next((finished / "results" / "small" / "students").glob("*/record.json")).read_text())
     other = next(p for p in other.parents[1].glob("*/weights.safetensors") if p.parent.name != chosen["teacher_id"])

@@ -38,16 +38,16 @@ def test_temperature_shows_val_images_and_stored_soft_targets(study_results):
     source.value = 2
     run = runs.student("small", student=record.student, T=record.T or 1, alpha=record.alpha)
     assert entropies(panel)[0] == pytest.approx(metrics.entropy(run.soft_targets[2][7:8], 10)[0], abs=1e-3)
-    assert picture.value != before and image.max == 79
+    assert picture.value != before and image.max == 119
 
 
 def test_the_grid_opens_a_cell_on_a_click(study_results):
     panel = widgets.grid(study_results)
     (student,), (board,), (picture,) = parts(panel, "Dropdown"), parts(panel, "VBox"), parts(panel, "Image")
-    student.value = "shuffle"
+    student.value = "efficient"
     buttons = [w for row in board.children for w in row.children if type(w).__name__ == "Button"]
     assert sorted(float(b.description) for b in buttons) == sorted(
-        round(100 * r.metrics.top1_best, 2) for r in study_results.students if r.student == "shuffle"
+        round(100 * r.metrics.top1_best, 2) for r in study_results.students if r.student == "efficient"
     )
     seen = set()
     for button in buttons:
@@ -59,12 +59,12 @@ def test_the_grid_opens_a_cell_on_a_click(study_results):
 def test_a_cell_that_is_not_finished_leaves_its_place_empty(copied):
     """The others stay under their alpha."""
     for gone in ("T4-a0-", "baseline-"):
-        shutil.rmtree(next((copied / "results" / "small" / "students").glob(f"shuffle-{gone}*")))
+        shutil.rmtree(next((copied / "results" / "small" / "students").glob(f"efficient-{gone}*")))
     left = results.load("small")
     panel = widgets.grid(left)
-    parts(panel, "Dropdown")[0].value = "shuffle"
+    parts(panel, "Dropdown")[0].value = "efficient"
     shown = [[w.description or w.value for w in row.children] for row in parts(panel, "VBox")[0].children]
-    top1 = {T: f"{100 * left.cell('shuffle', T, 0.5)['top1_best']:.2f}" for T in (4, 20)}
+    top1 = {T: f"{100 * left.cell('efficient', T, 0.5)['top1_best']:.2f}" for T in (4, 20)}
     assert shown[0] == ["baseline", "–"] and shown[1] == ["", "alpha = 0", "alpha = 0.5"]
     assert shown[2] == ["T = 4", "–", top1[4]] and shown[3][2] == top1[20]
 

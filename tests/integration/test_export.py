@@ -124,7 +124,7 @@ def test_the_extra_is_named_where_it_is_missing(distilled, monkeypatch):
 @pytest.mark.parametrize(
     "spec",
     [
-        Model(model="lcnet_050"),
+        Model(model="test_byobnet"),
         Model(model="torchvision/shufflenet_v2_x0_5"),
         Model(model="resnet18", stem="small", input_size=16),
         Model(model="nets.py:Net"),

@@ -27,25 +27,25 @@ def one(study_results, student, T, alpha):
 def test_heatmaps_say_the_accuracies(study_results, monkeypatch):
     handed = drawn(monkeypatch, "heatmaps")
     figures.accuracy(study_results)
-    cell = study_results.cell("shuffle", 20.0, 0.5)
-    assert handed[0]["shuffle"].loc[20, 0.5] == pytest.approx(
-        100 * one(study_results, "shuffle", 20.0, 0.5).metrics.top1_best
+    cell = study_results.cell("efficient", 20.0, 0.5)
+    assert handed[0]["efficient"].loc[20, 0.5] == pytest.approx(
+        100 * one(study_results, "efficient", 20.0, 0.5).metrics.top1_best
     )
-    assert handed["notes"]["shuffle"].loc[20, 0.5] == f"{100 * cell['top1']:.1f}"
-    baseline = 100 * one(study_results, "shuffle", None, 1.0).metrics.top1_best
-    assert handed["centres"]["shuffle"] == pytest.approx(baseline)
-    assert (handed[0]["shuffle"][1.0] == handed["centres"]["shuffle"]).all()
+    assert handed["notes"]["efficient"].loc[20, 0.5] == f"{100 * cell['top1']:.1f}"
+    baseline = 100 * one(study_results, "efficient", None, 1.0).metrics.top1_best
+    assert handed["centres"]["efficient"] == pytest.approx(baseline)
+    assert (handed[0]["efficient"][1.0] == handed["centres"]["efficient"]).all()
 
 
 def test_gains_have_their_intervals(study_results, monkeypatch):
     handed, lines = drawn(monkeypatch, "heatmaps"), drawn(monkeypatch, "against_temperature")
     figures.gain(study_results)
     figures.temperature(study_results)
-    cell = study_results.cell("shuffle", 20.0, 0.5)
+    cell = study_results.cell("efficient", 20.0, 0.5)
     value = f"{100 * cell['gain']:+.1f}".replace("-", "−")
     half = 50 * (cell["gain_high"] - cell["gain_low"])
-    assert handed["notes"]["shuffle"].loc[20, 0.5] == f"{value}\n±{half:.1f}"
-    line = lines[0]["shuffle"].loc[cell.point]
+    assert handed["notes"]["efficient"].loc[20, 0.5] == f"{value}\n±{half:.1f}"
+    line = lines[0]["efficient"].loc[cell.point]
     assert line[["gain", "gain_low", "gain_high"]].tolist() == pytest.approx(
         [100 * cell["gain"], 100 * cell["gain_low"], 100 * cell["gain_high"]]
     )
@@ -54,9 +54,9 @@ def test_gains_have_their_intervals(study_results, monkeypatch):
 def test_the_mix_is_that_of_the_gradients(study_results, monkeypatch):
     handed = drawn(monkeypatch, "heatmaps")
     figures.mix(study_results)
-    grid = handed[0]["shuffle"]
+    grid = handed[0]["efficient"]
     assert grid[0.0].tolist() == [100.0, 100.0] and 1.0 not in grid
-    history = one(study_results, "shuffle", 4.0, 0.5).history
+    history = one(study_results, "efficient", 4.0, 0.5).history
     ce, kl = (np.mean([row[k] for row in history]) for k in ("ce_grad", "kl_grad"))
     assert grid.loc[4, 0.5] == pytest.approx(100 * kl / (ce + kl)) and 0 < grid.loc[4, 0.5] < 100
 
@@ -64,8 +64,8 @@ def test_the_mix_is_that_of_the_gradients(study_results, monkeypatch):
 def test_gains_of_classes_add_up_to_the_gain(study_results, monkeypatch):
     handed = drawn(monkeypatch, "per_class")
     figures.per_class(study_results)
-    best = study_results.roles("shuffle")["best"]
-    gains = handed[0]["shuffle"].iloc[:, 0]
+    best = study_results.roles("efficient")["best"]
+    gains = handed[0]["efficient"].iloc[:, 0]
     assert list(gains.index) == study_results.dataset["classes"]
     assert gains.mean() == pytest.approx(100 * best["gain"])  # 5 val images of each class
 

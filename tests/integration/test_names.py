@@ -19,6 +19,7 @@ from pypdf import PdfReader
 
 from kd_utils import records
 from kd_utils.reporting import paper, plots, shown
+from kd_utils.running import pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore:Glyph")  # the figures' font has no glyph for some scripts
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -197,9 +198,9 @@ def hostile(copied) -> Path:
     """The finished study under hostile names: its title, a student, its classes, devices, versions and weights."""
     results = copied / "results" / "small"
     versions = {"torch": "2 #panic() @bar $y$"}
-    for folder in (results / "students").glob("lcnet_050-*"):
+    for folder in (results / "students").glob("test_byobnet-*"):
         made = {"device_name": "<script>alert(1)</script> `x`{=typst}", "versions": versions}
-        renamed = folder.name.replace("lcnet_050", STUDENT)
+        renamed = folder.name.replace("test_byobnet", STUDENT)
         rewrite(folder, id=renamed, student=STUDENT, provenance=made)
         folder.rename(folder.with_name(renamed))
     for folder in (results / "teachers").iterdir():
@@ -209,7 +210,7 @@ def hostile(copied) -> Path:
     content["classes"] = HOSTILE[: len(content["classes"])]
     data.write_text(json.dumps(content))
     study = {**SMALL, "title": "<iframe src=/etc/passwd> @foo #panic() $x$"}
-    study["students"] = [{"model": "lcnet_050", "name": STUDENT}, SMALL["students"][1]]
+    study["students"] = [{"model": "test_byobnet", "name": STUDENT}, SMALL["students"][1]]
     write_study(copied, study)
     return copied
 
@@ -217,7 +218,7 @@ def hostile(copied) -> Path:
 def test_a_study_under_hostile_names_has_its_report(hostile):
     from kd_utils.study import load
 
-    made = paper.make(load("small"))
+    made = pipeline.make_report(load("small"), lambda event: None)
     page = made.with_name("report.html").read_text()
     said = inert(page).said
     assert "<iframe src=/etc/passwd> @foo #panic() $x$" in said

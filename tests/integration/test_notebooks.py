@@ -9,22 +9,19 @@ from pathlib import Path
 import nbformat
 import pytest
 from click.testing import CliRunner, Result
+from helpers import kd
 from papermill import cli
 
 from kd_utils import paths
+from kd_utils.running import kernels, pool
 
 BIN = Path(sys.executable).parent
 NOTEBOOKS = sorted((paths.CHECKOUT / "notebooks").glob("*.ipynb"))
 
 
 def here(*words) -> Result:
-    """papermill's command within this process, for what ends before a kernel starts."""
+    """papermill's command within this process."""
     return CliRunner().invoke(cli.papermill, [str(w) for w in words])
-
-
-def papermill(*words, cwd, root=None):
-    env = {**os.environ, **({"KD_ROOT": str(root)} if root else {})}
-    return subprocess.run([str(BIN / "papermill"), *map(str, words)], cwd=cwd, env=env, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -50,21 +47,30 @@ def test_help_lists_every_parameter_with_type_and_help(path):
         assert re.search(rf"^  {name}: {kind} \(default", shown, re.M) and help in shown
 
 
+def run_in(folder: Path, output: str, parameters: dict) -> None:
+    """Run distill.ipynb from another folder."""
+    os.chdir(folder)
+    kernels.run_notebook(str(paths.notebook("distill")), output, parameters)
+
+
 def test_the_line_of_the_readme_works_from_anywhere(copied, tmp_path_factory):
     """In notebooks/ as typed there, and from another folder: the same run, found done the second time."""
-    words = ("-p", "study", "small", "-p", "student", "shuffle", "-p", "T", "20", "-p", "alpha", "0.1")
+    words = ("-p", "study", "small", "-p", "student", "efficient", "-p", "T", "20", "-p", "alpha", "0.1")
     elsewhere, students = tmp_path_factory.mktemp("elsewhere"), copied / "results" / "small" / "students"
     before = set(students.iterdir())
-    first = papermill("distill.ipynb", elsewhere / "a.ipynb", *words, cwd=paths.CHECKOUT / "notebooks", root=copied)
+    line = [BIN / "papermill", "distill.ipynb", elsewhere / "a.ipynb", *words]
+    first = subprocess.run(line, cwd=paths.CHECKOUT / "notebooks", capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
     assert re.search(r"epoch 3 of 3, val top-1 .* left|3 epochs in .* val top-1", first.stderr), "the bar tells it"
     (made,) = set(students.iterdir()) - before
-    assert made.name.rsplit("-", 1)[0] == "shuffle-T20-a0.1-s0"
+    assert made.name.rsplit("-", 1)[0] == "efficient-T20-a0.1-s0"
     record = json.loads((made / "record.json").read_text())
     assert (record["T"], record["alpha"]) == (20, 0.1)
-    notebook = paths.CHECKOUT / "notebooks" / "distill.ipynb"
-    again = papermill(notebook, "b.ipynb", *words, cwd=elsewhere, root=copied)
-    assert again.returncode == 0 and "was done before" in (elsewhere / "b.ipynb").read_text()
+    given = {"study": "small", "student": "efficient", "T": 20, "alpha": 0.1}
+    task = pool.Task(
+        "again", run_in, {"folder": elsewhere, "output": "b.ipynb", "parameters": given}, elsewhere / "run"
+    )
+    assert pool.run_tasks([task], [{}]) == [] and "was done before" in (elsewhere / "b.ipynb").read_text()
 
 
 @pytest.mark.parametrize(
@@ -82,16 +88,14 @@ def test_a_wrong_parameter_stops_before_anything_runs(words, says, tmp_path):
 
 
 def test_without_a_teacher_the_command_is_named(root):
-    from helpers import kd
-
     kd(root, "data", "small")
-    done = papermill(
-        paths.notebook("distill"), "out.ipynb", "-p", "study", "small", "-p", "student", "shuffle", cwd=root, root=root
-    )
-    assert done.returncode != 0 and "run: kd teacher small" in done.stderr
+    given = {"study": "small", "student": "efficient"}
+    task = pool.Task("run", run_in, {"folder": root, "output": "out.ipynb", "parameters": given}, root / "run")
+    (failure,) = pool.run_tasks([task], [{}])
+    assert "run: kd teacher small" in failure.error
 
 
-def test_other_notebooks_run_as_ever(tmp_path):
+def test_other_notebooks_run_as_ever(tmp_path, monkeypatch):
     nb = nbformat.v4.new_notebook(
         cells=[
             nbformat.v4.new_code_cell("x = 1", metadata={"tags": ["parameters"]}),
@@ -100,4 +104,5 @@ def test_other_notebooks_run_as_ever(tmp_path):
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
     )
     nbformat.write(nb, tmp_path / "other.ipynb")
-    assert papermill("other.ipynb", "out.ipynb", "-p", "y", "5", cwd=tmp_path).returncode == 0
+    monkeypatch.chdir(tmp_path)
+    assert here("other.ipynb", "out.ipynb", "-p", "y", "5").exit_code == 0

@@ -18,7 +18,7 @@ from kd_utils.shelf import Shelf
 from kd_utils.study import StudyError, load
 
 AS_STORED = {"flip": False, "crop": "none"}
-STUDENT = {"model": "lcnet_050", "train": {"epochs": 1, "batch_size": 16}}
+STUDENT = {"model": "test_byobnet", "train": {"epochs": 1, "batch_size": 16}}
 NOT_TRAINED = {"epochs": 0}
 
 
@@ -92,7 +92,7 @@ def test_a_head_of_other_classes_is_refused_and_both_are_said(root, by_plain_pyt
 
 @pytest.mark.numeric
 def test_an_ensemble_is_the_mean_of_its_members_logits(root, by_plain_pytorch):
-    other = {"model": "lcnet_050", "name": "other", "train": {"epochs": 2}}
+    other = {"model": "test_byobnet", "name": "other", "train": {"epochs": 2}}
     study = study_of(root, {"ensemble": ["mine", "other"], "name": "both"}, MINE, other)
     with pytest.raises(RunError, match="ensemble both is of candidates that are not done yet: mine, other"):
         runs.teacher(study, candidate="both").go()
@@ -132,18 +132,18 @@ def test_logits_from_elsewhere_teach_in_the_order_that_is_listed(root):
     assert "Teacher live" not in tables.cost(results.load("small")).columns
     data.prepare(study)  # notes the file
     far.unlink()
-    assert runs.teacher(study).view_logits(0, 0).shape == (80, 10)  # kept with the record
+    assert runs.teacher(study).view_logits(0, 0).shape == (120, 10)  # kept with the record
 
 
 @pytest.mark.parametrize(
     ("array", "says"),
     [
         (
-            np.zeros((130, 9)),
-            r"float64 of shape \(130, 9\), and the data have 130 images \(80 of train, 50 of val\) and",
+            np.zeros((220, 9)),
+            r"float64 of shape \(220, 9\), and the data have 220 images \(120 of train, 100 of val\) and",
         ),
-        (np.zeros((130, 10), int), "write floating point numbers"),
-        (np.full((130, 10), np.nan), "not finite, the first in row 0"),
+        (np.zeros((220, 10), int), "write floating point numbers"),
+        (np.full((220, 10), np.nan), "not finite, the first in row 0"),
         (np.array([{}]), "cannot be read as .npy"),
     ],
 )
@@ -176,5 +176,5 @@ def test_candidates_that_make_no_sense_are_refused(root, candidates, says):
 
 
 def test_a_student_is_trained(root):
-    with pytest.raises(StudyError, match="train.epochs of lcnet_050 is 0: only a teacher can do without"):
-        study_of(root, "lcnet_050", students=[{"model": "lcnet_050", "train": NOT_TRAINED}])
+    with pytest.raises(StudyError, match="train.epochs of test_byobnet is 0: only a teacher can do without"):
+        study_of(root, "test_byobnet", students=[{"model": "test_byobnet", "train": NOT_TRAINED}])

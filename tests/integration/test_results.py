@@ -43,15 +43,15 @@ def test_a_cell_has_one_identity(study_results):
     for point, T in study_results.cells["T"].items():
         assert np.isnan(T) if point == Point.baseline(point.student) else T == point.T
         assert study_results.row(point).point == point == Point(point.student, point.T, point.alpha)
-    assert study_results.cell("shuffle", 4, 0.5).point == Point("shuffle", 4.0, 0.5)
-    assert study_results.cell("shuffle", 5.0, 0.5) is None
-    assert Point("shuffle", 4.0, 0.5).words == "T = 4, alpha = 0.5" and Point.baseline("x").words == "the baseline"
+    assert study_results.cell("efficient", 4, 0.5).point == Point("efficient", 4.0, 0.5)
+    assert study_results.cell("efficient", 5.0, 0.5) is None
+    assert Point("efficient", 4.0, 0.5).words == "T = 4, alpha = 0.5" and Point.baseline("x").words == "the baseline"
     assert Point.at("x", 1.0, 1.0) == Point.baseline("x") and Point.at("x", 4.0, 0.5) == Point("x", 4.0, 0.5)
 
 
 def test_tables_keep_numbers_and_show_them_formatted(study_results):
-    table = tables.grid(study_results, "shuffle")
-    pd.testing.assert_frame_equal(table.frame, study_results.cells_of("shuffle"))
+    table = tables.grid(study_results, "efficient")
+    pd.testing.assert_frame_equal(table.frame, study_results.cells_of("efficient"))
     for (_, cell), formatted in zip(table.frame.iterrows(), table.formatted().to_dict("records"), strict=True):
         half = "" if np.isnan(cell["T"]) else f" ± {50 * (cell['gain_high'] - cell['gain_low']):.2f}"
         assert formatted["Top-1, %"] == f"{100 * cell['top1']:.2f}"
@@ -97,16 +97,16 @@ def test_numbers_of_records_are_joined_to_ranges():
 
 
 @pytest.mark.parametrize(
-    "there", [["shuffle-baseline-*"], ["shuffle-T4-a0-*"], ["shuffle-baseline-*", "lcnet_050-T4-a0-*"]]
+    "there", [["efficient-baseline-*"], ["efficient-T4-a0-*"], ["efficient-baseline-*", "test_byobnet-T4-a0-*"]]
 )
 def test_an_unfinished_study_has_a_report_too(copied, there):
     from pypdf import PdfReader
 
-    from kd_utils.reporting import paper
+    from kd_utils.running import pipeline
     from kd_utils.study import load
 
     keep(copied, *there)
-    pdf = paper.make(load("small"))
+    pdf = pipeline.make_report(load("small"), lambda event: None)
     shown = " ".join(" ".join(p.extract_text() for p in PdfReader(pdf).pages).split())
     assert f"{len(there)} of 10 runs are done" in shown
     assert not re.search(r"\bnan\b", shown.lower()), re.findall(r".{30}\bnan\b.{30}", shown)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import psutil
-from helpers import kd, same, start
+from helpers import kd, same, start, typed
 
 from kd_utils import records
 
@@ -85,7 +85,7 @@ def test_killed_at_any_instant_it_goes_on_to_the_same_results(request, root):
         records_now = {p: p.stat().st_mtime_ns for p in (root / "results").rglob("record.json")}
         assert {p: records_now.get(p) for p in done} == done
         done = records_now
-    last = kd(root, "run", "small")
+    last = typed(root, "run", "small")
     assert last.returncode == 0, last.stdout + last.stderr
     same(request.getfixturevalue("finished"), root)  # made by now, if another worker has had the time to
     assert tidy(root) and gone(root)
@@ -94,7 +94,7 @@ def test_killed_at_any_instant_it_goes_on_to_the_same_results(request, root):
 def test_a_killed_kernel_is_tried_again(finished, copied):
     """A kernel is killed in the middle of a cell: the cell is run again, and the results are the same."""
     students = copied / "results" / "small" / "students"
-    for folder in students.glob("shuffle-T4-*"):
+    for folder in students.glob("efficient-T4-*"):
         shutil.rmtree(folder)
     command = start(copied, "grid", "small", "--jobs", "1")
     killed = None
@@ -117,7 +117,7 @@ def test_damaged_soft_targets_are_computed_again_and_a_damaged_checkpoint_is_nam
     for path in (copied / "cache" / "soft_targets").glob("*/view_0001.npy"):
         path.write_bytes(path.read_bytes()[:-7])
     students = copied / "results" / "small" / "students"
-    anew, broken = (next(students.glob(f"{student}-T4-a0.5*")) for student in ("lcnet_050", "shuffle"))
+    anew, broken = (next(students.glob(f"{student}-T4-a0.5*")) for student in ("test_byobnet", "efficient"))
     shutil.rmtree(anew)
     (broken / "record.json").unlink()
     (broken / "checkpoint.pt").write_bytes(b"half a checkpoint")
@@ -131,7 +131,7 @@ def test_damaged_soft_targets_are_computed_again_and_a_damaged_checkpoint_is_nam
 
 
 def test_a_record_that_was_edited_stops_the_command(copied):
-    path = next((copied / "results" / "small" / "students").glob("shuffle-T4-a0.5*/record.json"))
+    path = next((copied / "results" / "small" / "students").glob("efficient-T4-a0.5*/record.json"))
     path.write_text(path.read_text().replace('"alpha": 0.5', '"alpha": 0.6'))
     done = kd(copied, "run", "small")
     assert done.returncode == 2 and "changed after it was written" in done.stderr and str(path) in done.stderr

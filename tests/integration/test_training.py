@@ -21,7 +21,7 @@ AUGMENT = Augment(shift=2)
 LARGER = IMAGES.repeat_interleave(2, 1).repeat_interleave(2, 2)
 
 
-def make(name="lcnet_050", size=16):
+def make(name="test_byobnet", size=16):
     torch.manual_seed(0)
     return models.create(Model(model=name), 4, size)
 

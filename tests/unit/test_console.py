@@ -13,7 +13,7 @@ from rich.console import Console
 
 from kd_utils import cli, console, files
 from kd_utils.running import events, pace
-from kd_utils.shelf import Progress
+from kd_utils.shelf import RunProgress
 from kd_utils.study import Cell
 
 INTERRUPTED = """
@@ -80,9 +80,9 @@ def shelf(cells, candidates=None):
 @pytest.mark.parametrize(
     ("cells", "running", "left"),
     [
-        ({A: DONE, B: None}, {B.name: Progress(3, 4, 25.0)}, (25, ())),  # a quarter of 100 s
-        ({A: DONE, OTHER: None}, {OTHER.name: Progress(3, 4, 7.0)}, (7, ())),  # nothing finished: an epoch took 7 s
-        ({A: DONE, B: None, OTHER: None}, {B.name: Progress(3, 4, 25.0)}, (25, ("y",))),  # of y nothing is known
+        ({A: DONE, B: None}, {B.name: RunProgress(3, 4, 25.0)}, (25, ())),  # a quarter of 100 s
+        ({A: DONE, OTHER: None}, {OTHER.name: RunProgress(3, 4, 7.0)}, (7, ())),  # nothing finished: an epoch took 7 s
+        ({A: DONE, B: None, OTHER: None}, {B.name: RunProgress(3, 4, 25.0)}, (25, ("y",))),  # of y nothing is known
     ],
 )
 def test_the_time_left_is_that_of_what_is_left(cells, running, left):
@@ -92,7 +92,7 @@ def test_the_time_left_is_that_of_what_is_left(cells, running, left):
 
 def test_the_time_left_counts_candidates_too_and_divides_by_what_goes_side_by_side():
     candidates = {"big": None, "small": None, "done": DONE}
-    running = {"big": Progress(1, 4, 60.0)}
+    running = {"big": RunProgress(1, 4, 60.0)}
     found = pace.left(shelf({B: None}, candidates), running, 2)
     assert found.seconds == pytest.approx(3 * 60 / 2) and found.without == ("small", "x")
     assert found.short == "over 2 min left"
@@ -102,8 +102,9 @@ def test_the_time_left_counts_candidates_too_and_divides_by_what_goes_side_by_si
 def test_python_prints_a_line_for_each_thing_that_ends_and_a_bar_where_it_can_move(capsys, monkeypatch):
     def told():
         tell = events.Printer()
-        for event in (events.Progress("cells", 1, 4), events.Done("one", 3.2, 0.5), events.Progress("cells", 2, 4)):
-            tell(event)
+        tell(events.StageProgress("cells", 1, 4))
+        tell(events.Done("one", 3.2, 0.5))
+        tell(events.StageProgress("cells", 2, 4))
         return capsys.readouterr().out
 
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
@@ -120,12 +121,12 @@ def test_python_prints_a_line_for_each_thing_that_ends_and_a_bar_where_it_can_mo
 def test_the_terminal_shows_a_line_for_each_thing_that_ends(tmp_path):
     out = io.StringIO()
     with console.Terminal(Console(file=out, width=60)) as tell:
-        tell(events.Progress("teachers", 0, 10))
-        tell(events.Progress("teachers", 5, 10))
+        tell(events.StageProgress("teachers", 0, 10))
+        tell(events.StageProgress("teachers", 5, 10))
         tell(events.Done("one", 3.2, 0.4567))
         tell(events.Retried("two", "killed by SIGKILL"))
         tell(events.Failed("three", "ValueError: a [red]b[/x]", tmp_path))
-        tell(events.Progress("cells", 0, 1))
+        tell(events.StageProgress("cells", 0, 1))
     lines = [line.strip() for line in out.getvalue().splitlines() if line.strip()]
     assert lines == [
         "done: one, 45.67% top-1 (3 s)",
@@ -139,10 +140,8 @@ def test_logs_of_a_damaged_notebook_say_so(tmp_path, monkeypatch, capsys, conten
     notebook = tmp_path / "distill.ipynb"
     notebook.write_text(content)
     (tmp_path / "run.log").write_bytes(b"caf\xe9\n")
-    fake = SimpleNamespace(folders=lambda: [("one", tmp_path)], running=dict)
-    monkeypatch.setattr(console, "Shelf", lambda study: fake)
+    shelf = SimpleNamespace(folders=lambda: [("one", tmp_path)], running=dict)
+    monkeypatch.setattr(console, "Shelf", lambda study: shelf)
     console.logs(SimpleNamespace(), "one")
-    assert (
-        capsys.readouterr().out
-        == f"{tmp_path}\n{notebook}: damaged; the run writes it anew\ncaf\ufffd\n{tmp_path / 'run.log'}\n"
-    )
+    damaged = f"{notebook}: damaged; the run writes it anew"
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path), damaged, "caf\ufffd", f"{tmp_path / 'run.log'}"]

@@ -358,7 +358,7 @@ def test_data_that_were_decoded_before_digests_were_noted(root):
     noted = json.loads(meta.read_text())
     old = json.dumps({k: v for k, v in noted.items() if k != "sha256"})
     meta.write_text(old)
-    assert data.load(load("small")).images("train").shape == (80, 16, 16, 3)
+    assert data.load(load("small")).images("train").shape == (120, 16, 16, 3)
     data.prepare(load("small"), say=pytest.fail)
     assert json.loads(meta.read_text()) == noted
     meta.write_text(old)
@@ -370,9 +370,9 @@ def test_data_that_were_decoded_before_digests_were_noted(root):
 
 def test_digits_are_scikit_learn_s(root):
     found = data.prepare(load("small"))
-    assert found.meta["counts"] == {"train": 80, "val": 50, "holdout": 0}
-    assert np.bincount(found.labels("train")).tolist() == [8] * 10
-    assert found.images("val").shape == (50, 16, 16, 3)
+    assert found.meta["counts"] == {"train": 120, "val": 100, "holdout": 0}
+    assert np.bincount(found.labels("train")).tolist() == [12] * 10
+    assert found.images("val").shape == (100, 16, 16, 3)
 
 
 def test_the_fingerprint_of_decoded_images_stays(root):
@@ -395,7 +395,7 @@ def test_only_images_that_may_be_shown_are(root):
     study = load("small")
     assert data.pictures(study) is None  # not decoded yet
     data.prepare(study)
-    assert data.pictures(study).shape == (50, 16, 16, 3)
+    assert data.pictures(study).shape == (100, 16, 16, 3)
 
 
 def test_a_source_is_refused_where_the_data_set_takes_none(root):

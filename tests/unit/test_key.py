@@ -7,7 +7,7 @@ from kd_utils import shelf
 from kd_utils.study import Cell, StudyError, key, load, student_settings, teacher_settings
 
 META = {"fingerprint": "f", "classes": ["a", "b"], "counts": {"train": 1, "val": 1, "holdout": 0}, "image_size": 16}
-CELL = Cell("lcnet_050", 4.0, 0.5, 0)
+CELL = Cell("test_byobnet", 4.0, 0.5, 0)
 
 
 def keys(root, **changes):
@@ -51,7 +51,7 @@ def test_what_changes_metrics_changes_the_key(root, changes):
         {"data_parallel": 1},
         {"augment": {**SMALL["augment"], "rotate": 0}},
         {"train": {**SMALL["train"], "milestones": [], "gamma": 0.1, "nesterov": True}},
-        {"students": [{"model": "lcnet_050", "stem": "default"}]},
+        {"students": [{"model": "test_byobnet", "stem": "default"}]},
         {"title": "Another"},
         {"seeds": [0, 1]},
         {"grid": {"T": [4], "alpha": [0.5]}},
@@ -72,7 +72,7 @@ def test_what_would_depend_on_the_machine_cannot_be_asked_for(root, name, value)
 def test_weights_from_a_file_are_known_by_their_content(root):
     weights = root / "studies" / "start.safetensors"  # relative to the study file
     weights.write_bytes(b"one")
-    students = {"students": [{"model": "lcnet_050", "pretrained": "start.safetensors"}]}
+    students = {"students": [{"model": "test_byobnet", "pretrained": "start.safetensors"}]}
     plain, (_, one) = keys(root), keys(root, **students)
     assert one != plain[1]
     weights.write_bytes(b"another one")
@@ -82,7 +82,7 @@ def test_weights_from_a_file_are_known_by_their_content(root):
     elsewhere = root / "elsewhere" / "start.safetensors"
     elsewhere.parent.mkdir()
     weights.rename(elsewhere)
-    moved = {"students": [{"model": "lcnet_050", "pretrained": str(elsewhere)}]}
+    moved = {"students": [{"model": "test_byobnet", "pretrained": str(elsewhere)}]}
     assert keys(root, **moved)[1] == one
 
 
@@ -111,7 +111,7 @@ def test_a_clone_without_that_file_still_knows_its_records(root):
     """What the data step notes beside the results stands for the file where it is not at hand."""
     weights = root / "studies" / "start.safetensors"
     weights.write_bytes(b"one")
-    students = {"students": [{"model": "lcnet_050", "pretrained": "start.safetensors"}]}
+    students = {"students": [{"model": "test_byobnet", "pretrained": "start.safetensors"}]}
     with_file = keys(root, **students)
     shelf.note(load("small"), META)
     weights.unlink()
@@ -121,8 +121,8 @@ def test_a_clone_without_that_file_still_knows_its_records(root):
 
 
 def test_a_file_that_is_neither_here_nor_noted_is_an_error(root):
-    with pytest.raises(StudyError, match=r"pretrained of lcnet_050: there is no file .*/studies/gone\.safetensors"):
-        keys(root, students=[{"model": "lcnet_050", "pretrained": "gone.safetensors"}])
+    with pytest.raises(StudyError, match=r"pretrained of test_byobnet: there is no file .*/studies/gone\.safetensors"):
+        keys(root, students=[{"model": "test_byobnet", "pretrained": "gone.safetensors"}])
 
 
 def test_the_committed_records_answer_their_study(monkeypatch, checkout):
@@ -136,22 +136,22 @@ def test_the_committed_records_answer_their_study(monkeypatch, checkout):
 
 @pytest.mark.parametrize("changes", [{"mean": [0.5, 0.5, 0.5]}, {"std": [0.5, 0.5, 0.5]}, {"stem": "small"}], ids=str)
 def test_what_a_model_is_changes_its_key(root, changes):
-    plain, changed = ({"students": [{"model": "lcnet_050", **more}]} for more in ({}, changes))
+    plain, changed = ({"students": [{"model": "test_byobnet", **more}]} for more in ({}, changes))
     assert keys(root, **plain)[1] != keys(root, **changed)[1]
 
 
 def test_a_model_of_one_s_own_is_known_by_its_code(root):
     code = root / "studies" / "nets.py"
-    students = {"students": [{"model": "nets.py:Net", "name": "lcnet_050"}]}
+    students = {"students": [{"model": "nets.py:Net", "name": "test_byobnet"}]}
     found = []
     for text in ("one", "another", "one"):
         code.write_text(text)
         found.append(keys(root, **students)[1])
     assert found[0] == found[2] != found[1]
     code.rename(root / "studies" / "moved.py")
-    assert keys(root, students=[{"model": "moved.py:Net", "name": "lcnet_050"}])[1] == found[0]
-    assert keys(root, students=[{"model": "moved.py:Other", "name": "lcnet_050"}])[1] != found[0]
-    with pytest.raises(StudyError, match=r"model of lcnet_050: there is no file .*/studies/nets\.py"):
+    assert keys(root, students=[{"model": "moved.py:Net", "name": "test_byobnet"}])[1] == found[0]
+    assert keys(root, students=[{"model": "moved.py:Other", "name": "test_byobnet"}])[1] != found[0]
+    with pytest.raises(StudyError, match=r"model of test_byobnet: there is no file .*/studies/nets\.py"):
         keys(root, **students)
 
 

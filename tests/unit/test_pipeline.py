@@ -106,7 +106,7 @@ def test_soft_targets_are_computed_for_the_study_as_it_was_read(root, monkeypatc
 
 
 def test_every_model_is_made_before_anything_is_computed_and_all_that_cannot_be_are_named(root):
-    content = {**SMALL, "students": ["lcnet_050", "resnet81", {"model": "inception_v3", "pretrained": "none.pth"}]}
+    content = {**SMALL, "students": ["test_byobnet", "resnet81", {"model": "inception_v3", "pretrained": "none.pth"}]}
     write_study(root, content | {"teacher": {"candidates": ["vit_tiny_patch16_224"]}})
     study = load("small")
     data.prepare(study)
@@ -124,15 +124,16 @@ Usage = namedtuple("Usage", "free")
 
 
 def test_a_full_disk_and_batches_larger_than_the_data_are_told_before_anything_is_computed(root, monkeypatch):
-    write_study(root, {**SMALL, "train": {"batch_size": 100}, "seeds": [0, 1]})
+    write_study(root, {**SMALL, "train": {"batch_size": 200}, "seeds": [0, 1]})
     data.prepare(load("small"))
     monkeypatch.setattr(pipeline, "_check_models", lambda study, models: None)
     said = []
     pipeline.advise(Shelf(load("small")), pipeline.HERE, said.append)
-    assert [str(event) for event in said] == 2 * [
-        f"note: {label}: a batch of 100 is more than the 80 training images" for label in ("lcnet_050", "shuffle")
+    assert [str(event) for event in said] == [
+        f"note: {label}: a batch of 200 is more than the 120 training images"
+        for label in ("test_byobnet", "shuffle", "test_byobnet", "efficient")
     ]
-    need = 2 * 10 * 80 * 10 * 2  # seeds, views, images, classes, bytes
+    need = 2 * 10 * 120 * 10 * 2  # seeds, views, images, classes, bytes
     monkeypatch.setattr(pipeline.shutil, "disk_usage", lambda path: Usage(need))
     pipeline.advise(Shelf(load("small")), pipeline.HERE, said.append)
     monkeypatch.setattr(pipeline.shutil, "disk_usage", lambda path: Usage(need - 1))
@@ -142,6 +143,7 @@ def test_a_full_disk_and_batches_larger_than_the_data_are_told_before_anything_i
 
 def test_a_study_of_which_every_run_fails_ends_without_a_report_and_without_an_error(root, monkeypatch):
     monkeypatch.setattr(pipeline, "_check_models", lambda study, models: None)
+    monkeypatch.setattr(pipeline, "warm_up", lambda: None)
     monkeypatch.setattr(
         pipeline, "run_tasks", lambda tasks, slots, callbacks: [callbacks.done(t, 1.0, "broken") for t in tasks]
     )

@@ -4,6 +4,8 @@ import os
 import shutil
 import signal
 import stat
+import subprocess
+import sys
 import time
 from multiprocessing import forkserver as module
 from multiprocessing.process import BaseProcess
@@ -71,6 +73,16 @@ def test_a_task_whose_folder_is_removed_fails_alone(light, tmp_path):
     shutil.rmtree(folder)
     assert pool._error(tasks[0], 0) == ""
     assert "exit code 3" in pool._error(tasks[0], 3) and Path(folder, "failure.json").is_file()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the others have no such signal")
+def test_what_is_started_by_a_process_that_has_ended_ends_at_once():
+    """As when a command is killed just after it has started the process that forks."""
+    code = "from kd_utils.running import pool; pool.die_with({}); print('lives')"
+    others = [sys.executable, "-c", code.format(1)]
+    assert subprocess.run(others, capture_output=True).stdout == b""
+    ours = [sys.executable, "-c", code.format(os.getpid())]
+    assert subprocess.run(ours, capture_output=True).stdout == b"lives\n"
 
 
 def a_kernel_that_dies_once(path: str) -> None:

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 from helpers import SMALL, write_study
 
@@ -12,7 +13,7 @@ from kd_utils.study import Cell, StudyError, digest, key, load, student_settings
 def test_the_cells_are_distinct_and_alpha_1_is_one_run(root):
     cells = load("small").cells()
     assert len(cells) == len(set(cells)) == 2 * (1 + 2 * 2)
-    assert [c for c in cells if c.alpha == 1] == [Cell("lcnet_050", None, 1.0, 0), Cell("shuffle", None, 1.0, 0)]
+    assert [c for c in cells if c.alpha == 1] == [Cell("test_byobnet", None, 1.0, 0), Cell("efficient", None, 1.0, 0)]
 
 
 def test_the_published_grid_has_25_cells_a_student(root):
@@ -23,7 +24,7 @@ def test_the_published_grid_has_25_cells_a_student(root):
 
 def test_the_baseline_is_there_without_alpha_1(root):
     write_study(root, {**SMALL, "grid": {"T": [4], "alpha": [0.5]}})
-    assert Cell("lcnet_050", None, 1.0, 0) in load("small").cells()
+    assert Cell("test_byobnet", None, 1.0, 0) in load("small").cells()
 
 
 def test_further_methods_are_cells_of_their_own_and_change_no_other(root):
@@ -32,7 +33,7 @@ def test_further_methods_are_cells_of_their_own_and_change_no_other(root):
     write_study(root, {**SMALL, "methods": rows})
     more = load("small")
     assert more.cells()[: len(plain.cells())] == plain.cells()
-    added = [c for c in more.cells() if c.method != "kd" and c.student == "shuffle"]
+    added = [c for c in more.cells() if c.method != "kd" and c.student == "efficient"]
     assert [(c.method, c.T, c.alpha) for c in added] == [
         ("dkd", 2, 0.5),
         ("dkd", 4, 0.5),
@@ -54,7 +55,7 @@ def test_further_methods_are_cells_of_their_own_and_change_no_other(root):
 def test_the_customary_cell_and_the_corners_of_the_grid_come_first(root):
     write_study(root, {**SMALL, "grid": {"T": [1, 4, 20], "alpha": [0, 0.5, 0.9, 1]}})
     first = [(None, 1), (1, 0), (1, 0.9), (4, 0.5), (20, 0), (20, 0.9)]
-    wanted = [(student, *point) for student in ("lcnet_050", "shuffle") for point in first]
+    wanted = [(student, *point) for student in ("test_byobnet", "efficient") for point in first]
     assert [(c.student, c.T, c.alpha) for c in load("small").cells()][:12] == wanted
 
 
@@ -75,7 +76,7 @@ def test_the_first_seed_comes_whole_then_the_first_cells_of_the_others(root):
     assert of(7) == of(0) == of(3) == [(c.student, c.method, c.T, c.alpha) for c in whole]
 
 
-LISTED = [("shuffle", 4, 0.5), ("shuffle", 20, 0), ("lcnet_050", 1, 0.9)]
+LISTED = [("efficient", 4, 0.5), ("efficient", 20, 0), ("test_byobnet", 1, 0.9)]
 
 
 def listed(*cells):
@@ -85,8 +86,8 @@ def listed(*cells):
 def test_listed_cells_keep_their_order_each_for_every_seed_and_the_baseline_first(root):
     write_study(root, {**SMALL, "grid": listed(*LISTED), "seeds": [0, 1], "methods": [{"method": "dkd"}]})
     study = load("small")
-    points = [("shuffle", None, 1.0), *LISTED[:2], ("lcnet_050", None, 1.0), LISTED[2]]
-    points += [("shuffle", 4, 0.5), ("lcnet_050", 4, 0.5)]  # dkd
+    points = [("efficient", None, 1.0), *LISTED[:2], ("test_byobnet", None, 1.0), LISTED[2]]
+    points += [("efficient", 4, 0.5), ("test_byobnet", 4, 0.5)]  # dkd
     cells = study.cells()
     assert [(c.student, c.T, c.alpha) for c in cells[::2]] == [(c.student, c.T, c.alpha) for c in cells[1::2]]
     assert sorted((c.student, c.T, c.alpha) for c in cells[10::2]) == sorted(points[5:])
@@ -97,8 +98,8 @@ def test_listed_cells_keep_their_order_each_for_every_seed_and_the_baseline_firs
 
 def test_a_listed_cell_is_the_run_that_it_is_in_a_grid(root):
     grid = load("small")
-    write_study(root, {**SMALL, "grid": listed(("shuffle", 4, 0.5))})
-    cell = Cell("shuffle", 4.0, 0.5, 0)
+    write_study(root, {**SMALL, "grid": listed(("efficient", 4, 0.5))})
+    cell = Cell("efficient", 4.0, 0.5, 0)
     assert cell in load("small").cells()
     assert key(student_settings(grid, cell, "d", "t")) == key(student_settings(load("small"), cell, "d", "t"))
 
@@ -117,8 +118,8 @@ def test_contrasts_are_the_plateau_and_the_customary_cell_unless_others_are_aske
         ({"grid": {"alpha": [0.5]}}, "grid: grid.T is missing or empty; give T and alpha, or a list of cells"),
         ({"grid": {"T": [4], **listed(*LISTED)}}, "grid has T and alpha, or a list of cells, and not both"),
         ({"grid": listed(*LISTED, LISTED[0])}, "grid.cells names a value twice"),
-        ({"grid": listed(("shufle", 4, 0.5))}, "did you mean 'shuffle'"),
-        ({"grid": listed(("shuffle", 4, 1))}, "grid.cells.0.alpha: .*less than 1"),
+        ({"grid": listed(("eficient", 4, 0.5))}, "did you mean 'efficient'"),
+        ({"grid": listed(("efficient", 4, 1))}, "grid.cells.0.alpha: .*less than 1"),
         ({"contrasts": [{"name": "x", "cells": [[5, 0.5]]}]}, "'x' asks of T = 5, alpha = 0.5, which is no cell"),
         ({"contrasts": [{"name": "x", "cells": [[4]]}]}, "contrasts.0.cells.0: .*at least 2"),
         ({"contrasts": 2 * [{"name": "x", "cells": [[4, 0.5]]}]}, r"contrasts: \['x'\] named twice"),
@@ -132,7 +133,7 @@ def test_a_list_of_cells_and_contrasts_are_checked(root, change, says):
 
 def test_threads_of_a_model_are_its_own_and_in_its_key_alone(root):
     plain = load("small")
-    candidates = [{"model": "lcnet_050", "threads": 2}, SMALL["teacher"]["candidates"][1]]
+    candidates = [{"model": "test_byobnet", "threads": 2}, SMALL["teacher"]["candidates"][1]]
     write_study(root, {**SMALL, "teacher": {**SMALL["teacher"], "candidates": candidates}})
     keys = [
         [key(study.teacher_settings(s, candidate, "d")) for candidate in s.teacher.candidates]
@@ -143,9 +144,11 @@ def test_threads_of_a_model_are_its_own_and_in_its_key_alone(root):
 
 def test_every_cell_has_a_name_of_its_own(root):
     write_study(root, {**SMALL, "grid": {"T": [4, 4.0000001, 1e6], "alpha": [-0.0, 0.1, 1 / 3]}})
-    names = [c.name for c in load("small").cells() if c.student == "shuffle"]
+    names = [c.name for c in load("small").cells() if c.student == "efficient"]
     assert len(set(names)) == len(names) == 10
-    assert {"shuffle-T4-a0-s0", "shuffle-T4.0000001-a0.1-s0", "shuffle-T1e+06-a0.3333333333333333-s0"} < set(names)
+    assert {"efficient-T4-a0-s0", "efficient-T4.0000001-a0.1-s0", "efficient-T1e+06-a0.3333333333333333-s0"} < set(
+        names
+    )
 
 
 @pytest.mark.parametrize("stem", ["a b", "x" * 65, "..", "-x"])
@@ -176,7 +179,7 @@ def test_a_study_s_file_is_named_as_a_folder_can_be(root, stem):
         ({"students": ["timm/.."]}, "students.0: '..' cannot be a name"),
         ({"teacher": {"candidates": [{"model": "a", "name": "b c"}]}}, "teacher.candidates.0: 'b c' cannot be"),
         ({"methods": [{"method": "dkd", "name": "/dkd"}]}, "methods.0: '/dkd' cannot be a name"),
-        ({"methods": [{"method": "dkd", "T": [4, 4.0]}]}, "two runs would be called lcnet_050-dkd-t4-a0.5-s0"),
+        ({"methods": [{"method": "dkd", "T": [4, 4.0]}]}, "two runs would be called test_byobnet-dkd-t4-a0.5-s0"),
         ({"students": ["Net", "net"]}, "two runs would be called net-baseline-s0"),
         ({"grid": {"T": [float("inf")], "alpha": [0.5]}}, "grid.T.0: .*finite"),
         ({"grid": {"T": [1e300], "alpha": [0.5]}}, r"grid.T.0: .*less than or equal to 1000000"),
@@ -238,11 +241,35 @@ def test_errors_name_the_key_and_what_is_allowed(root, change, says):
         ({"alpha": 1.5}, "alpha: .*less than or equal to 1"),
         ({"seed": 10**26}, "seed: .*less than 4294967296"),
         ({"epochs": -1}, "epochs: .*greater than or equal to 0"),
+        ({"seed": np.float64(1)}, "seed: .*integer"),
+        ({"T": np.array([4, 5])}, "T: .*number"),
+        ({"method": "mse", "alpha": 1}, "alpha: method 'mse' needs one below 1"),
     ],
 )
 def test_a_run_asked_for_by_hand_has_the_study_file_s_limits(root, change, says):
     with pytest.raises(StudyError, match=f"^{says}"):
         kd_utils.student("small", **change)
+
+
+@pytest.mark.parametrize(
+    ("asked", "cell"),
+    [
+        ({"T": np.int64(2), "alpha": np.float64(0.25), "seed": np.int64(3)}, Cell("test_byobnet", 2.0, 0.25, 3)),
+        ({"T": 7, "alpha": np.int32(1)}, Cell("test_byobnet", None, 1.0, 0)),
+        ({"method": "mse"}, Cell("test_byobnet", 1.0, 0.5, 0, "mse")),  # it has no temperature, whatever T is
+        ({"method": "dkd"}, Cell("test_byobnet", 4.0, 0.5, 0, "dkd")),
+    ],
+)
+def test_a_run_asked_for_by_hand_is_that_cell(root, monkeypatch, asked, cell):
+    from kd_utils.learning import run
+
+    planned = []
+    monkeypatch.setattr(run.data, "load", lambda study: None)
+    monkeypatch.setattr(run, "plan_student", lambda shelf, cell: planned.append(cell))
+    monkeypatch.setattr(run, "Run", lambda plan, device: None)
+    write_study(root, {**SMALL, "methods": [{"method": "mse"}, {"method": "dkd"}]})
+    kd_utils.student("small", **asked)
+    assert planned == [cell] and all(type(x) in (float, int, str, type(None)) for x in vars(planned[0]).values())
 
 
 def test_a_key_given_twice_is_refused(root):
@@ -303,7 +330,7 @@ def test_a_name_of_300_letters_is_one_line(root):
 
 def test_an_exponent_is_a_number(root):
     path = root / "studies" / "small.yaml"
-    path.write_text(path.read_text().replace("lr: 0.001", "lr: 3e-3"))
+    path.write_text(path.read_text().replace("lr: 0.005", "lr: 3e-3"))
     assert load("small").train.lr == 0.003
 
 
@@ -321,7 +348,7 @@ def test_training_is_overridden_from_the_general_to_the_particular(root):
     s = load("small")
     assert [s.training(c, teacher=True).epochs for c in s.teacher.candidates] == [7, 9]
     assert s.training(s.students[0], teacher=False).epochs == 3
-    assert s.training(s.teacher.candidates[0], teacher=True).lr == 0.001
+    assert s.training(s.teacher.candidates[0], teacher=True).lr == 0.005
 
 
 def test_the_key_follows_everything_that_the_figures_depend_on(root):
@@ -337,7 +364,7 @@ def test_the_key_follows_everything_that_the_figures_depend_on(root):
         key(s, teacher="u"),
         key(s, s.cells()[2]),
         key(s.with_epochs(4)),
-        key(s.model_copy(update={"augment": study.Augment(shift=1)})),
+        key(s.model_copy(update={"augment": study.Augment(shift=2)})),
         key(s.model_copy(update={"threads": 2})),
     ]
     assert len(set(keys)) == len(keys)

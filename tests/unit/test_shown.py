@@ -1,0 +1,21 @@
+"""What a notebook shows of text and captions."""
+
+import pandas as pd
+
+from kd_utils.reporting import shown
+
+
+def test_cross_references_are_words_in_a_notebook_and_labels_in_the_report():
+    text = shown.Text("See @fig-gain, and (@tbl-summary-resnet18, @eq-loss). By mail: me\\@fig-x.org")
+    bundle = text._repr_mimebundle_()
+    assert bundle["text/markdown"] == (
+        "See Figure *gain*, and (Table *summary-resnet18*, Equation *loss*). By mail: me\\@fig-x.org"
+    )
+    assert bundle[shown.Text.MIME] == {"markdown": text.markdown}
+
+
+def test_a_caption_begins_as_the_text_refers_to_it():
+    table = shown.Table(pd.DataFrame({"a": [1]}), "* marks what @fig-gain shows", "choice")
+    html = table._repr_mimebundle_()["text/html"]
+    assert "<b>Table choice</b> <em>* marks what Figure gain shows</em>" in html
+    assert "@fig-gain" in table.markdown() and "{#tbl-choice}" in table.markdown()
