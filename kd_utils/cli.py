@@ -144,22 +144,18 @@ def grid(study: StudyArgument, *, where: "Resources") -> None:
 
 
 @app.command()
+@_takes_resources
 def search(
     study: StudyArgument,
     budget: Annotated[float, typer.Option(min=0.01, max=1, help="share of what the whole grid would take")] = 0.3,
-    jobs: Jobs = None,
-    device: Device = "auto",
-    engine: Engine = "local",
-    address: Address = None,
-    gpus: Gpus = None,
+    *,
+    where: "Resources",
 ) -> None:
     """Find the best T and alpha within the grid's ranges, at a part of the grid's cost."""
     from .running import search as searching
-    from .study import load
 
-    where, loaded = _where(jobs, device, engine, address, gpus), load(study)
     with _terminal() as tell:
-        found = searching.search(loaded, budget, where=where, on_event=tell)
+        found = searching.search(study, budget, where=where, on_event=tell)
     print(*searching.lines(found), sep="\n")
 
 

@@ -136,13 +136,12 @@ def search(
     tell = on_event or events.Printer()
     with pipeline.held(study):
         shelf = Shelf(study)
-        shelf.chosen_teacher()
-        assert shelf.dataset is not None
-        if not shelf.dataset["counts"]["holdout"]:
+        if shelf.dataset and not shelf.dataset["counts"]["holdout"]:
             raise PipelineError(
                 "a search judges on held-out images, and the study has none: set data.holdout_per_class in "
                 f"{study.file}, which makes other data and other runs"
             )
+        shelf.chosen_teacher()
         plans = {student.label: _plan(study, student, budget) for student in study.students}
         first, *others = study.seeds
         notes, seen = [], {}
@@ -228,12 +227,12 @@ def advance(study: Study, cell: Cell, until: int, device: str) -> None:
 def _at(shelf: Shelf, cell: Cell, end: int) -> float | None:
     """A cell's accuracy on held-out images after so many epochs; None where it was not trained so far."""
     if record := _record(shelf, cell):
-        return _accuracy(record.history, end)
+        return held_out(record.history, end)
     noted = files.read_json(shelf.student_folder(cell) / paths.SCORES) or {}
-    return _accuracy(noted["history"], end) if noted.get("until", 0) >= end else None
+    return held_out(noted["history"], end) if noted.get("until", 0) >= end else None
 
 
-def _accuracy(history: Sequence[Mapping[str, float]], end: int) -> float | None:
+def held_out(history: Sequence[Mapping[str, float]], end: int) -> float | None:
     """The latest accuracy on held-out images in the epochs up to that; patience may have stopped before."""
     known = [row["holdout_top1"] for row in history if row["epoch"] <= end and row.get("holdout_top1") is not None]
     return known[-1] if known else None
@@ -284,7 +283,7 @@ def _early(shelf: Shelf, label: str, ends: Sequence[int], seen: Mapping[int, Map
         return ""
     first, second = ends[:2]
     done = [record for record in shelf.students if record.student == label and record.T is not None]
-    pairs = [(at, record.score) for record in done if (at := _accuracy(record.history, first)) is not None]
+    pairs = [(at, record.score) for record in done if (at := held_out(record.history, first)) is not None]
     what = f"the end, among {len(pairs)} runs"
     if len(pairs) < ENOUGH:
         pairs = [(seen[first][cell], score) for cell, score in seen[second].items()]
@@ -301,11 +300,11 @@ def _early(shelf: Shelf, label: str, ends: Sequence[int], seen: Mapping[int, Map
 
 
 def _tidy(shelf: Shelf, seen: Mapping[str, Mapping[int, Mapping[Cell, float]]], finalists: list[Cell]) -> None:
-    """Remove the checkpoints of the points that did not reach the end; search.json has their accuracies."""
+    """Remove the checkpoints of the points that did not reach the end; their accuracies stay, for another search."""
     for of_student in seen.values():
         for cell in {cell for at in of_student.values() for cell in at} - set(finalists):
-            if not shelf.done(cell):
-                files.remove(shelf.student_folder(cell))
+            for name in (paths.CHECKPOINT, paths.PROGRESS):
+                files.remove(shelf.student_folder(cell) / name)
 
 
 def lines(found: Found) -> list[str]:

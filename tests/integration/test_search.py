@@ -32,7 +32,7 @@ def test_a_search_comes_to_ordinary_records(root):
     found = search.search(study, 0.8, on_event=lambda event: said.append(str(event)))
     assert "Net: 5 points of T and alpha; trained to epoch: 5 to 1 -> 3 to 2 -> 2 to 4" in said
     (winner,) = found.winners
-    assert (found.epochs, found.whole) == (3 * 1 + 1 * 2 + 2 * 4 - 1 + 4, 5 * 4) or found.epochs <= 0.8 * found.whole
+    assert (found.epochs, found.whole) == (2 * 1 + 1 * 2 + 2 * 4 + 4, 5 * 4)  # points as far as they went, baseline
     shelf = Shelf(study)
     done = {(r.T, r.alpha): r for r in shelf.students}
     assert len(done) == 3 and (None, 1.0) in done
@@ -43,7 +43,9 @@ def test_a_search_comes_to_ordinary_records(root):
     assert [len(told["seen"]["Net"][end]) for end in ("1", "2", "4")] == [5, 3, 2]
     assert not list(root.glob("results/small/students/*/checkpoint.pt"))
     shown = tables.off_grid(results.load(study))
-    assert sorted(zip(shown.frame["T"], shown.frame["alpha"], strict=True)) == sorted(p for p in done if p[0] is not None)
+    assert sorted(zip(shown.frame["T"], shown.frame["alpha"], strict=True)) == sorted(
+        p for p in done if p[0] is not None
+    )
     before = {path: path.stat().st_mtime_ns for path in root.glob("results/small/students/*/record.json")}
     assert search.search(study, 0.8, on_event=said.append).winners == [winner]
     assert before == {path: path.stat().st_mtime_ns for path in before}
@@ -53,10 +55,6 @@ def test_a_search_comes_to_ordinary_records(root):
 
 
 def test_a_search_wants_images_held_out(root):
-    study = load("small")
-    data.prepare(study)
-    for candidate in study.teacher.candidates:
-        runs.teacher(study.model_copy(), candidate=candidate.label).advance(1)
-    with pytest.raises(Exception, match="has no teacher yet"):
-        search.search(study)
-    assert issubclass(PipelineError, RuntimeError)
+    data.prepare(load("small"))
+    with pytest.raises(PipelineError, match="judges on held-out images, and the study has none: set data.holdout"):
+        search.search("small")
