@@ -50,7 +50,7 @@ def settle() -> None:
     try:
         home = Path.home()
     except RuntimeError:  # no HOME, and a user without a name, as in some containers
-        home = Path(tempfile.gettempdir())
+        home = Path(get_temp_dir())  # which no other user can put a configuration into
         os.environ["HOME"] = str(home)
     if not (home.is_dir() and os.access(home, os.W_OK)):
         for name in ("IPYTHONDIR", "MPLCONFIGDIR"):

@@ -76,12 +76,18 @@ def interruptible() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def start(root: Path, *words: str) -> subprocess.Popen:
+def start(root: Path, *words: str, **kwargs) -> subprocess.Popen:
     """The command kd, as typed, still running."""
     command = [str(Path(sys.executable).parent / "kd"), *words]
     env = {**os.environ, "KD_ROOT": str(root)}
     return subprocess.Popen(
-        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=interruptible
+        command,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=interruptible,
+        **kwargs,
     )
 
 

@@ -4,10 +4,12 @@ Images come decoded, as an array, or encoded, by the names to read them by. Load
 torchvision's is called.
 """
 
+import errno
 import hashlib
 import os
 import re
 import socket
+import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -113,7 +115,10 @@ class Reader:
         """A file's content, of at most so many bytes: its size is judged before anything is read. Raises DataError."""
         try:
             if self.source.is_dir():
-                self._judge(name, (self.source / name).stat().st_size, most)
+                about = (self.source / name).stat()
+                if not stat.S_ISREG(about.st_mode):
+                    raise OSError(errno.EINVAL, "not a file")
+                self._judge(name, about.st_size, most)
                 return (self.source / name).read_bytes()
             entry = self.zip.getinfo(name)
             self._judge(name, entry.file_size, most)

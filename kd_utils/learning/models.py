@@ -90,7 +90,7 @@ class Given(Classifier):
     def read(cls, path: Path, counts: Mapping[str, int], classes: int) -> "Given":
         """Those of a .npy: (images, classes), the splits one after the other. Raises ModelError."""
         try:
-            logits = np.load(path, allow_pickle=False)
+            logits = np.load(path, mmap_mode="r", allow_pickle=False)  # whatever its header says of its size
         except (OSError, EOFError, ValueError) as e:
             raise ModelError(f"logits: {path} cannot be read as .npy ({e}); write it by numpy.save") from None
         if logits.shape != (sum(counts.values()), classes) or logits.dtype.kind != "f":

@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -178,6 +179,8 @@ def unpack(source: Path, folder: Path) -> tuple[Study, Packed]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PackError(f"{folder} is there already, and is not empty; name another folder")
     try:
+        if not source.is_file():  # a device or a pipe may have no end
+            raise zipfile.BadZipFile("there is no such file")
         with zipfile.ZipFile(source) as archive:
             manifest = _manifest(source, archive)
             name, listed = manifest["study"], manifest["files"]
@@ -189,8 +192,8 @@ def unpack(source: Path, folder: Path) -> tuple[Study, Packed]:
                 tmp.mkdir()
                 for entry, about in listed.items():
                     _extract(source, archive, entry, about, tmp / entry)
-                (tmp / CARD).write_bytes(archive.read(CARD)[: 1 << 20])
-    except (zipfile.BadZipFile, OSError, KeyError, NotImplementedError, RuntimeError) as e:
+                (tmp / CARD).write_bytes(archive.open(CARD).read(1 << 20))
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, RuntimeError, UnicodeError) as e:
         raise PackError(f"{source}: not a packed study that can be read ({e}); pack it again") from None
     notes = [
         f"{folder / entry} is code: it runs when you train a model of it; read it first"
@@ -214,7 +217,7 @@ def _manifest(source: Path, archive: zipfile.ZipFile) -> dict:
             raise ValueError("its manifest makes no sense")
     except PackError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise PackError(f"{source}: not a packed study ({type(e).__name__}: {e}); pack it again") from None
     allowed = re.compile(
         rf"studies/.+|results/{re.escape(name)}/.+|report/{re.escape(name)}/.+|cache/soft_targets/[0-9a-f]{{12}}/[^/]+"

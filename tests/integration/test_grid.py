@@ -5,11 +5,10 @@ import shutil
 import time
 
 import pandas as pd
-import pytest
 from helpers import SMALL, kd, same, typed, write_study
 
 import kd_utils
-from kd_utils.running import events, pace, pipeline, pool
+from kd_utils.running import events, pace, pipeline
 from kd_utils.shelf import RunProgress, Shelf
 from kd_utils.study import load
 
@@ -133,7 +132,7 @@ def test_what_a_killed_command_left_is_not_running(copied):
     folder = next((copied / "results" / "small" / "students").glob("efficient-T4-a0.5-*"))
     (folder / "record.json").unlink()
     progress = folder / "progress.json"
-    progress.write_text('{"epoch": 2, "epochs": 3, "epoch_seconds": 1.5}')
+    progress.write_text('{"epoch": 2, "epochs": 3, "epoch_seconds": 1.5, "images_per_second": 80.0}')
     assert Shelf(study).running() == {}
     with pipeline.held(study):
         later = time.time() + 5
@@ -141,7 +140,7 @@ def test_what_a_killed_command_left_is_not_running(copied):
         assert Shelf(study).running() == {}
         os.utime(progress, (later, later))
         running = Shelf(study).running()
-        assert running == {"efficient-T4-a0.5-s0": RunProgress(2, 3, 1.5)}
+        assert running == {"efficient-T4-a0.5-s0": RunProgress(2, 3, 1.5, 80.0)}
         assert pace.left(Shelf(study), running, 1).seconds > 0
 
 
@@ -162,7 +161,7 @@ def test_logs_show_what_a_run_has_printed(finished):
     shown = kd(finished, "logs", "small", "efficient-T4-a0.5-s0")
     assert shown.returncode == 0 and "3 epochs in " in shown.stdout and "distill.ipynb" in shown.stdout
     wrong = kd(finished, "logs", "small", "nothing")
-    assert wrong.returncode == 2 and "there are: test_byobnet, efficient, test_byobnet-baseline-s0" in wrong.stderr
+    assert wrong.returncode == 2 and "there are: test_byobnet, shuffle, test_byobnet-baseline-s0" in wrong.stderr
 
 
 def test_the_package_s_errors_are_one_line(root):
@@ -183,45 +182,3 @@ def test_a_study_is_held_by_one_command(root):
         done = typed(root, "data", "small")
     assert done.returncode == 2 and "another kd command is working on study 'small'" in done.stderr
     assert kd(root, "data", "small").returncode == 0
-
-
-def work(path: str, seconds: float = 0, fail: bool = False, die: bool = False):
-    import os
-    import signal
-    import time
-
-    time.sleep(seconds)
-    if fail:
-        raise ValueError("it went wrong")
-    if die:
-        os.kill(os.getpid(), signal.SIGKILL)
-    with open(path, "a") as f:
-        f.write(f"{os.environ.get('CUDA_VISIBLE_DEVICES', '')}\n")
-
-
-def test_tasks_run_in_slots_and_say_why_they_fail(tmp_path):
-    made = [
-        pool.Task(str(k), work, {"path": str(tmp_path / f"out{k}"), **more}, tmp_path / f"t{k}")
-        for k, more in enumerate([{}, {"fail": True}, {"die": True}, {}, {}])
-    ]
-    failures = pool.run_tasks(made, [{"CUDA_VISIBLE_DEVICES": "7"}, {"CUDA_VISIBLE_DEVICES": "8"}])
-    assert {f.task.name: f.error for f in failures} == {
-        "1": "ValueError: it went wrong",
-        "2": "killed by SIGKILL (out of memory?)",
-    }
-    assert {(tmp_path / f"out{k}").read_text().strip() for k in (0, 3, 4)} <= {"7", "8"}
-    assert "it went wrong" in (tmp_path / "t1" / "failure.json").read_text()
-
-
-def test_an_interrupt_kills_what_runs(tmp_path):
-    task = pool.Task("long", work, {"path": str(tmp_path / "out"), "seconds": 3}, tmp_path / "t")
-
-    def stop(running):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        pool.run_tasks([task], [{}], pool.Callbacks(tick=stop))
-    import time
-
-    time.sleep(3.5)
-    assert not (tmp_path / "out").exists()

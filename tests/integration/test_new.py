@@ -73,11 +73,11 @@ def test_what_no_study_can_be_made_of_is_said(root, no_gpu_no_hub):
 
 
 def test_the_time_is_that_of_all_runs_at_the_pace_of_this_machine(root, no_gpu_no_hub, monkeypatch):
-    study = load("small")  # 2 teachers of 8 epochs, 2 x 5 cells of 3, evaluated after each
+    study = load("small")  # teachers of 6 and 2 epochs, 2 x 5 cells of 3, evaluated after each
     monkeypatch.setattr(machine, "slots", lambda *_: [{}, {}])
     monkeypatch.setattr(new, "_pace", lambda *_: (200.0, 100.0))
     took = new.estimate(study, train=80, val=50, classes=10)
-    teacher, cell = 8 * (80 / 100 + 50 / 200), 3 * (80 / 100 + 50 / 200)
+    teacher, cell = 6 * (80 / 100 + 50 / 200), 3 * (80 / 100 + 50 / 200)
     assert took.teachers == pytest.approx(teacher)
     assert took.seconds == pytest.approx(teacher + (3 * 80 / 200 + 10 * cell) / 2)
     monkeypatch.undo()

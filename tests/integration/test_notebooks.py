@@ -1,6 +1,5 @@
 import ast
 import json
-import os
 import re
 import subprocess
 import sys
@@ -11,11 +10,13 @@ import pytest
 from click.testing import CliRunner, Result
 from helpers import kd
 from papermill import cli
+from tasks import run_notebook_in
 
 from kd_utils import paths
-from kd_utils.running import kernels, pool
+from kd_utils.running import pool
 
 BIN = Path(sys.executable).parent
+NOTEBOOK = str(paths.notebook("distill"))
 NOTEBOOKS = sorted((paths.CHECKOUT / "notebooks").glob("*.ipynb"))
 
 
@@ -47,12 +48,6 @@ def test_help_lists_every_parameter_with_type_and_help(path):
         assert re.search(rf"^  {name}: {kind} \(default", shown, re.M) and help in shown
 
 
-def run_in(folder: Path, output: str, parameters: dict) -> None:
-    """Run distill.ipynb from another folder."""
-    os.chdir(folder)
-    kernels.run_notebook(str(paths.notebook("distill")), output, parameters)
-
-
 def test_the_line_of_the_readme_works_from_anywhere(copied, tmp_path_factory):
     """In notebooks/ as typed there, and from another folder: the same run, found done the second time."""
     words = ("-p", "study", "small", "-p", "student", "efficient", "-p", "T", "20", "-p", "alpha", "0.1")
@@ -67,9 +62,8 @@ def test_the_line_of_the_readme_works_from_anywhere(copied, tmp_path_factory):
     record = json.loads((made / "record.json").read_text())
     assert (record["T"], record["alpha"]) == (20, 0.1)
     given = {"study": "small", "student": "efficient", "T": 20, "alpha": 0.1}
-    task = pool.Task(
-        "again", run_in, {"folder": elsewhere, "output": "b.ipynb", "parameters": given}, elsewhere / "run"
-    )
+    arguments = {"folder": str(elsewhere), "notebook": NOTEBOOK, "output": "b.ipynb", "parameters": given}
+    task = pool.Task("again", run_notebook_in, arguments, elsewhere / "run")
     assert pool.run_tasks([task], [{}]) == [] and "was done before" in (elsewhere / "b.ipynb").read_text()
 
 
@@ -90,7 +84,8 @@ def test_a_wrong_parameter_stops_before_anything_runs(words, says, tmp_path):
 def test_without_a_teacher_the_command_is_named(root):
     kd(root, "data", "small")
     given = {"study": "small", "student": "efficient"}
-    task = pool.Task("run", run_in, {"folder": root, "output": "out.ipynb", "parameters": given}, root / "run")
+    arguments = {"folder": str(root), "notebook": NOTEBOOK, "output": "out.ipynb", "parameters": given}
+    task = pool.Task("run", run_notebook_in, arguments, root / "run")
     (failure,) = pool.run_tasks([task], [{}])
     assert "run: kd teacher small" in failure.error
 

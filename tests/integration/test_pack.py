@@ -113,6 +113,7 @@ def one_byte(entries):
         (added("results/small/x.json", bytes=-1), "its manifest makes no sense"),
         (lambda entries: entries.pop("manifest.json"), "not a packed study that can be read"),
         (lambda entries: entries.update({"manifest.json": b"[]"}), "not a packed study"),
+        (lambda entries: entries.update({"manifest.json": b"[" * 100_000}), "not a packed study"),
         (lambda entries: entries.update({"manifest.json": pickle.dumps({})}), "not a packed study"),
     ],
 )

@@ -38,7 +38,7 @@ def test_the_report_holds_the_metrics_of_the_records(at_finished, study_results)
 def test_captions_are_numbered_and_cross_references_resolve(at_finished):
     shown = text((at_finished / "report" / "small" / "report.pdf").read_bytes())
     assert "Table 1:" in shown and "Figure 1:" in shown and "Figure 1 shows the accuracy" in shown
-    assert "In Equation 1" in shown and "(1)" in shown
+    assert "Equation 2" in shown and "(1)" in shown
     for sign in ("??", "@fig", "@tbl", "@eq", "yet)"):
         assert sign not in shown
 
@@ -55,7 +55,7 @@ def test_the_html_says_the_same_and_loads_nothing(at_finished):
     assert not re.search(r"(?:src|href)=[\"'](?!data:|#)", page) and "@import" not in page
     assert "<math" in page and page.count("<figure") >= 9
     targets = set(re.findall(r'href="#([\w.-]+)"', page))
-    assert {"fig-accuracy", "tbl-claims", "eq-loss"} <= targets
+    assert {"fig-accuracy", "tbl-claims", "eq-model"} <= targets
     assert targets <= set(re.findall(r'id="([\w.-]+)"', page))
     pdf = text((at_finished / "report" / "small" / "report.pdf").read_bytes())
     for label, number in re.findall(r'href="#((?:fig|tbl)-[\w.-]+)">((?:Figure|Table) \d+)<', page):

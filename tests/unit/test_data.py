@@ -567,6 +567,11 @@ def test_cifar100_comes_through_torchvision(root, monkeypatch):
         loaders.cifar100(None, print)
 
 
+def test_what_has_no_end_is_no_image():
+    with pytest.raises(data.DataError, match="zero cannot be read .*not a file"):
+        data.image(Path("/dev/zero"), 16)
+
+
 def test_what_has_no_end_is_no_archive():
     with pytest.raises(data.DataError, match="/dev/zero: not a zip archive that can be read .*neither a file nor"):
         loaders.Reader(Path("/dev/zero")).names()

@@ -1,5 +1,6 @@
 import os
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -122,7 +123,7 @@ def test_processes_that_are_started_deaf_ignore_interrupts():
     assert deaf == "True\n" and signal.getsignal(signal.SIGINT) is before
 
 
-def test_without_a_home_caches_go_where_temporary_files_do(monkeypatch, tmp_path):
+def test_without_a_home_caches_go_where_no_other_user_can_write(monkeypatch, tmp_path):
     def none():
         raise RuntimeError("Could not determine home directory.")
 
@@ -130,7 +131,7 @@ def test_without_a_home_caches_go_where_temporary_files_do(monkeypatch, tmp_path
         m.setenv("HOME", "")
         m.setattr(machine.Path, "home", none)
         machine.settle()
-        assert os.environ["HOME"] == tempfile.gettempdir()
+        assert stat.S_IMODE(os.stat(os.environ["HOME"]).st_mode) == 0o700
     monkeypatch.setattr(machine.Path, "home", lambda: tmp_path / "none")
     for name in ("IPYTHONDIR", "MPLCONFIGDIR"):
         monkeypatch.setenv(name, "")

@@ -13,22 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tasks import a_kernel_that_dies_once, begin, lose_the_folder, note, work
 
 from kd_utils.running import pool
 from kd_utils.running.pool import Callbacks, Task
-
-
-def work(path: str) -> None:
-    """Takes a moment, and leaves a line for each time that it was done."""
-    with open(path, "a") as f:
-        f.write("begun\n")
-    time.sleep(1)
-
-
-def lose_the_folder(folder: str) -> None:
-    shutil.rmtree(folder)
-    raise OSError("the folder is gone")
-
 
 SERVER: Any = module._forkserver  # of which the public functions are methods
 
@@ -43,10 +31,49 @@ def light(monkeypatch):
     SERVER._stop()
 
 
+def test_tasks_run_in_slots_and_say_why_they_fail(light, tmp_path):
+    made = [
+        Task(str(k), work, {"path": str(tmp_path / f"out{k}"), **more}, tmp_path / f"t{k}")
+        for k, more in enumerate([{}, {"fail": True}, {"die": True}, {}, {}])
+    ]
+    failures = pool.run_tasks(made, [{"CUDA_VISIBLE_DEVICES": "7"}, {"CUDA_VISIBLE_DEVICES": "8"}])
+    assert {f.task.name: f.error for f in failures} == {
+        "1": "ValueError: it went wrong",
+        "2": "killed by SIGKILL (out of memory?)",
+    }
+    assert {(tmp_path / f"out{k}").read_text().strip() for k in (0, 3, 4)} <= {"7", "8"}
+    assert "it went wrong" in (tmp_path / "t1" / "failure.json").read_text()
+
+
+def test_a_task_waits_for_what_it_needs_and_is_left_out_where_that_fails(light, tmp_path):
+    """In one slot: those behind a waiting task pass it, and nothing is told of what waits for a failure."""
+
+    def task(name, *after):
+        return Task(name, note, {"path": str(tmp_path / "log"), "name": name}, tmp_path / name, after=frozenset(after))
+
+    done = []
+    tasks = [task("second", "first"), task("broken"), task("lost", "broken"), task("lost too", "lost"), task("first")]
+    failures = pool.run_tasks(tasks, [{}], Callbacks(done=lambda t, s, error: done.append(t.name)))
+    assert (tmp_path / "log").read_text().split() == done == ["broken", "first", "second"]
+    assert [f.task.name for f in failures] == ["broken"]
+
+
+def test_an_interrupt_kills_what_runs(light, tmp_path):
+    task = Task("long", work, {"path": str(tmp_path / "out"), "seconds": 1}, tmp_path / "t")
+
+    def stop(running):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pool.run_tasks([task], [{}], Callbacks(tick=stop))
+    time.sleep(2)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.skipif(not pool.FORKS, reason="processes are spawned here")
 def test_a_killed_fork_server_is_started_again_and_its_tasks_are_tried_again(light, tmp_path):
     done, retried, killed = [], [], []
-    tasks = [Task(f"task {k}", work, {"path": str(tmp_path / f"{k}.txt")}, tmp_path / f"{k}") for k in range(2)]
+    tasks = [Task(f"task {k}", begin, {"path": str(tmp_path / f"{k}.txt")}, tmp_path / f"{k}") for k in range(2)]
 
     def kill_once(_):
         if not killed and (tmp_path / "0.txt").exists():
@@ -66,30 +93,13 @@ def test_a_task_whose_folder_is_removed_fails_alone(light, tmp_path):
     folder = tmp_path / "run"
     tasks = [
         Task("lost", lose_the_folder, {"folder": str(folder)}, folder),
-        Task("other", work, {"path": str(tmp_path / "x.txt")}, tmp_path / "other"),
+        Task("other", begin, {"path": str(tmp_path / "x.txt")}, tmp_path / "other"),
     ]
     (failure,) = pool.run_tasks(tasks, [{}])
     assert failure.task.name == "lost" and failure.error == "OSError: the folder is gone"
     shutil.rmtree(folder)
     assert pool._error(tasks[0], 0) == ""
     assert "exit code 3" in pool._error(tasks[0], 3) and Path(folder, "failure.json").is_file()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the others have no such signal")
-def test_what_is_started_by_a_process_that_has_ended_ends_at_once():
-    """As when a command is killed just after it has started the process that forks."""
-    code = "from kd_utils.running import pool; pool.die_with({}); print('lives')"
-    others = [sys.executable, "-c", code.format(1)]
-    assert subprocess.run(others, capture_output=True).stdout == b""
-    ours = [sys.executable, "-c", code.format(os.getpid())]
-    assert subprocess.run(ours, capture_output=True).stdout == b"lives\n"
-
-
-def a_kernel_that_dies_once(path: str) -> None:
-    """What jupyter_client says of a kernel that ends before it has answered."""
-    work(path)
-    if Path(path).read_text() == "begun\n":
-        raise RuntimeError("Kernel died before replying to kernel_info")
 
 
 def test_a_kernel_that_dies_before_it_replies_is_tried_again(light, tmp_path):
@@ -116,6 +126,16 @@ def test_kernels_are_spoken_to_in_a_folder_of_this_user_alone(monkeypatch):
     monkeypatch.setattr("papermill.execute.execute_notebook", execute)
     kernels.run_notebook("in", "out", {})
     assert len(folders) == 1 and not folders[0].exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the others have no such signal")
+def test_what_is_started_by_a_process_that_has_ended_ends_at_once():
+    """As when a command is killed just after it has started the process that forks."""
+    code = "from kd_utils.running import pool; pool.die_with({}); print('lives')"
+    others = [sys.executable, "-c", code.format(1)]
+    assert subprocess.run(others, capture_output=True).stdout == b""
+    ours = [sys.executable, "-c", code.format(os.getpid())]
+    assert subprocess.run(ours, capture_output=True).stdout == b"lives\n"
 
 
 class Refused(BaseProcess):
