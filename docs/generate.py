@@ -248,7 +248,8 @@ def early_rankings() -> str:
     rows = []
     for student in students():
         runs = [r for r in kept().students if (r.student, r.seed, r.method) == (student, 0, "kd") and r.T is not None]
-        told = [spearmanr([search.held_out(r.history, e) for r in runs], [r.score for r in runs]) for e in epochs]
+        last = [r.score for r in runs]
+        told: list[typing.Any] = [spearmanr([search.held_out(r.history, e) for r in runs], last) for e in epochs]
         rows.append([NAMES[student], str(len(runs)), *(f"{one.statistic:.2f}" for one in told)])
     return table(["student", "cells", *(f"epoch {e}" for e in epochs)], rows)
 

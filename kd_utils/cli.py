@@ -151,7 +151,7 @@ def search(
     *,
     where: "Resources",
 ) -> None:
-    """Find the best T and alpha within the grid's ranges, at a part of the grid's cost."""
+    """Find the best T and alpha within the grid's ranges, at a part of its cost (the extra 'search')."""
     from .running import search as searching
 
     with _terminal() as tell:

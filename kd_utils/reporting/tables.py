@@ -263,9 +263,8 @@ def off_grid(results: Results) -> Table | None:
     if results.dataset["counts"]["holdout"]:
         columns["Held-out, %"] = number(percent, "top1_holdout")
     caption = (
-        "Runs of points that the grid has not, by a search or by hand: means over their n seeds. They are in no other "
-        "table or figure. Gain: over the baseline's runs of the same seeds, in points. What a search found was chosen "
-        "on held-out images: its accuracy on these is optimistic, and top-1 is not."
+        "Runs beside the grid, by a search or by hand: means over n seeds. Gain: over the baseline's runs of the same "
+        "seeds. A search chooses by the held-out accuracy, which is therefore optimistic; top-1 is not."
     )
     frame = pd.DataFrame(rows).sort_values(["student", "top1"], ascending=[True, False], kind="stable")
     return Table(frame, caption, "off-grid", columns)

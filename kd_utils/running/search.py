@@ -1,13 +1,16 @@
 """The best T and alpha, and not the map: points are drawn, trained briefly, and the promising ones go on. No torch.
 
-Successive halving (Jamieson and Talwalkar 2016, 'Non-stochastic best arm identification and hyperparameter
-optimization'), judged on held-out images: all points are trained for a quarter of the epochs, the better half of them
-for a half, the better half of these to the end, each from its checkpoint. Those are the finalists; they get all seeds.
+Half of the points are spread evenly, the others are drawn by Optuna's TPE sampler (Bergstra et al. 2011) near those of
+them that do well early. Then successive halving (Jamieson and Talwalkar 2016, 'Non-stochastic best arm identification
+and hyperparameter optimization'), judged on held-out images: all points are trained for a quarter of the epochs, the
+better half of them for a half, the better half of these to the end, each from its checkpoint. Those are the finalists;
+they get all seeds. Optuna's pruner for it decides as runs come in, by those before; here all runs of an end are
+compared. Optuna is an extra: `uv pip install -e '.[search]'`.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import mean
 from typing import Any, TypeVar
 
@@ -88,7 +91,7 @@ def affordable(budget: float, cells: int, seeds: int, ends: Sequence[int]) -> in
 
 
 def draw(grid: Grid, count: int) -> list[Point]:
-    """So many points of the ranges that the grid spans, spread evenly: T by its logarithm, alpha as it is.
+    """So many points of the ranges that the grid spans, spread evenly (Halton): T by its logarithm, alpha as it is.
 
     The customary point comes first, where the ranges have it. The same grid gives the same points; a larger count
     begins with those of a smaller one.
@@ -96,16 +99,55 @@ def draw(grid: Grid, count: int) -> list[Point]:
     import numpy as np
     from scipy.stats import qmc
 
-    low, high = min(grid.temperatures), max(grid.temperatures)
-    weights = [alpha for alpha in grid.alphas if alpha < 1]
-    least, most = min(weights), max(weights)
+    (low, high), (least, most) = ranges(grid)
     at = qmc.Halton(2, scramble=True, rng=np.random.default_rng(0)).random(4 * count + 16)
-    drawn = [
-        (float(f"{math.exp(math.log(low) + u * math.log(high / low)):.3g}"), round(least + v * (most - least), 3))
-        for u, v in at.tolist()
-    ]
-    customary = [STANDARD] if low <= STANDARD[0] <= high and least <= STANDARD[1] <= most else []
+    drawn = [_within(grid, low * (high / low) ** u, least + v * (most - least)) for u, v in at.tolist()]
+    customary = [STANDARD] if _within(grid, *STANDARD) == STANDARD else []
     return list(dict.fromkeys([*customary, *drawn]))[:count]
+
+
+def draw_near(grid: Grid, scores: Mapping[Point, float], count: int) -> list[Point]:
+    """So many further points of the ranges, most of them near those with the best scores so far.
+
+    The same scores give the same points.
+    """
+    optuna = _optuna()
+    (low, high), (least, most) = ranges(grid)
+    axes = {
+        "T": optuna.distributions.FloatDistribution(low, high, log=True),
+        "alpha": optuna.distributions.FloatDistribution(least, most),
+    }
+    sampler = optuna.samplers.TPESampler(n_startup_trials=1, seed=0)
+    trials = optuna.create_study(direction="maximize", sampler=sampler)
+    for (T, alpha), score in scores.items():
+        params = {"T": T, "alpha": alpha}
+        trials.add_trial(optuna.trial.create_trial(params=params, distributions=axes, value=score))
+    drawn = [_within(grid, **trials.ask(axes).params) for _ in range(4 * count + 16)]
+    return list(dict.fromkeys(point for point in drawn if point not in scores))[:count]
+
+
+def ranges(grid: Grid) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The least and the greatest T and alpha of a grid, the baseline left out. Raises PipelineError without a range."""
+    points = [alpha for alpha in grid.alphas if alpha < 1]
+    if not points or (len(points) == 1 and len(grid.temperatures) == 1):
+        raise PipelineError("the grid spans no range of T or of alpha to search in; give `grid` at least two values")
+    return (min(grid.temperatures), max(grid.temperatures)), (min(points), max(points))
+
+
+def _within(grid: Grid, T: float, alpha: float) -> Point:
+    """A point in few digits, within the ranges."""
+    (low, high), (least, most) = ranges(grid)
+    return min(max(float(f"{T:.3g}"), low), high), min(max(round(alpha, 3), least), most)
+
+
+def _optuna() -> Any:
+    """Raises PipelineError where the extra is not installed."""
+    try:
+        import optuna
+    except ImportError:
+        raise PipelineError("Optuna is not installed; run: uv pip install -e '.[search]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
 
 
 def halve(
@@ -132,8 +174,9 @@ def search(
     a search that was stopped go on. Raises PipelineError where the study holds no images out, or the budget is too
     small, and ShelfError where it has no teacher.
     """
+    _optuna()
     study = study if isinstance(study, Study) else load(study)
-    tell = on_event or events.Printer()
+    tell = _without_the_grid(on_event or events.Printer())
     with pipeline.held(study):
         shelf = Shelf(study)
         if shelf.dataset and not shelf.dataset["counts"]["holdout"]:
@@ -143,6 +186,7 @@ def search(
             )
         shelf.chosen_teacher()
         plans = {student.label: _plan(study, student, budget) for student in study.students}
+        pipeline.advise(shelf, where, tell)
         first, *others = study.seeds
         notes, seen = [], {}
         views = [
@@ -150,11 +194,14 @@ def search(
         ]
         ok = pipeline.run_all("soft targets", views, shelf, where, tell)
         baselines = [Cell(label, None, 1.0, seed) for label in plans for seed in study.seeds]
-        for label, (points, ends) in plans.items():
-            counts = " -> ".join(f"{n} to {end}" for n, end in zip(_lefts(len(points), ends), ends, strict=True))
-            tell(events.Said(f"{label}: {len(points)} points of T and alpha; trained to epoch: {counts}"))
-            cells = [Cell(label, T, alpha, first) for T, alpha in points]
-            seen[label] = halve(cells, ends, lambda some, end: _score(shelf, some, end, where, tell))
+        for label, (count, ends) in plans.items():
+            counts = " -> ".join(f"{n} to {end}" for n, end in zip(_lefts(count, ends), ends, strict=True))
+            tell(events.Said(f"{label}: {count} points of T and alpha; trained to epoch: {counts}"))
+            spread = [Cell(label, T, alpha, first) for T, alpha in draw(study.grid, math.ceil(count / 2))]
+            early = _score(shelf, spread, ends[0], where, tell)
+            scores = {(cell.T, cell.alpha): score for cell, score in early.items() if cell.T is not None}
+            near = [Cell(label, T, alpha, first) for T, alpha in draw_near(study.grid, scores, count - len(spread))]
+            seen[label] = halve([*early, *near], ends, lambda some, end: _score(shelf, some, end, where, tell))
             if advice := _early(shelf, label, ends, seen[label]):
                 notes.append(advice)
         finalists = [cell for of_student in seen.values() for cell in of_student[max(of_student)]]
@@ -179,18 +226,25 @@ def search(
     return found
 
 
-def _plan(study: Study, student: Model, budget: float) -> tuple[list[Point], list[int]]:
-    """A student's points, and the epochs after which they are compared. Raises PipelineError."""
+def _plan(study: Study, student: Model, budget: float) -> tuple[int, list[int]]:
+    """How many points a student gets, and the epochs after which they are compared. Raises PipelineError."""
     train = study.training(student, teacher=False)
     ends = stages(train.epochs, train.eval_every)
+    ranges(study.grid)
     cells = {(cell.T, cell.alpha) for cell in study.cells() if cell.student == student.label and cell.method == "kd"}
     count = affordable(budget, len(cells), len(study.seeds), ends)
     if not count:
+        enough = [share / 100 for share in range(1, 101) if affordable(share / 100, len(cells), len(study.seeds), ends)]
         raise PipelineError(
             f"a budget of {budget:g} of the grid does not pay for two points of {student.label} beside its baseline; "
-            "take a larger one"
+            + (f"take {enough[0]:g} or more" if enough else "the whole grid does not either: run it, with kd grid")
         )
-    return draw(study.grid, count), ends
+    return count, ends
+
+
+def _without_the_grid(tell: Listener) -> Listener:
+    """Tells on, but for the time that the study's grid would still take."""
+    return lambda event: tell(replace(event, left="") if isinstance(event, events.StageProgress) else event)
 
 
 def _score(shelf: Shelf, cells: list[Cell], end: int, where: Resources, tell: Listener) -> dict[Cell, float]:

@@ -13,6 +13,8 @@ from kd_utils.running.pipeline import PipelineError
 from kd_utils.shelf import Shelf
 from kd_utils.study import load
 
+pytest.importorskip("optuna", reason="the extra search is not installed")
+
 NET = """
 from torch import nn
 

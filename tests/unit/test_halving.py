@@ -1,10 +1,14 @@
 """Successive halving, replayed on the committed histories, and what a budget pays for."""
 
-from math import ceil, comb
+import sys
+from math import ceil, comb, log
+from statistics import median
 
 import pytest
 from helpers import SMALL, write_study
+from typer.testing import CliRunner
 
+from kd_utils.cli import app
 from kd_utils.running import search
 from kd_utils.shelf import Shelf
 from kd_utils.study import Grid, load
@@ -107,7 +111,25 @@ def test_points_fill_the_ranges_of_the_grid():
     T, alpha = zip(*points, strict=True)
     assert min(T) >= 1 and max(T) <= 100 and min(alpha) >= 0.1 and max(alpha) <= 0.9
     assert 14 <= sum(t < 10 for t in T) <= 26  # even by the logarithm
-    assert search.draw(Grid(T=[4], alpha=[0.5, 1]), 5) == [(4.0, 0.5)]
+    for point in search.draw(Grid(T=[0.12345, 7.6543], alpha=[0.33333]), 40):  # few digits, and none beyond the ends
+        assert 0.12345 <= point[0] <= 7.6543 and point[1] == 0.33333
+
+
+def test_further_points_are_near_the_good_ones():
+    pytest.importorskip("optuna", reason="the extra search is not installed")
+    grid = Grid(T=[1, 100], alpha=[0, 0.9])
+
+    def score(point, at):
+        return -(log(point[0] / at) ** 2)
+
+    spread = search.draw(grid, 12)
+    for at in (2, 50):
+        scores = {point: score(point, at) for point in spread}
+        near = search.draw_near(grid, scores, 12)
+        assert near == search.draw_near(grid, scores, 12) and len({*near, *spread}) == 24
+        assert all(1 <= T <= 100 and 0 <= alpha <= 0.9 for T, alpha in near)
+        assert median(score(point, at) for point in near) > median(scores.values())
+    assert len(search.draw_near(grid, {}, 3)) == 3  # of runs that all failed
 
 
 def test_a_point_without_a_score_is_out():
@@ -119,5 +141,17 @@ def test_what_cannot_be_searched_is_said(root):
     from kd_utils.running.pipeline import PipelineError
 
     write_study(root, {**SMALL, "train": {**SMALL["train"], "epochs": 4}})
-    with pytest.raises(PipelineError, match="0.1 of the grid does not pay for two points of .* beside its baseline"):
+    with pytest.raises(
+        PipelineError, match="0.1 of the grid does not pay for two points of .* beside its baseline; take 0."
+    ):
         search._plan(load("small"), load("small").students[0], 0.1)
+    for grid in ({"T": [4], "alpha": [0.5, 1]}, {"T": [1, 4], "alpha": [1]}):
+        write_study(root, {**SMALL, "grid": grid})
+        with pytest.raises(PipelineError, match="the grid spans no range of T or of alpha"):
+            search._plan(load("small"), load("small").students[0], 1.0)
+
+
+def test_the_extra_is_named_where_it_is_missing(root, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    done = CliRunner().invoke(app, ["search", "small"])
+    assert str(done.exception) == "Optuna is not installed; run: uv pip install -e '.[search]'"
