@@ -28,6 +28,7 @@ SMALL = {
     "students": ["test_byobnet", {"model": "test_efficientnet", "name": "efficient"}],
     "grid": {"T": [4, 20], "alpha": [0, 0.5, 1]},
     "seeds": [0],
+    "claims": True,
 }
 
 

@@ -88,6 +88,19 @@ local function html_table(block)
   return pandoc.read(block.text, 'html-native_divs-native_spans', {}, {}).blocks:walk {Block = bare, Inline = bare}
 end
 
+-- a figure is of one picture or several, which stand beside each other where there is room
+local function figure(block)
+  if not block.classes:includes 'output-figure' then return nil end
+  local told = pandoc.json.decode(block.text, false)
+  local pictures = pandoc.List {}
+  for _, panel in ipairs(told.panels) do
+    pictures:extend {pandoc.Image({pandoc.Str(panel.says)}, panel.file), pandoc.SoftBreak()}
+  end
+  local reader = {format = 'markdown', extensions = PANDOC_READER_OPTIONS.extensions}
+  local caption = pandoc.read(told.caption, reader).blocks
+  return pandoc.Figure({pandoc.Plain(pictures)}, {long = caption}, pandoc.Attr(told.label))
+end
+
 -- what a notebook says runs nothing and loads nothing: pictures are those that its outputs left beside the text
 local function none() return {} end
 local function picture(image)
@@ -111,6 +124,7 @@ function Pandoc(doc)
   end
   walk {RawBlock = none, RawInline = none}
   walk {CodeBlock = html_table}
+  walk {CodeBlock = figure}
   walk {RawBlock = none, RawInline = none}
   walk {Image = picture, Link = link}
   if typst then walk {Str = literal} end
