@@ -32,7 +32,7 @@ local function equation(math)
   local number = numbered('Equation', id)
   return pandoc.Span(
     {pandoc.Math('DisplayMath', text), pandoc.Span({pandoc.Str('(' .. number .. ')')}, {class = 'number'})},
-    {id = id, class = 'equation'}
+    {id = id, class = 'equation', tabindex = '0', role = 'group', ['aria-label'] = 'Equation ' .. number}
   )
 end
 
@@ -65,6 +65,25 @@ local function fitted(block)
     local head = '#[\n' .. table.concat(rules, '\n')
     return {pandoc.RawBlock('typst', head), block, pandoc.RawBlock('typst', ']')}
   end
+end
+
+-- in HTML a table scrolls by itself, by keyboard too, below a caption as wide as the page; its heads say of what they are
+local function scrolling(block)
+  for _, row in ipairs(block.head.rows) do
+    for _, cell in ipairs(row.cells) do cell.attr = pandoc.Attr('', {}, {scope = 'col'}) end
+  end
+  local id, caption = block.identifier, block.caption.long
+  block.attr, block.caption = pandoc.Attr(), pandoc.Caption()
+  if id == '' then
+    return pandoc.Div({block}, pandoc.Attr('', {'scroll'}, {tabindex = '0', role = 'region', ['aria-label'] = 'Table'}))
+  end
+  local label = {['aria-labelledby'] = id .. '-caption'}
+  block.attr = pandoc.Attr('', {}, label)
+  local scroll = pandoc.Attr('', {'scroll'}, {tabindex = '0', role = 'region', ['aria-labelledby'] = id .. '-caption'})
+  return pandoc.Div(
+    {pandoc.Div(caption, pandoc.Attr(id .. '-caption', {'caption'})), pandoc.Div({block}, scroll)},
+    pandoc.Attr(id, {'table'})
+  )
 end
 
 -- attributes may hold handlers
@@ -133,5 +152,10 @@ function Pandoc(doc)
   if not typst then walk {Figure = captioned 'Figure', Table = captioned 'Table'} end
   walk {Header = at_the_end, Table = fitted}
   walk {Cite = reference}
+  if not typst then walk {Table = scrolling} end
+  for _, name in ipairs {'title', 'subtitle'} do
+    local told = doc.meta[name]
+    if pandoc.utils.type(told) == 'Blocks' then doc.meta[name] = pandoc.utils.blocks_to_inlines(told) end
+  end
   return doc
 end

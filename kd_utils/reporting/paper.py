@@ -20,7 +20,6 @@ from ..study import Study
 from .shown import Figure, File, Front, Text, in_markdown
 
 _READ = "markdown-native_divs-native_spans-raw_html-raw_tex-raw_attribute-latex_macros"
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 class ReportError(RuntimeError):
@@ -92,7 +91,7 @@ class _Paper:
         head = "".join(f"{key}: |\n{_indent(text)}\n" for key, text in metadata.items())
         # of a file's name that is not UTF-8, Python has signs that no file may hold
         self.text = f"---\n{head}---\n\n{body}".encode("utf-8", "backslashreplace").decode()
-        for name in ("paper.lua", "paper.typ", "paper.css"):
+        for name in ("paper.css", "paper.html", "paper.lua", "paper.typ"):
             (folder / name).write_text(
                 package_files("kd_utils.reporting").joinpath(name).read_text(encoding="utf-8"), encoding="utf-8"
             )
@@ -108,11 +107,15 @@ class _Paper:
             raise ReportError(f"typst: {e}") from e
 
     def html(self) -> str:
-        page = self._pandoc(
-            "html5", "--standalone", "--embed-resources", "--mathml", "--number-sections", "--css=paper.css"
+        return self._pandoc(
+            "html5",
+            "--template=paper.html",
+            "--embed-resources",
+            "--mathml",
+            "--toc",
+            "--number-sections",
+            "--shift-heading-level-by=1",  # the title is the one heading of the first level
         )
-        policy = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}" />'
-        return page.replace("<head>\n", f"<head>\n  {policy}\n", 1)  # before all that it is to hold for
 
     def _pandoc(self, to: str, *options: str) -> str:
         import pypandoc

@@ -49,7 +49,7 @@ def leaderboard(results: Results) -> Table:
         for rank, record in enumerate(results.teachers, 1)
     ]
     columns = {
-        "": number(str, "rank"),
+        "No.": number(str, "rank"),
         "Candidate": words("candidate"),
         "Weights from": words("weights_from"),
         "Parameters, M": number(lambda count: f"{count / 1e6:.2f}", "parameters"),

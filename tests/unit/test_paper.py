@@ -10,6 +10,7 @@ import nbformat
 import numpy as np
 import pytest
 import typst
+from helpers import CHROMIUM
 from PIL import Image
 from pypdf import PdfReader
 
@@ -24,11 +25,14 @@ def report(kept, checkout, tmp_path_factory):
         nb = executed(nbformat.read(checkout / "notebooks" / "analysis.ipynb", as_version=4))
         folder = tmp_path_factory.mktemp("paper")
         made = paper._Paper(nb, "report", folder)
-        pdf = made.pdf()
+        pdf, html = made.pdf(), made.html()
+    (folder / "report.html").write_text(html, encoding="utf-8")
     pages = typst.compile(str(folder / "report.typ"), root=str(folder), format="png", ppi=40)
     pages = [np.asarray(Image.open(io.BytesIO(page)).convert("L")) for page in pages]
     text = " ".join(" ".join(page.extract_text() for page in PdfReader(io.BytesIO(pdf)).pages).split())
-    return SimpleNamespace(nb=nb, folder=folder, body=made.text.split("---", 2)[2], pdf=pdf, pages=pages, text=text)
+    return SimpleNamespace(
+        nb=nb, folder=folder, body=made.text.split("---", 2)[2], pdf=pdf, html=html, pages=pages, text=text
+    )
 
 
 def executed(nb):
@@ -140,3 +144,56 @@ def test_the_published_study_is_named_where_its_claims_are_tested(report):
     told = report.text.split("Claims of the published study")[1]
     assert "Cichor (2025)" in told and "200 classes" in told.split("1a.")[0]
     assert "Report 2: Knowledge Distillation Progress" in report.text.split("References")[-1]
+
+
+# --- the HTML
+
+
+def test_the_html_is_built_for_every_reader(report):
+    page = report.html
+    assert '<html lang="en">' in page and page.count("<h1") == 1 and "<title>Temperature and weight" in page
+    heads = re.findall(r"<th\b[^>]*>", page)
+    assert len(heads) > 80 and all('scope="col"' in head for head in heads)
+    says = re.findall(r"<img [^>]*alt=\"([^\"]*)\"", page)
+    assert len(says) == page.count("<img ") == 20 and all(len(text) > 20 for text in says)
+    contents = re.search(r"<nav aria-label=\"Contents\">(.*?)</nav>", page, re.S)[1]
+    sections = re.findall(r"<h2[^>]* id=\"([^\"]+)\"|<h2 id=\"([^\"]+)\"", page)
+    assert set(re.findall(r'href="#([^"]+)"', contents)) == {a or b for a, b in sections} - {"abstract"}
+    listed = page.split('id="references"')[-1]
+    assert listed.count('<a href="https://arxiv.org/abs/') == report.text.split("References")[-1].count("arXiv:")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no chromium on the PATH")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1200, "light")])
+def test_the_html_is_accessible_and_fits(report, browser, width, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.goto((report.folder / "report.html").as_uri())
+    found = [(v["id"], v["nodes"][0]["html"][:150]) for v in axe.Axe().run(page).response["violations"]]
+    assert found == []
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    edges = page.evaluate(
+        """() => [...document.querySelectorAll('p, li, h1, h2, figcaption, .caption, img')]
+            .filter(e => !e.closest('.scroll')).map(e => e.getBoundingClientRect().right)"""
+    )
+    assert max(edges) <= width
+    rows = page.evaluate(
+        """() => [...document.querySelectorAll('figure')]
+            .map(f => new Set([...f.querySelectorAll('img')].map(i => i.getBoundingClientRect().top)).size)"""
+    )
+    assert rows == ([1] * 3 + [2] + [1] * 5 if width == 1200 else [2] * 3 + [4] + [2] * 5)  # panels beside or below
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(255, 255, 255)") == (scheme == "light")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.close()
