@@ -32,15 +32,15 @@ from pydantic.fields import FieldInfo
 from scipy.stats import spearmanr
 
 from kd_utils import methods, records
-from kd_utils.reporting import claims, results, sentences, stats, tables
-from kd_utils.reporting.shown import Table, between, duration, p_value, percent, points, width
+from kd_utils.reporting import claims, names, results, sentences, stats, tables
+from kd_utils.reporting.shown import Table, between, duration, p_value, percent, points, referring, width
 from kd_utils.running import search
 from kd_utils.sources import SOURCES
 from kd_utils.study import Study, student_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = "tiny-imagenet-20"
-NAMES = {"resnet18": "ResNet-18", "shufflenet_v2_x1_0": "ShuffleNetV2 x1.0"}
+STUDENTS = ("resnet18", "shufflenet_v2_x1_0")  # in the order in which the pages name them
 WIDTH = 120
 
 
@@ -75,7 +75,7 @@ def kept() -> results.Results:
 
 def students() -> list[str]:
     """Labels of the students, in the order in which the pages name them."""
-    return [s for s in NAMES if s in kept().labels]
+    return [s for s in STUDENTS if s in kept().labels]
 
 
 def setting() -> str:
@@ -85,7 +85,7 @@ def setting() -> str:
     epochs = {kept().study.training(s, teacher=False).epochs for s in kept().study.students}
     return paragraph(
         f"The data are {classes} of the 200 classes of TinyImageNet, with {counts['train']:,} training and "
-        f"{counts['val']:,} validation images. The teacher is `{teacher.teacher}` with ImageNet weights, "
+        f"{counts['val']:,} validation images. The teacher is {kept().teacher_name} with ImageNet weights, "
         f"fine-tuned on these training images: {percent(teacher.metrics.top1_best, 1)} % top-1 accuracy, the best "
         f"of {candidates} candidates. The students are trained from scratch for "
         f"{' or '.join(map(str, sorted(epochs)))} epochs. {progress()}"
@@ -110,7 +110,7 @@ def summary() -> str:
             runs = sum(cell["n"] for cell in cells if cell)
             gain = between(contrast.effect.value, *contrast.effect.interval())
             means = [percent(contrast.top1), percent(contrast.top1_against)]
-            rows.append([NAMES[student], contrast.name, str(runs), *means, gain, contrast.verdict])
+            rows.append([kept().called(student), contrast.name, str(runs), *means, gain, contrast.verdict])
     head = ["student", "compared with the baseline", "runs", "top-1, %", "baseline, %", "gain, points", "verdict"]
     return table(head, rows, {0, 1, 6})
 
@@ -124,7 +124,9 @@ def _spread() -> str:
     told = []
     for student in students():
         model = kept().models[student]
-        told.append(f"{percent(model.variance**0.5)} points for {NAMES[student]} ({model.freedom} degrees of freedom)")
+        told.append(
+            f"{percent(model.variance**0.5)} points for {kept().called(student)} ({model.freedom} degrees of freedom)"
+        )
     return (
         "Runs of one cell differ by their seed alone. By a model of cell + seed + residual, fitted to all runs of a "
         f"student, the residual's standard deviation is {' and '.join(told)}. Gains, their intervals and the verdicts "
@@ -147,7 +149,7 @@ def _pairs() -> str:
                     predictions["predicted"] == predictions["label"]
                 )
         p = [stats.mcnemar(*pair) for runs in rights.values() for pair in itertools.combinations(runs, 2)]
-        told.append(f"{sum(x < stats.LEVEL for x in p)} of {len(p)} ({NAMES[student]})")
+        told.append(f"{sum(x < stats.LEVEL for x in p)} of {len(p)} ({kept().called(student)})")
     return (
         "Why not compare two trained models, as McNemar's test does? Among pairs of runs of one cell, it calls "
         f"{' and '.join(told)} different at {stats.LEVEL:g}: it tells models apart, not settings."
@@ -161,7 +163,7 @@ def selected() -> str:
         chosen = kept().leave_a_seed_out(student)
         if chosen is not None:
             parts.append(
-                f"from {points(chosen.before)} to {points(chosen.after)} points ({NAMES[student]}, the best of "
+                f"from {points(chosen.before)} to {points(chosen.after)} points ({kept().called(student)}, the best of "
                 f"{chosen.cells} cells, mean of {chosen.rounds} seeds)"
             )
     return bullet(
@@ -212,12 +214,18 @@ def gains() -> str:
         alike = "differ" if plateau.alike < stats.LEVEL else "cannot be told from each other"
         lines.append(
             bullet(
-                f"**{NAMES[student]}**: of {len(distilled)} distilled cells, against the baseline: {told}. The best "
-                f"one is among {among} cells, with 95 % confidence. The {len(plateau.cells)} cells with {plateau.name} "
-                f"{alike} (F test, p = {p_value(plateau.alike)})."
+                f"**{kept().called(student)}**: of {len(distilled)} distilled cells, against the baseline: {told}. "
+                f"The best one is among {among} cells, with 95 % confidence. The {len(plateau.cells)} cells with "
+                f"{plateau.name} {alike} (F test, p = {p_value(plateau.alike)})."
             )
         )
     return "\n".join(lines)
+
+
+def reading() -> str:
+    """How to read the tables."""
+    told = referring(sentences.reading(kept()).markdown, mark="").partition("** ")[2]
+    return paragraph(told.replace("(Equation model)", "([by this model](#what-varies))"))
 
 
 def limits() -> str:
@@ -271,7 +279,7 @@ def early_rankings() -> str:
         runs = [r for r in kept().students if (r.student, r.seed, r.method) == (student, 0, "kd") and r.T is not None]
         last = [r.score for r in runs]
         told: list[typing.Any] = [spearmanr([search.held_out(r.history, e) for r in runs], last) for e in epochs]
-        rows.append([NAMES[student], str(len(runs)), *(f"{one.statistic:.2f}" for one in told)])
+        rows.append([kept().called[student], str(len(runs)), *(f"{one.statistic:.2f}" for one in told)])
     return table(["student", "cells", *(f"epoch {e}" for e in epochs)], rows)
 
 
@@ -312,7 +320,7 @@ def of_report(make: Callable[[results.Results], Table | None]) -> Callable[[], s
         texts = shown.formatted()
         left = {k for k, column in enumerate(shown.columns.values()) if not column.right}
         head, rows = list(texts.columns), texts.values.tolist()
-        return f"{table(head, rows, left)}\n\n*{shown.caption.replace('*', '')}*"
+        return f"{table(head, rows, left)}\n\n*{referring(shown.caption, mark='')}*"
 
     return block
 
@@ -529,7 +537,7 @@ def speed() -> str:
 def _student(name: str) -> str:
     model, _, option = name.partition("+")
     options = {"": "", "compile": ", `compile: true`", "bf16": ", `precision: bf16`"}
-    return NAMES.get(model, model) + options[option]
+    return names.of_model(model) + options[option]
 
 
 # --- other code's weights of cross-entropy and KL divergence -> our alpha
@@ -600,6 +608,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "seen-views": seen_views,
     "gains": gains,
     "early-rankings": early_rankings,
+    "reading": reading,
     "limits": limits,
     "calibrated": calibrated,
     "tried": tried,
@@ -611,7 +620,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "choice": of_report(tables.choice),
     "further": of_report(tables.further),
     "cost-table": of_report(tables.cost),
-    **{f"grid-{s}": of_report(lambda r, s=s: tables.grid(r, s)) for s in NAMES},
+    **{f"grid-{s}": of_report(lambda r, s=s: tables.grid(r, s)) for s in STUDENTS},
     "key": key,
     "provenance": provenance,
     "columns": columns,

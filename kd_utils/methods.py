@@ -16,7 +16,7 @@ class Teaching:
     """A way to teach.
 
     name: as a study file's `methods` and the records' settings call it: part of the keys, so it stays.
-    about: what it does, in a line. loss: the name of its function in learning/losses.py.
+    title: what readers call it. about: what it does, in a line. loss: its function's name in learning/losses.py.
     taught_by: whose soft targets it learns from: '' nobody's, 'teacher' the teacher's, 'self' those of the student's
     own baseline of the same seed, which was trained on the same views, so that its soft targets name their classes
     more often than those of fresh ones; 'early' those of the teacher's candidate trained for one epoch, 'random' those
@@ -27,6 +27,7 @@ class Teaching:
     """
 
     name: str
+    title: str
     about: str
     loss: str
     taught_by: TaughtBy = "teacher"
@@ -38,6 +39,7 @@ class Teaching:
 
 BASELINE = Teaching(
     name="baseline",
+    title="baseline",
     about="the cross-entropy alone, training without distillation: a cell at alpha = 1",
     loss="ce_loss",
     taught_by="",
@@ -45,6 +47,7 @@ BASELINE = Teaching(
 )
 KD = Teaching(
     name="kd",
+    title="distillation",
     about="plain distillation, the grid's: the KL divergence between the softened softmax of teacher and student",
     loss="kd_loss",
     cited="Hinton et al., 2015",
@@ -59,6 +62,7 @@ _YUAN = (
 _FURTHER = (
     Teaching(
         name="dkd",
+        title="DKD",
         about="decoupled distillation: the target class and the other classes are weighed apart",
         loss="dkd_loss",
         weights={"target": 1.0, "nontarget": 8.0},
@@ -67,6 +71,7 @@ _FURTHER = (
     ),
     Teaching(
         name="standardised",
+        title="standardised logits",
         about="logit standardisation: each image's logits at mean 0 and standard deviation 1",
         loss="standardised_kd_loss",
         cited="Sun et al., 2024",
@@ -74,6 +79,7 @@ _FURTHER = (
     ),
     Teaching(
         name="dist",
+        title="DIST",
         about="DIST: the correlations of the probabilities, between classes and within a class",
         loss="dist_loss",
         weights={"inter": 1.0, "intra": 1.0},
@@ -82,6 +88,7 @@ _FURTHER = (
     ),
     Teaching(
         name="mse",
+        title="logit matching",
         about="the squared difference of the logits, which plain distillation tends to as T grows",
         loss="mse_loss",
         temperature=False,
@@ -91,6 +98,7 @@ _FURTHER = (
     ),
     Teaching(
         name="label_smoothing",
+        title="label smoothing",
         about="label smoothing: the uniform distribution for a teacher",
         loss="label_smoothing_loss",
         taught_by="",
@@ -101,6 +109,7 @@ _FURTHER = (
     ),
     Teaching(
         name="self",
+        title="self-distillation",
         about="self-distillation: plain distillation with the student's own baseline for a teacher",
         loss="kd_loss",
         taught_by="self",
@@ -109,6 +118,7 @@ _FURTHER = (
     ),
     Teaching(
         name="permuted",
+        title="permuted logits",
         about="a control: plain distillation, the teacher's logits of the other classes permuted at random",
         loss="permuted_kd_loss",
         cited="Furlanello et al., 2018",
@@ -116,6 +126,7 @@ _FURTHER = (
     ),
     Teaching(
         name="early_teacher",
+        title="early teacher",
         about="a control: plain distillation, the teacher as it is when it is trained for one epoch",
         loss="kd_loss",
         taught_by="early",
@@ -124,6 +135,7 @@ _FURTHER = (
     ),
     Teaching(
         name="random_teacher",
+        title="random teacher",
         about="a control: plain distillation, a teacher of random weights",
         loss="kd_loss",
         taught_by="random",

@@ -28,6 +28,7 @@ HOLDER = "study.holder"  # who has the lock
 # the files of a report
 PDF = "report.pdf"
 HTML = "report.html"
+RECORDS = "records.csv"  # the records that it rests on
 
 # the files of a decoded data set
 META = "meta.json"  # written last: fingerprint, classes, counts

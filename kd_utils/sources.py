@@ -13,7 +13,7 @@ class Source:
     """A data set.
 
     name: as a study file's `data.name` calls it; what is noted beside records says it too, so it stays.
-    about: what it holds, in a line. loader: the name of its function in learning/loaders.py.
+    title: what readers call it. about: what it holds, in a line. loader: its function's name in learning/loaders.py.
     path: whether a study may say by `data.source` where it lies. 'none': no, it is installed or downloaded. 'optional':
     it may, by default it is downloaded. 'required': it must, the images are one's own, and may change at any time.
     licence: under which the images come. shown: whether a report may hold some of them.
@@ -21,6 +21,7 @@ class Source:
     """
 
     name: str
+    title: str
     about: str
     loader: str
     path: Literal["none", "optional", "required"] = "none"
@@ -33,6 +34,7 @@ class Source:
 _ROWS = (
     Source(
         name="digits",
+        title="scikit-learn's digits",
         about="scikit-learn's 1,797 handwritten digits, 8 x 8 pixels in 17 greys; no validation split of its own",
         loader="digits",
         licence="CC BY 4.0",
@@ -43,6 +45,7 @@ _ROWS = (
     ),
     Source(
         name="tiny-imagenet",
+        title="TinyImageNet",
         about="TinyImageNet-200: 200 classes of ImageNet at 64 x 64 pixels, 500 images each to train on, 50 for val",
         loader="tiny_imagenet",
         path="optional",
@@ -53,6 +56,7 @@ _ROWS = (
     ),
     Source(
         name="cifar100",
+        title="CIFAR-100",
         about="CIFAR-100: 100 classes at 32 x 32 pixels, 500 images each to train on, 100 for val; by torchvision",
         loader="cifar100",
         licence="none stated; images that others put on the web",
@@ -62,6 +66,7 @@ _ROWS = (
     ),
     Source(
         name="folder",
+        title="a folder of images",
         about="a folder of one's own: train/<class>/*.jpg and val/<class>/*.jpg, or <class>/*.jpg alone",
         loader="image_folder",
         path="required",

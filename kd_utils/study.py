@@ -468,6 +468,7 @@ class Study(_Section):
     grid: Grid
     methods: list[Method] = []  # further questions: each a row of its own, none by default
     contrasts: list[Contrast] = []  # what the report answers first; default: the plateau, and the customary cell
+    claims: bool = False  # put the claims of the published study, and some of the literature's, to the records
     margin: Number = Field(default=1.0, gt=0, le=100)  # points of accuracy within which cells are as good as the same
     seeds: list[Seed] = Field(default=[0], min_length=1)
     views: Epochs | None = None  # distinct views; epoch e sees view e mod views; default: all
@@ -621,10 +622,11 @@ class Study(_Section):
         plateau = sorted(list(p) for p in points if p[0] >= least and p[1] <= most)
         asked = []
         if len(plateau) > 1:
-            name = f"T of at least {short(least)}, alpha of at most {short(most)}"
+            name = f"T of at least {short(least)} and α of at most {short(most)}"
             asked.append(Contrast(name=name, cells=plateau))
         if STANDARD in points:
-            asked.append(Contrast(name="the customary cell", cells=[list(STANDARD)]))
+            name = f"the customary T = {short(STANDARD[0])} and α = {short(STANDARD[1])}"
+            asked.append(Contrast(name=name, cells=[list(STANDARD)]))
         return asked
 
     def _listed(self) -> list[tuple[str, str, float | None, float]]:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,9 +29,11 @@ SMALL = {
     "students": ["test_byobnet", {"model": "test_efficientnet", "name": "efficient"}],
     "grid": {"T": [4, 20], "alpha": [0, 0.5, 1]},
     "seeds": [0],
+    "claims": True,
 }
 
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TIMING = ["train_seconds", "images_per_second"]
 
 

@@ -20,6 +20,14 @@ PUBLISHED_VAL_IMAGES = 10_000  # 50 a class; Le and Yang 2015, 'Tiny ImageNet vi
 PUBLISHED_TEACHER = 0.6863  # its teacher's accuracy, top-1
 LOW_T, HIGH_ALPHA = 2.0, 0.5  # what claim 2 means by low T and high alpha: T at most, alpha at least
 SOURCE = "Cichor, 2025"
+PUBLISHED = (  # its setting, as its report has it
+    "The published study is that of Cichor (2025). It distilled a ConvNeXt with ImageNet weights into ResNet-18 and "
+    "ShuffleNetV2 x1.0, both pretrained on ImageNet as well, on TinyImageNet with all its 200 classes: 500 training "
+    "images and 50 validation images a class, Adam with a learning rate of 0.001, batches of 128, 10 to 20 epochs. Its "
+    "grid is of $T$ = 1, 2, 4, 10, 20 and 100 and $\\alpha$ = 0, 0.1, 0.5, 0.9 and 1. It ran each cell once, chose on "
+    "the images that it reports on, and prints of each student the three best cells, the three worst, the customary "
+    "one and the baseline"
+)
 
 Answer = Literal["supported", "contradicted", "same", "undecided", "no data"]
 Source = Literal["here", "published"]
@@ -56,6 +64,7 @@ class Claim:
     contrasts: of the cells of one source and student, the sums of accuracies that decide it; where they have the same
     sign their mean decides, else each for itself. A `gap` and an `agreement` are decided by other statistics.
     needs: the ways to teach that it asks for beside plain distillation, by their names in methods.py.
+    brief: the claim within a sentence, of those of the published study.
     """
 
     name: str
@@ -66,6 +75,7 @@ class Claim:
     statistic: Literal["difference", "trend", "gap", "agreement"] = "difference"
     needs: tuple[str, ...] = ()
     reference: str = ""
+    brief: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,10 +153,11 @@ def _mse(cells: Cells) -> list[Weights]:
 
 
 _CICHOR = "Cichor, K. A. (2025). Report 2: Knowledge Distillation Progress. 28 April 2025."
-_HIGH, _LOW = f"T ≥ {PLATEAU[0]:g}", f"alpha ≤ {PLATEAU[1]:g}"
+_HIGH, _LOW = f"T ≥ {PLATEAU[0]:g}", f"α ≤ {PLATEAU[1]:g}"
 _ROWS = (
     Claim(
         name="1a",
+        brief="softening helps",
         says=f"Softening helps: at the same {_LOW}, {_HIGH} does better than T = 1.",
         by=SOURCE,
         expects="more",
@@ -155,7 +166,8 @@ _ROWS = (
     ),
     Claim(
         name="1b",
-        says=f"The higher the temperature the better, from T = {PLATEAU[0]:g} on too (same alpha, {_LOW}).",
+        brief="hotter is better",
+        says=f"The higher the temperature the better, from T = {PLATEAU[0]:g} on too (same α, {_LOW}).",
         by=SOURCE,
         expects="more",
         statistic="trend",
@@ -163,14 +175,16 @@ _ROWS = (
     ),
     Claim(
         name="1c",
-        says=f"Much weight on the labels costs: at the same {_HIGH}, {_LOW} does better than a higher alpha.",
+        brief="much weight on the labels costs",
+        says=f"Much weight on the labels costs: at the same {_HIGH}, {_LOW} does better than a higher α.",
         by=SOURCE,
         expects="more",
         contrasts=_less_hard,
     ),
     Claim(
         name="1d",
-        says=f"The lower alpha the better, below alpha = {PLATEAU[1]:g} too (same T, {_HIGH}).",
+        brief="less weight on the labels is better",
+        says=f"The lower α the better, below α = {PLATEAU[1]:g} too (same T, {_HIGH}).",
         by=SOURCE,
         expects="more",
         statistic="trend",
@@ -178,7 +192,8 @@ _ROWS = (
     ),
     Claim(
         name="2",
-        says=f"A low temperature with a high alpha (T ≤ {LOW_T:g}, alpha ≥ {HIGH_ALPHA:g}) harms.",
+        brief="a low temperature with a high weight harms",
+        says=f"A low temperature with a high α (T ≤ {LOW_T:g}, α ≥ {HIGH_ALPHA:g}) harms.",
         by=SOURCE,
         expects="less",
         contrasts=lambda cells: cells.over_baseline(
@@ -187,13 +202,15 @@ _ROWS = (
     ),
     Claim(
         name="3",
-        says=f"The customary cell (T = {STANDARD[0]:g}, alpha = {STANDARD[1]:g}) improves on the baseline.",
+        brief="the customary cell helps",
+        says=f"The customary cell (T = {STANDARD[0]:g}, α = {STANDARD[1]:g}) improves on the baseline.",
         by=SOURCE,
         expects="more",
         contrasts=lambda cells: cells.over_baseline([p for p in cells.of("kd") if (p.T, p.alpha) == STANDARD]),
     ),
     Claim(
         name="4",
+        brief="chance is as large as its misprint",
         says="Two runs of one cell may lie as far apart by chance as the cell that is printed twice.",
         by=f"{SOURCE}, by its table",
         expects="more",
@@ -210,7 +227,7 @@ _ROWS = (
     ),
     Claim(
         name="6",
-        says="And so does the squared difference of the logits (`mse`).",
+        says="And so does the squared difference of the logits, logit matching.",
         by="Kim et al., 2021",
         expects="same",
         contrasts=_mse,

@@ -1,5 +1,7 @@
 """Results -> the figures of the report, each answering one question, with its caption. Loads no torch."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 
@@ -8,11 +10,10 @@ from ..learning import metrics
 from ..study import short
 from . import plots, stats
 from .results import CellRow, Point, Results
-from .shown import Figure, between, in_markdown, percent, points, seeds_a_cell, signed
-from .stats import LEVEL
+from .shown import Figure, between, in_markdown, percent, points, seeds_a_cell, signed, visible
 
 SOFT_TEMPERATURES = [1.0, 4.0, 20.0]
-IMAGES_SHOWN = 3
+IMAGES_SHOWN = 4
 LEAST_IN_BIN = 10  # a bin's accuracy from fewer images is noise
 
 
@@ -21,17 +22,17 @@ def accuracy(results: Results) -> Figure:
     uneven = _seeds_differ(results)
 
     def note(cell: CellRow) -> str:
-        return percent(cell["top1"], 1) + ("=" if cell["among_best"] else "") + (f"\n({cell['n']})" if uneven else "")
+        return percent(cell["top1"], 1) + ("=" if cell["among_best"] else "") + (f" ({cell['n']})" if uneven else "")
 
-    grids = {student: 100 * results.grid(student, "top1") for student in results.labels}
-    notes = {student: results.grid(student, note).fillna("") for student in results.labels}
-    centres = {student: _baseline_or_mean(grid) for student, grid in grids.items()}
-    marked = " = marks a set of cells that holds the best one with 95 % confidence." if results.varied else ""
+    grids = {results.names[student]: 100 * results.grid(student, "top1") for student in results.labels}
+    notes = {results.names[student]: results.grid(student, note).fillna("") for student in results.labels}
+    centres = {name: _baseline_or_mean(grid) for name, grid in grids.items()}
     caption = (
-        f"Top-1 accuracy on val in percent, {_seeds(results, noted=True)}. White is the baseline, the column alpha = 1."
-        f"{marked}"
+        f"Top-1 accuracy in percent, {_seeds(results, noted=True)}. White is the baseline, the column $\\alpha = 1$; "
+        "orange is above it, purple below."
     )
-    return Figure(plots.heatmaps(grids, label="top-1, %", notes=notes, centres=centres), caption, "accuracy")
+    drawn = plots.heatmaps(grids, notes=notes, centres=centres)
+    return Figure(drawn, caption, "accuracy", _spoken(results, "top1", "accuracy, percent", percent))
 
 
 def gain(results: Results) -> Figure | None:
@@ -46,15 +47,11 @@ def gain(results: Results) -> Figure | None:
         value = points(cell["gain"], 1) + mark
         return _note(value, cell["gain_low"], cell["gain_high"], cell["n"] if uneven else None)
 
-    grids = {student: 100 * results.grid(student, "gain") for student in students}
-    notes = {student: results.grid(student, note).fillna("") for student in students}
-    over = "seeds and images" if results.varied else "images alone, of these trained models"
-    marked = f" * marks gains and losses with a corrected p under {LEVEL:g}." if results.varied else ""
-    caption = (
-        f"Gain over the baseline in percentage points, ± half its 95 % interval over {over}, "
-        f"{_seeds(results, noted=True)}.{marked}"
-    )
-    return Figure(plots.heatmaps(grids, label="gain, points", notes=notes), caption, "gain")
+    grids = {results.names[student]: 100 * results.grid(student, "gain") for student in students}
+    notes = {results.names[student]: results.grid(student, note).fillna("") for student in students}
+    caption = f"Gain over the baseline in points, ± half its 95 % interval, {_seeds(results, noted=True)}."
+    drawn = plots.heatmaps(grids, notes=notes)
+    return Figure(drawn, caption, "gain", _spoken(results, "gain", "gain, points", points))
 
 
 def temperature(results: Results) -> Figure | None:
@@ -64,14 +61,12 @@ def temperature(results: Results) -> Figure | None:
         cells = results.distilled_of(student).dropna(subset="gain")
         columns = {name: 100 * cells[name] for name in ("gain", "gain_low", "gain_high")}
         if len(cells):
-            lines[student] = pd.DataFrame({"T": cells["T"], "alpha": cells["alpha"], **columns})
+            lines[results.names[student]] = pd.DataFrame({"T": cells["T"], "alpha": cells["alpha"], **columns})
     if not lines:
         return None
-    caption = (
-        "Gain over the baseline against temperature for each alpha, with 95 % bands, "
-        f"{_seeds(results)}; the black line is the baseline."
-    )
-    return Figure(plots.against_temperature(lines), caption, "temperature")
+    caption = f"Gain over the baseline against temperature, with 95 % bands, {_seeds(results)}."
+    says = dict.fromkeys(lines, "a line for each weight, the gain against the temperature")
+    return Figure(plots.against_temperature(lines), caption, "temperature", says)
 
 
 def learning(results: Results) -> Figure:
@@ -81,25 +76,27 @@ def learning(results: Results) -> Figure:
         first_runs = {
             _run_name(role, cell): results.records_of(cell.point)[0] for role, cell in results.roles(student).items()
         }
-        histories[student] = {name: records.history(record) for name, record in first_runs.items()}
-    split = "held-out training images" if results.score_column.startswith("holdout") else "val"
-    caption = f"Accuracy on {split} against epoch: best, standard and worst cell and the baseline, first seed."
-    return Figure(plots.learning_curves(histories, results.score_column), caption, "learning")
+        histories[results.names[student]] = {name: records.history(record) for name, record in first_runs.items()}
+    split = "held-out training images" if results.score_column.startswith("holdout") else "the validation images"
+    caption = f"Accuracy on {split} against epoch: the first run of telling cells."
+    says = {name: f"curves of {', '.join(runs)}" for name, runs in histories.items()}
+    return Figure(plots.learning_curves(histories, results.score_column), caption, "learning", says)
 
 
 def agreement(results: Results) -> Figure:
     """Is the student that agrees more with its teacher the more accurate one?"""
-    scattered, correlations = {}, []
+    scattered, says, correlations = {}, {}, []
     for student in results.labels:
-        cells = results.cells_of(student)
+        name, cells = results.names[student], results.cells_of(student)
         percentages = {"agreement": 100 * cells["agreement"], "value": 100 * cells["top1"]}
-        scattered[student] = pd.DataFrame({"T": cells["T"], "alpha": cells["alpha"], **percentages})
+        scattered[name] = pd.DataFrame({"T": cells["T"], "alpha": cells["alpha"], **percentages})
         rho, low, high = stats.rank_correlation(cells["agreement"], cells["top1"])
         if not np.isnan(rho):
-            correlations.append(f"{between(rho, low, high, signed)} for {in_markdown(student)}")
-    rho = f" Spearman's rank correlation is {', '.join(correlations)}." if correlations else ""
-    caption = f"Accuracy against agreement with the teacher, a point a cell; larger points are higher T.{rho}"
-    return Figure(plots.agreement(scattered), caption, "agreement")
+            correlations.append(f"{between(rho, low, high, signed)} ({in_markdown(name)})")
+            says[name] = f"accuracy against agreement, a rank correlation of {signed(rho)}"
+    rho = f" Spearman's rank correlation: {', '.join(correlations)}." if correlations else ""
+    caption = f"Accuracy against agreement with the teacher, a point a cell; larger points are of higher $T$.{rho}"
+    return Figure(plots.agreement(scattered), caption, "agreement", says)
 
 
 def calibration(results: Results) -> Figure:
@@ -107,17 +104,17 @@ def calibration(results: Results) -> Figure:
     diagrams = {}
     for student in results.labels:
         roles = results.roles(student)
-        diagrams[student] = {
+        diagrams[results.names[student]] = {
             f"{_run_name(role, cell)}, ECE {cell['ece']:.3f}": _reliability(results, cell.point)
             for role, cell in roles.items()
             if role != "worst"
         }
     caption = (
-        f"Reliability diagrams: of {metrics.ECE_BINS} bins of confidence those with at least {LEAST_IN_BIN} images, "
-        "all seeds together; ECE is of all bins, the mean over seeds. Below the dotted line a model is surer than it "
-        "is right."
+        f"Reliability: accuracy of the images of one confidence, in bins of at least {LEAST_IN_BIN} images, all seeds "
+        "together. Below the dotted line a model is surer than it is right."
     )
-    return Figure(plots.reliability(diagrams, LEAST_IN_BIN), caption, "calibration")
+    says = {name: "; ".join(runs) for name, runs in diagrams.items()}
+    return Figure(plots.reliability(diagrams, LEAST_IN_BIN), caption, "calibration", says)
 
 
 def softened(results: Results, pictures: np.ndarray | None = None) -> Figure:
@@ -140,12 +137,13 @@ def softened(results: Results, pictures: np.ndarray | None = None) -> Figure:
         for place in places
     ]
     caption = (
-        f"Probabilities of the teacher and of {in_markdown(cell.point.student)} at {cell.point.words}, softened at "
-        f"three temperatures, for {len(examples)} validation images fixed by their places in the data set, and the "
-        "teacher's first classes."
+        f"Probabilities of the teacher and of {in_markdown(results.names[cell.point.student])} ({cell.point.math}) for "
+        f"{len(examples)} validation images, fixed by their places, and the teacher's first classes."
     )
     drawn = plots.softened_beside(examples, SOFT_TEMPERATURES, results.dataset["classes"])
-    return Figure(drawn, caption, "softened")
+    temperatures = ", ".join(map(short, SOFT_TEMPERATURES))
+    says = dict.fromkeys(drawn, f"probabilities of the teacher's first classes at T = {temperatures}")
+    return Figure(drawn, caption, "softened", says)
 
 
 def per_class(results: Results) -> Figure | None:
@@ -157,20 +155,21 @@ def per_class(results: Results) -> Figure | None:
             continue
         baseline = roles["baseline"].point
         columns = {
-            _run_name(role, roles[role]): 100 * _class_gain(results, roles[role].point, baseline)
+            _run_name(role, roles[role]): 100 * results.class_gains(roles[role].point)
             for role in ("best", "standard")
             if role in roles and results.pairs_of(roles[role].point, baseline)
         }
         if columns:
-            gains[student] = pd.DataFrame(columns, index=results.dataset["classes"])
+            gains[results.names[student]] = pd.DataFrame(columns, index=results.dataset["classes"])
     if not gains:
         return None
     images = results.dataset["counts"]["val"] / len(results.dataset["classes"])
     caption = (
-        f"Gain of each class over the baseline, over the seeds that both have, on about {images:.0f} images each, "
+        f"Gain of each class over the baseline, on about {images:.0f} images each, over the seeds that both have; "
         "sorted by the best cell's."
     )
-    return Figure(plots.per_class(gains), caption, "classes")
+    says = {name: f"{table.columns[0]}, {_extremes(table.iloc[:, 0])}" for name, table in gains.items()}
+    return Figure(plots.per_class(gains), caption, "classes", says)
 
 
 def mix(results: Results) -> Figure | None:
@@ -179,18 +178,34 @@ def mix(results: Results) -> Figure | None:
     for student in results.labels:
         if results.distilled_of(student).empty:
             continue
-        grids[student] = 100 * results.grid(student, "mix").drop(columns=1.0, errors="ignore")
+        name = results.names[student]
+        grids[name] = 100 * results.grid(student, "mix").drop(columns=1.0, errors="ignore")
         shares = results.grid(student, lambda cell: percent(cell["mix"], 0)).fillna("")
-        notes[student] = shares[grids[student].columns]
+        notes[name] = shares[grids[name].columns]
     if not grids:
         return None
-    caption = (
-        "Effective mix: the teacher's share of the gradient in percent, that is (1 − alpha) g(T² KL) over itself plus "
-        "alpha g(CE), where g is the norm of a part's gradient with respect to an image's logits, averaged over images "
-        "and epochs. Equal alpha is not equal mix; white is half and half."
-    )
-    drawn = plots.heatmaps(grids, label="teacher's share, %", notes=notes, centres=dict.fromkeys(grids, 50.0))
-    return Figure(drawn, caption, "mix")
+    caption = "The teacher's share of the gradient in percent, mean over images and epochs. White is half and half."
+    drawn = plots.heatmaps(grids, notes=notes, centres=dict.fromkeys(grids, 50.0))
+    says = _spoken(results, "mix", "the teacher's share, percent", lambda share: percent(share, 0))
+    return Figure(drawn, caption, "mix", says)
+
+
+def _spoken(results: Results, column: str, what: str, write: Callable[[float], str]) -> dict[str, str]:
+    """What a heatmap of a column shows, in words: its least and its greatest value."""
+    says = {}
+    for student in results.labels:
+        cells = results.distilled_of(student).dropna(subset=column).sort_values(column)
+        if len(cells):
+            ends = [f"{write(cell[column])} at {cell.point.words}" for cell in results.rows(cells.iloc[[0, -1]])]
+            says[results.names[student]] = f"{what}, from {' to '.join(ends)}"
+    return says
+
+
+def _extremes(gains: pd.Series) -> str:
+    """'from −9.00 points (goose) to +17.00 points (slug)': the least and the greatest of gains in points."""
+    ranked = gains.sort_values()
+    ends = [f"{signed(float(ranked.iloc[k]))} points ({visible(str(ranked.index[k]))})" for k in (0, -1)]
+    return f"from {' to '.join(ends)}"
 
 
 def _note(value: str, low: float, high: float, seeds: int | None) -> str:
@@ -215,9 +230,8 @@ def _seeds(results: Results, noted: bool = False) -> str:
 
 
 def _run_name(role: str, cell: CellRow) -> str:
-    """'baseline', or 'best: T=20, alpha=0.1'."""
-    point = cell.point
-    return role if point.T is None else f"{role}: T={short(point.T)}, alpha={short(point.alpha)}"
+    """'baseline', or 'best: T = 20, α = 0.1'."""
+    return role if cell.point.T is None else f"{role}: {cell.point.words}"
 
 
 def _reliability(results: Results, point: Point) -> np.ndarray:
@@ -226,9 +240,3 @@ def _reliability(results: Results, point: Point) -> np.ndarray:
     confidence = np.concatenate([p["confidence"] for p in predictions])
     right = np.concatenate([p["predicted"] == p["label"] for p in predictions])
     return metrics.reliability(confidence, right)
-
-
-def _class_gain(results: Results, point: Point, baseline: Point) -> np.ndarray:
-    """Accuracy on val of each class less the baseline's, over the seeds that both have: (classes,) fractions."""
-    count, pairs = len(results.dataset["classes"]), results.pairs_of(point, baseline)
-    return np.mean([run.class_accuracy(count) - base.class_accuracy(count) for run, base in pairs], axis=0)

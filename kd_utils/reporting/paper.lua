@@ -32,7 +32,7 @@ local function equation(math)
   local number = numbered('Equation', id)
   return pandoc.Span(
     {pandoc.Math('DisplayMath', text), pandoc.Span({pandoc.Str('(' .. number .. ')')}, {class = 'number'})},
-    {id = id, class = 'equation'}
+    {id = id, class = 'equation', tabindex = '0', role = 'group', ['aria-label'] = 'Equation ' .. number}
   )
 end
 
@@ -67,6 +67,25 @@ local function fitted(block)
   end
 end
 
+-- in HTML a table scrolls by itself, by keyboard too, below a caption as wide as the page; its heads say of what they are
+local function scrolling(block)
+  for _, row in ipairs(block.head.rows) do
+    for _, cell in ipairs(row.cells) do cell.attr = pandoc.Attr('', {}, {scope = 'col'}) end
+  end
+  local id, caption = block.identifier, block.caption.long
+  block.attr, block.caption = pandoc.Attr(), pandoc.Caption()
+  if id == '' then
+    return pandoc.Div({block}, pandoc.Attr('', {'scroll'}, {tabindex = '0', role = 'region', ['aria-label'] = 'Table'}))
+  end
+  local label = {['aria-labelledby'] = id .. '-caption'}
+  block.attr = pandoc.Attr('', {}, label)
+  local scroll = pandoc.Attr('', {'scroll'}, {tabindex = '0', role = 'region', ['aria-labelledby'] = id .. '-caption'})
+  return pandoc.Div(
+    {pandoc.Div(caption, pandoc.Attr(id .. '-caption', {'caption'})), pandoc.Div({block}, scroll)},
+    pandoc.Attr(id, {'table'})
+  )
+end
+
 -- attributes may hold handlers
 local function bare(element)
   if element.attr then element.attr = pandoc.Attr() end
@@ -86,6 +105,19 @@ end
 local function html_table(block)
   if not block.classes:includes 'output-html' then return nil end
   return pandoc.read(block.text, 'html-native_divs-native_spans', {}, {}).blocks:walk {Block = bare, Inline = bare}
+end
+
+-- a figure is of one picture or several, which stand beside each other where there is room
+local function figure(block)
+  if not block.classes:includes 'output-figure' then return nil end
+  local told = pandoc.json.decode(block.text, false)
+  local pictures = pandoc.List {}
+  for _, panel in ipairs(told.panels) do
+    pictures:extend {pandoc.Image({pandoc.Str(panel.says)}, panel.file), pandoc.SoftBreak()}
+  end
+  local reader = {format = 'markdown', extensions = PANDOC_READER_OPTIONS.extensions}
+  local caption = pandoc.read(told.caption, reader).blocks
+  return pandoc.Figure({pandoc.Plain(pictures)}, {long = caption}, pandoc.Attr(told.label))
 end
 
 -- what a notebook says runs nothing and loads nothing: pictures are those that its outputs left beside the text
@@ -111,6 +143,7 @@ function Pandoc(doc)
   end
   walk {RawBlock = none, RawInline = none}
   walk {CodeBlock = html_table}
+  walk {CodeBlock = figure}
   walk {RawBlock = none, RawInline = none}
   walk {Image = picture, Link = link}
   if typst then walk {Str = literal} end
@@ -119,5 +152,10 @@ function Pandoc(doc)
   if not typst then walk {Figure = captioned 'Figure', Table = captioned 'Table'} end
   walk {Header = at_the_end, Table = fitted}
   walk {Cite = reference}
+  if not typst then walk {Table = scrolling} end
+  for _, name in ipairs {'title', 'subtitle'} do
+    local told = doc.meta[name]
+    if pandoc.utils.type(told) == 'Blocks' then doc.meta[name] = pandoc.utils.blocks_to_inlines(told) end
+  end
   return doc
 end

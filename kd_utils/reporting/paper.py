@@ -4,6 +4,7 @@ Code is left out, what it shows is kept. The HTML is one file that loads nothing
 raw typst passes, and no picture but those of the notebook's outputs.
 """
 
+import json
 import re
 import tempfile
 from collections.abc import Iterator
@@ -16,10 +17,9 @@ from nbconvert.exporters import Exporter
 
 from .. import files, paths
 from ..study import Study
-from .shown import Front, Text, in_markdown
+from .shown import Figure, File, Front, Text, in_markdown
 
 _READ = "markdown-native_divs-native_spans-raw_html-raw_tex-raw_attribute-latex_macros"
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 class ReportError(RuntimeError):
@@ -65,6 +65,9 @@ def write(nb, study: Study) -> None:
             tmp.write_bytes(paper.pdf())
         with files.whole(folder / paths.HTML) as tmp:
             tmp.write_text(paper.html(), encoding="utf-8")
+        for file in paper.folder.glob("beside/*"):
+            with files.whole(folder / file.name) as tmp:
+                tmp.write_bytes(file.read_bytes())
         with files.whole(folder / "figures") as new:
             new.mkdir()
             for figure in sorted(paper.folder.glob("*.svg")):
@@ -88,7 +91,7 @@ class _Paper:
         head = "".join(f"{key}: |\n{_indent(text)}\n" for key, text in metadata.items())
         # of a file's name that is not UTF-8, Python has signs that no file may hold
         self.text = f"---\n{head}---\n\n{body}".encode("utf-8", "backslashreplace").decode()
-        for name in ("paper.lua", "paper.typ", "paper.css"):
+        for name in ("paper.css", "paper.html", "paper.lua", "paper.typ"):
             (folder / name).write_text(
                 package_files("kd_utils.reporting").joinpath(name).read_text(encoding="utf-8"), encoding="utf-8"
             )
@@ -104,11 +107,15 @@ class _Paper:
             raise ReportError(f"typst: {e}") from e
 
     def html(self) -> str:
-        page = self._pandoc(
-            "html5", "--standalone", "--embed-resources", "--mathml", "--number-sections", "--css=paper.css"
+        return self._pandoc(
+            "html5",
+            "--template=paper.html",
+            "--embed-resources",
+            "--mathml",
+            "--toc",
+            "--number-sections",
+            "--shift-heading-level-by=1",  # the title is the one heading of the first level
         )
-        policy = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}" />'
-        return page.replace("<head>\n", f"<head>\n  {policy}\n", 1)  # before all that it is to hold for
 
     def _pandoc(self, to: str, *options: str) -> str:
         import pypandoc
@@ -141,6 +148,8 @@ def _markdown(nb, folder: Path) -> tuple[dict, str]:
                     parts.append(_verbatim(output.text))
             elif Front.MIME in output.data:
                 front = output.data[Front.MIME]
+            elif File.MIME in output.data:
+                _beside(output.data[File.MIME], folder)
             else:
                 parts.append(_rich(output, folder, f"cell{number:03d}-{k}"))
     return front, _resolved("\n\n".join(part for part in parts if part is not None)) + "\n"
@@ -149,6 +158,8 @@ def _markdown(nb, folder: Path) -> tuple[dict, str]:
 def _rich(output, folder: Path, name: str) -> str | None:
     """What an output shows, in the richest of its forms that pandoc's Markdown can hold; None where it has none."""
     forms = output.data
+    if Figure.MIME in forms:
+        return _figure(forms[Figure.MIME], folder)
     if "image/svg+xml" in forms or "image/png" in forms:
         return _picture(output, folder, name)
     if Text.MIME in forms:
@@ -164,7 +175,8 @@ def _rich(output, folder: Path, name: str) -> str | None:
 
 def _resolved(body: str) -> str:
     """Cross-references to what an unfinished study has nothing to show for say so."""
-    labels = {*re.findall(r"\{#((?:fig|tbl)-[\w.-]+)\}", body), *re.findall(r"\\label\{(eq-[\w-]+)\}", body)}
+    labels = {*re.findall(r"\{#(tbl-[\w.-]+)\}", body), *re.findall(r'"label": "(fig-[\w.-]+)"', body)}
+    labels |= {*re.findall(r"\\label\{(eq-[\w-]+)\}", body)}
 
     def known(match: re.Match) -> str:
         label = match[1].rstrip(".-")
@@ -174,19 +186,35 @@ def _resolved(body: str) -> str:
     return re.sub(r"(?<!\\)@((?:fig|tbl|eq)-[\w.-]+)", known, body)
 
 
+def _figure(told: dict, folder: Path) -> str:
+    """A figure of one picture or several, their files written to folder; paper.lua puts them together."""
+    several = len(told["panels"]) > 1
+    panels = []
+    for number, panel in enumerate(told["panels"], 1):
+        path = folder / (f"{told['label']}-{number}.svg" if several else f"{told['label']}.svg")
+        path.write_text(panel["svg"], encoding="utf-8")
+        panels.append({"file": path.name, "says": panel["says"]})
+    return _verbatim(json.dumps({**told, "panels": panels}), "{.output-figure}")
+
+
 def _picture(output, folder: Path, name: str) -> str:
     import base64
 
-    about = output.metadata.get("kd_utils", {})
-    name = about.get("label", name)
     if "image/svg+xml" in output.data:
         path = folder / f"{name}.svg"
         path.write_text(output.data["image/svg+xml"], encoding="utf-8")
     else:
         path = folder / f"{name}.png"
         path.write_bytes(base64.b64decode(output.data["image/png"]))
-    label = f"{{#{name}}}" if about else ""
-    return f"![{about.get('caption', '')}]({path.name}){label}"
+    return f"![]({path.name})"
+
+
+def _beside(told: dict, folder: Path) -> None:
+    """Write a file that is to lie beside the report to a folder in folder."""
+    if not re.fullmatch(r"\w+\.\w+", told["name"]):
+        raise ReportError(f"no file beside a report is called {told['name']!r}")
+    (folder / "beside").mkdir(exist_ok=True)
+    (folder / "beside" / told["name"]).write_text(told["text"], encoding="utf-8")
 
 
 def _verbatim(text: str, kind: str = "") -> str:

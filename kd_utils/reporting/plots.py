@@ -1,38 +1,54 @@
-"""DataFrame -> Figure. Reads no file. One style, legible in print and for the colour-blind."""
+"""DataFrame -> Figure. Reads no data. One style, legible in print and for the colour-blind."""
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec
+from importlib.resources import files as package_files
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 
 from ..learning.metrics import entropy, log_softmax
 from ..study import short
-from .shown import in_plot
+from .shown import in_plot, visible
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
 How = ParamSpec("How")
+Drawn = TypeVar("Drawn")
 
 # Okabe and Ito's palette for the colour-blind, with line styles and markers beside it
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
 DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1))]
+for _font in ("Regular", "Italic"):
+    fontManager.addfont(str(package_files("kd_utils.reporting").joinpath("fonts", f"LibertinusSerif-{_font}.ttf")))
+_math: "dict[RcKeyType, Any]" = {"mathtext.rm": "Libertinus Serif", "mathtext.it": "Libertinus Serif:italic"}
+plt.rcParams.update({**_math, "mathtext.cal": _math["mathtext.it"]})  # of fontset custom alone; asked for when saving
+PANEL = 3.2  # inches: the width of a panel, two of which stand side by side in the PDF
+SMALL = 8.5
+TEMPERATURE, ALPHA = "temperature $T$", r"weight of the cross-entropy $\alpha$"
+Panels = dict[str, Figure]  # a student's name, say -> what is drawn of it
 STYLE: "dict[RcKeyType, Any]" = {
     "figure.dpi": 110,
+    "font.family": ["Libertinus Serif", "DejaVu Sans"],  # the paper's font; the other has signs that it lacks
+    "mathtext.fontset": "custom",
     "font.size": 9,
-    "axes.titlesize": 9,
+    "axes.titlesize": 9.5,
     "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8,
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
+    "legend.fontsize": SMALL,
+    "legend.frameon": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "svg.fonttype": "path",
@@ -40,7 +56,6 @@ STYLE: "dict[RcKeyType, Any]" = {
 }
 CLASSES_EITHER_END = 12  # of many classes, the gains of so many of the worst and of the best are drawn
 CLASSES_SOFTENED, CLASSES_SMALL = 10, 5  # classes of which probabilities are drawn, and in the small panels
-BESIDE_LAST: dict[str, Any] = {"frameon": False, "loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
 
 
 @dataclass(frozen=True)
@@ -56,11 +71,11 @@ class Example:
     picture: np.ndarray | None
 
 
-def _styled(draw: Callable[How, Figure]) -> Callable[How, Figure]:
+def _styled(draw: Callable[How, Drawn]) -> Callable[How, Drawn]:
     """The same function, drawing in STYLE."""
 
     @wraps(draw)
-    def styled(*args: How.args, **kwargs: How.kwargs) -> Figure:
+    def styled(*args: How.args, **kwargs: How.kwargs) -> Drawn:
         with plt.rc_context(STYLE):
             return draw(*args, **kwargs)
 
@@ -75,6 +90,28 @@ def _axes(count: int, width: float, height: float, **kwargs) -> tuple[Figure, li
     return figure, list(axes[0])
 
 
+def _panel(height: float) -> tuple[Figure, Axes]:
+    """A figure of one axis, of that height in inches."""
+    figure, (ax,) = _axes(1, PANEL, height)
+    return figure, ax
+
+
+def _legend(figure: Figure, columns: int) -> None:
+    """The legend of a panel, below it."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, columnspacing=1, handletextpad=0.5)
+
+
+def _alpha(alpha: object) -> str:
+    return rf"$\alpha$ = {short(alpha)}"
+
+
+def _class(name: str, width: int = 26) -> str:
+    """The name of a class, whole, in lines of so many characters at most; what none could draw ends in dots."""
+    return "\n".join(map(in_plot, textwrap.wrap(visible(name), width, max_lines=3, placeholder=" …")))
+
+
 def _line(ax: Axes, k: int, x, y, label: str) -> None:
     """The k-th line of an axis, told from the others by colour, marker and dashes."""
     look: dict[str, Any] = {"color": COLOURS[k % 7], "marker": MARKERS[k % 7], "linestyle": DASHES[k % 7]}
@@ -86,7 +123,6 @@ def _accuracy_curves(ax: Axes, histories: Mapping[str, pd.DataFrame], column: st
     for k, (name, history) in enumerate(histories.items()):
         evaluated = history.dropna(subset=column)
         _line(ax, k, evaluated["epoch"], 100 * evaluated[column], in_plot(name))
-    ax.legend(frameon=False)
 
 
 def _top_classes(logits: np.ndarray, count: int) -> list[int]:
@@ -108,72 +144,84 @@ def _entropy(logits: np.ndarray, T: float) -> float:
 def heatmaps(
     grids: Mapping[str, pd.DataFrame],
     *,
-    label: str,
     notes: Mapping[str, pd.DataFrame],
     centres: Mapping[str, float] | None = None,
-) -> Figure:
+) -> Panels:
     """A heatmap for each student, T down and alpha across.
 
     grids: student -> DataFrame of the values; notes: student -> DataFrame of what is written into the cells.
-    The colours diverge around centres (student -> value), by default around zero.
+    The colours diverge around centres (student -> value), by default around zero; cells without a value are grey.
     """
-    import seaborn as sns  # which takes a second, and what a run shows needs no heatmap
-
-    height = 0.75 + 0.4 * max(len(grid) for grid in grids.values())
-    figure, axes = _axes(len(grids), 3.5, height)
-    for ax, (student, grid) in zip(axes, grids.items(), strict=True):
+    rows = max(len(grid) for grid in grids.values())
+    panels = {}
+    for student, grid in grids.items():
+        values = grid.to_numpy(float)
         centre = centres[student] if centres else 0.0
-        reach = max(float(np.nanmax(np.abs(grid.to_numpy() - centre))), 1e-9)
-        sns.heatmap(
-            grid,
-            ax=ax,
-            annot=notes[student],
-            fmt="",
-            cmap="PuOr_r",
-            center=centre,
-            vmin=centre - reach,
-            vmax=centre + reach,
-            linewidths=0.6,
-            annot_kws={"fontsize": 7},
-            cbar_kws={"label": label},
+        reach = max(float(np.nanmax(np.abs(values - centre))), 1e-9)
+        figure, ax = _panel(0.75 + 0.32 * rows)
+        drawn = ax.pcolormesh(
+            np.ma.masked_invalid(values),
+            cmap=plt.get_cmap("PuOr_r").with_extremes(bad="0.85"),
+            norm=Normalize(centre - reach, centre + reach),
+            edgecolors="white",
+            linewidth=0.6,
         )
-        ax.set(title=in_plot(student), xlabel="alpha (weight of the cross-entropy)", ylabel="temperature T")
-        ax.set_xticklabels([short(alpha) for alpha in grid.columns])
-        ax.set_yticklabels([short(T) for T in grid.index], rotation=0)
-    return figure
+        colours = drawn.to_rgba(np.ma.masked_invalid(values))
+        for (row, column), value in np.ndenumerate(values):
+            if not np.isnan(value):
+                place, note = (column + 0.5, row + 0.5), notes[student].iloc[row, column]
+                ax.text(*place, note, color=_ink(colours[row, column]), fontsize=7.5, ha="center", va="center")
+        ax.invert_yaxis()
+        ax.spines[:].set_visible(False)
+        ax.tick_params(length=0)
+        ax.set(title=in_plot(student), xlabel=ALPHA, ylabel=TEMPERATURE)
+        ax.set_xticks(np.arange(len(grid.columns)) + 0.5, [short(alpha) for alpha in grid.columns])
+        ax.set_yticks(np.arange(len(grid)) + 0.5, [short(T) for T in grid.index])
+        panels[student] = figure
+    return panels
+
+
+def _ink(colour: np.ndarray) -> str:
+    """Black or white, whichever is the easier to read on a colour, (4,): WCAG's contrast, never below 4.5 : 1."""
+    linear = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
+    luminance = float(linear[:3] @ (0.2126, 0.7152, 0.0722))
+    return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"
 
 
 @_styled
-def against_temperature(lines: Mapping[str, pd.DataFrame]) -> Figure:
+def against_temperature(lines: Mapping[str, pd.DataFrame]) -> Panels:
     """Gain against T, a line with its band for each alpha; 0 is the baseline.
 
     lines: student -> DataFrame with T, alpha, gain, gain_low, gain_high, in points.
     """
-    figure, axes = _axes(len(lines), 3.5, 2.8)
-    for ax, (student, cells) in zip(axes, lines.items(), strict=True):
+    panels = {}
+    for student, cells in lines.items():
+        figure, ax = _panel(2.7)
         for k, (alpha, line) in enumerate(cells.groupby("alpha")):
             line = line.sort_values("T")
-            _line(ax, k, line["T"], line["gain"], f"alpha = {short(alpha)}")
+            _line(ax, k, line["T"], line["gain"], _alpha(alpha))
             ax.fill_between(
                 line["T"], line["gain_low"], line["gain_high"], color=COLOURS[k % 7], alpha=0.12, linewidth=0
             )
         ax.axhline(0, color="black", linewidth=1, label="baseline")
         ticks = sorted(cells["T"].unique())
-        ax.set(title=in_plot(student), xlabel="temperature T", ylabel="gain, points", xscale="log")
+        ax.set(title=in_plot(student), xlabel=TEMPERATURE, ylabel="gain, points", xscale="log")
         ax.set_xticks(ticks, [short(T) for T in ticks])
         ax.minorticks_off()
-    axes[-1].legend(**BESIDE_LAST)
-    return figure
+        _legend(figure, 3)
+        panels[student] = figure
+    return panels
 
 
 @_styled
-def agreement(cells: Mapping[str, pd.DataFrame]) -> Figure:
+def agreement(cells: Mapping[str, pd.DataFrame]) -> Panels:
     """Accuracy against agreement with the teacher, a point a cell; colour and marker say alpha, size says T.
 
     cells: student -> DataFrame with T (NaN: the baseline), alpha, agreement and value, in percent.
     """
-    figure, axes = _axes(len(cells), 3.5, 2.8)
-    for ax, (student, scattered) in zip(axes, cells.items(), strict=True):
+    panels = {}
+    for student, scattered in cells.items():
+        figure, ax = _panel(2.7)
         for k, (alpha, distilled) in enumerate(scattered.dropna(subset="T").groupby("alpha")):
             ax.scatter(
                 distilled["agreement"],
@@ -183,105 +231,108 @@ def agreement(cells: Mapping[str, pd.DataFrame]) -> Figure:
                 marker=MARKERS[k % 7],
                 alpha=0.85,
                 linewidths=0,
-                label=f"alpha = {short(alpha)}",
+                label=_alpha(alpha),
             )
         baseline = scattered[scattered["T"].isna()]
         ax.scatter(baseline["agreement"], baseline["value"], s=70, color="black", marker="*", label="baseline")
         ax.set(title=in_plot(student), xlabel="agreement with the teacher, %", ylabel="top-1, %")
-    axes[-1].legend(**BESIDE_LAST)
-    return figure
+        _legend(figure, 3)
+        panels[student] = figure
+    return panels
 
 
 @_styled
-def reliability(diagrams: Mapping[str, Mapping[str, np.ndarray]], least: int) -> Figure:
+def reliability(diagrams: Mapping[str, Mapping[str, np.ndarray]], least: int) -> Panels:
     """Accuracy against confidence: student -> name of the run -> metrics.reliability's (bins, 3).
 
     Bins of fewer than `least` images are left out.
     """
-    figure, axes = _axes(len(diagrams), 3.5, 3.4)
-    for ax, (student, runs) in zip(axes, diagrams.items(), strict=True):
+    panels = {}
+    for student, runs in diagrams.items():
+        figure, ax = _panel(2.7)
         ax.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
         for k, (name, diagram) in enumerate(runs.items()):
             count, confidence, accuracy = diagram.T
             drawn = count >= least
             _line(ax, k, confidence[drawn], accuracy[drawn], name)
         ax.set(title=in_plot(student), xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-        ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.18))
-    return figure
+        _legend(figure, 1)
+        panels[student] = figure
+    return panels
 
 
 @_styled
-def per_class(gains: Mapping[str, pd.DataFrame]) -> Figure:
+def per_class(gains: Mapping[str, pd.DataFrame]) -> Panels:
     """Gains of each class, sorted by those of the first column; of many classes those at either end.
 
     gains: student -> DataFrame, a row a class, a column a run, in points.
     """
-    most = 2 * CLASSES_EITHER_END
-    rows = min(most, max(len(table) for table in gains.values()))
-    figure, axes = _axes(len(gains), 3.7, 1.3 + 0.17 * rows)
-    for ax, (student, table) in zip(axes, gains.items(), strict=True):
+    most, panels = 2 * CLASSES_EITHER_END, {}
+    for student, table in gains.items():
         ranked = table.sort_values(table.columns[0], kind="stable")
         if len(ranked) > most:
             ranked = pd.concat([ranked.head(CLASSES_EITHER_END), ranked.tail(CLASSES_EITHER_END)])
+        figure, ax = _panel(0.9 + 0.145 * len(ranked))
         for k, column in enumerate(ranked.columns):
             ax.scatter(ranked[column], range(len(ranked)), s=16, color=COLOURS[k], marker=MARKERS[k], label=column)
         ax.axvline(0, color="grey", linewidth=0.8)
-        ax.set_yticks(range(len(ranked)), [in_plot(str(name), 22) for name in ranked.index], fontsize=7)
+        ax.set_yticks(range(len(ranked)), [_class(str(name)) for name in ranked.index])
         ax.set(title=in_plot(student), xlabel="gain over the baseline, points")
-        ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.5 / (0.17 * rows + 0.4)))
-    return figure
+        ax.grid(axis="y", linewidth=0.3)
+        _legend(figure, 1)
+        panels[student] = figure
+    return panels
 
 
 @_styled
-def softened_beside(examples: Sequence[Example], temperatures: Sequence[float], classes: Sequence[str]) -> Figure:
-    """What the temperature does to teacher and student: a row an image, a column a temperature.
+def softened_beside(examples: Sequence[Example], temperatures: Sequence[float], classes: Sequence[str]) -> Panels:
+    """What the temperature does to teacher and student: a panel an image, a column a temperature, one axis for all.
 
-    Shown are the classes of the teacher's largest logits; an image without a picture is named by its class.
+    Shown are the classes of the teacher's largest logits; a panel is called by the class of its image.
     """
-    figure, axes = plt.subplots(
-        len(examples),
-        1 + len(temperatures),
-        figsize=(1.5 + 1.9 * len(temperatures), 1.45 * len(examples)),
-        width_ratios=[0.75] + [1.0] * len(temperatures),
-        squeeze=False,
-        layout="constrained",
-    )
-    for row, example in zip(axes, examples, strict=True):
-        _pictured(row[0], example.picture, classes[example.label])
+    panels = {}
+    for number, example in enumerate(examples, 1):
+        pictured = example.picture is not None
+        figure, axes = plt.subplots(
+            1,
+            len(temperatures) + pictured,
+            figsize=(PANEL, 2.15),
+            width_ratios=[1.0] * (len(temperatures) + pictured),
+            squeeze=False,
+            layout="constrained",
+        )
+        *picture, first = axes[0][: 1 + pictured]
+        for ax in picture:
+            ax.imshow(example.picture)
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
         top = _top_classes(example.teacher, CLASSES_SMALL)
         places = np.arange(len(top))
-        for column, (ax, T) in enumerate(zip(row[1:], temperatures, strict=True)):
+        for ax, T in zip(axes[0][pictured:], temperatures, strict=True):
             for k, (who, logits) in enumerate((("teacher", example.teacher), ("student", example.student))):
                 shares = _probabilities(logits, T)[top]
                 ax.barh(places + (k - 0.5) * 0.38, shares, height=0.38, color=COLOURS[k], label=who)
             ax.invert_yaxis()
-            ax.set_yticks(places, [in_plot(classes[c], 14) for c in top] if column == 0 else [], fontsize=7)
-            ax.tick_params(axis="x", labelsize=7)
-    for ax, T in zip(axes[0][1:], temperatures, strict=True):
-        ax.set_title(f"T = {short(T)}")
-    figure.legend(*axes[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    return figure
-
-
-def _pictured(ax: Axes, picture: np.ndarray | None, name: str) -> None:
-    """An image under the name of its class, or the name alone."""
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
-    if picture is None:
-        ax.text(0.5, 0.5, in_plot(name), ha="center", va="center", fontsize=8, wrap=True)
-    else:
-        ax.imshow(picture)
-        ax.set_title(in_plot(name, 18), fontsize=8)
+            ax.set_yticks(places, [_class(classes[c]) for c in top] if ax is first else [])
+            ax.set(xlim=(0, 1), title=f"$T$ = {short(T)}")
+            ax.set_xticks([0, 0.5, 1], ["0", "½", "1"])
+        figure.suptitle(f"image {number}: {_class(classes[example.label], 44)}", fontsize=SMALL)
+        figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        panels[f"image {number}, {classes[example.label]}"] = figure
+    return panels
 
 
 @_styled
-def learning_curves(histories: Mapping[str, Mapping[str, pd.DataFrame]], column: str) -> Figure:
+def learning_curves(histories: Mapping[str, Mapping[str, pd.DataFrame]], column: str) -> Panels:
     """Accuracy against epoch: student -> name of the run -> history. column: that of the histories, fractions."""
-    figure, axes = _axes(len(histories), 3.4, 2.6)
-    for ax, (student, runs) in zip(axes, histories.items(), strict=True):
+    panels = {}
+    for student, runs in histories.items():
+        figure, ax = _panel(2.7)
         ax.set(title=in_plot(student), xlabel="epoch", ylabel="top-1, %")
         _accuracy_curves(ax, runs, column)
-    return figure
+        _legend(figure, 2)
+        panels[student] = figure
+    return panels
 
 
 @_styled
@@ -305,7 +356,7 @@ def learning_curve(history: pd.DataFrame) -> Figure:
             label=column.removesuffix("_top1"),
         )
     right.set(xlabel="epoch", ylabel="top-1, %")
-    right.legend(frameon=False)
+    right.legend()
     return figure
 
 
@@ -336,8 +387,8 @@ def softened(logits: np.ndarray, temperatures: Sequence[float], classes: Sequenc
     figure, axes = _axes(len(temperatures), 2.3, 2.4, sharey=True)
     for ax, T in zip(axes, temperatures, strict=True):
         ax.bar(range(len(top)), _probabilities(logits, T)[top], color=COLOURS[0])
-        ax.set_xticks(range(len(top)), [in_plot(classes[c], 12) for c in top], rotation=90)
-        ax.set_title(f"T = {T:g}, entropy {_entropy(logits, T):.2f} nats")
+        ax.set_xticks(range(len(top)), [_class(classes[c], 18) for c in top], rotation=90)
+        ax.set_title(f"$T$ = {T:g}, entropy {_entropy(logits, T):.2f} nats")
     axes[0].set_ylabel("probability")
     return figure
 
@@ -355,16 +406,16 @@ def softened_at(
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.4), width_ratios=[1, 2.2], layout="constrained", squeeze=False)
     left, right = axes[0]
     left.imshow(picture)
-    left.set(xticks=[], yticks=[], title=in_plot(classes[label], 30))
+    left.set(xticks=[], yticks=[], title=_class(classes[label]))
     left.spines[:].set_visible(False)
     height = 0.8 / len(says)
     for k, (name, logits) in enumerate(says.items()):
         places = np.arange(len(top)) + (k - (len(says) - 1) / 2) * height
         right.barh(places, _probabilities(logits, T)[top], height=height, color=COLOURS[k], label=name)
-    right.set_yticks(range(len(top)), [("→ " if c == label else "") + in_plot(classes[c], 22) for c in top])
+    right.set_yticks(range(len(top)), [("→ " if c == label else "") + _class(classes[c]) for c in top])
     right.invert_yaxis()
-    right.set(xlabel=f"probability at T = {T:g}", xlim=(0, 1))
-    right.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(says), borderaxespad=0)
+    right.set(xlabel=f"probability at $T$ = {T:g}", xlim=(0, 1))
+    right.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(says), borderaxespad=0)
     return figure
 
 
@@ -377,8 +428,9 @@ def cell(histories: Mapping[str, pd.DataFrame], column: str, worst: Mapping[str,
     figure, (left, right) = _axes(2, 3.8, 2.8)
     left.set(xlabel="epoch", ylabel="top-1, %")
     _accuracy_curves(left, histories, column)
+    left.legend()
     right.barh(range(len(worst)), [100 * accuracy for accuracy in worst.values()], color=COLOURS[0])
-    right.set_yticks(range(len(worst)), [in_plot(name, 22) for name in worst])
+    right.set_yticks(range(len(worst)), [_class(name) for name in worst])
     right.invert_yaxis()
     right.set(xlabel="accuracy, %", title="its worst classes", xlim=(0, 100))
     return figure

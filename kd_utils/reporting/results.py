@@ -14,7 +14,8 @@ from ..records import StudentRecord, TeacherRecord
 from ..shelf import Shelf
 from ..study import STANDARD, Cell, Study, short
 from ..study import load as load_study
-from . import stats
+from . import names, stats
+from .shown import symbols
 
 METRICS = ["top1_best", "top1_last", "top5", "nll", "ece", "agreement", "top1_holdout"]
 COSTS = ["train_seconds", "images_per_second"]
@@ -54,8 +55,13 @@ class Point:
 
     @property
     def words(self) -> str:
-        """'T = 4, alpha = 0.5', or 'the baseline'."""
-        return "the baseline" if self.T is None else f"T = {short(self.T)}, alpha = {short(self.alpha)}"
+        """'T = 4, α = 0.5', or 'the baseline'."""
+        return "the baseline" if self.T is None else f"T = {short(self.T)}, α = {short(self.alpha)}"
+
+    @property
+    def math(self) -> str:
+        """`words` as Markdown, its symbols as those of the equations."""
+        return symbols(self.words)
 
 
 @dataclass(frozen=True)
@@ -215,6 +221,20 @@ class Results:
         have = set(self.runs["student"])
         return [s.label for s in self.study.students if s.label in have]
 
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Label -> name of every student, as readers know it."""
+        return names.of_students(self.study)
+
+    def called(self, student: str) -> str:
+        """The name of a student of ours, or of one of the published study."""
+        return self.names.get(student) or names.of_model(student)
+
+    @property
+    def teacher_name(self) -> str:
+        """The name of the teacher."""
+        return names.of_candidate(self.study, self.teacher.teacher)
+
     @property
     def margin(self) -> float:
         """The difference of accuracy, a fraction, within which cells are as good as the same."""
@@ -311,6 +331,11 @@ class Results:
         """The runs of two cells side by side, for each seed that both have."""
         others = {record.seed: record for record in self.records_of(other)}
         return [(record, others[record.seed]) for record in self.records_of(point) if record.seed in others]
+
+    def class_gains(self, point: Point) -> np.ndarray:
+        """Accuracy on val of each class less the baseline's, over the seeds that both have: (classes,) fractions."""
+        count, pairs = len(self.dataset["classes"]), self.pairs_of(point, Point.baseline(point.student))
+        return np.mean([run.class_accuracy(count) - base.class_accuracy(count) for run, base in pairs], axis=0)
 
     @property
     def score_column(self) -> str:

@@ -1,14 +1,33 @@
 """Results -> the sentences of the report. No number in them is typed: each is computed from records."""
 
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+
 import numpy as np
 import pandas as pd
 
-from .. import methods
+from .. import methods, paths, records
 from ..sources import SOURCES
-from ..study import STANDARD, Augment, Model, Study
-from . import claims, tables
-from .results import CellRow, Point, Results
-from .shown import Front, Text, half, in_markdown, label, percent, points, seeds_a_cell, width
+from ..study import PLATEAU, STANDARD, Augment, Model, short
+from . import claims, names, tables
+from .results import CellRow, ContrastRow, Point, Results
+from .shown import (
+    Front,
+    Text,
+    duration,
+    half,
+    in_markdown,
+    label,
+    percent,
+    points,
+    seeds_a_cell,
+    signed,
+    symbols,
+    width,
+)
 from .stats import LEVEL
 
 REFERENCES = [  # beside those of claims.py, methods.py and sources.py
@@ -18,43 +37,147 @@ REFERENCES = [  # beside those of claims.py, methods.py and sources.py
     "of Statistics 12, 1136–1144.",
     "Satterthwaite, F. E. (1946). An approximate distribution of estimates of variance components. Biometrics Bulletin "
     "2, 110–114.",
+    "Stanton, S. et al. (2021). Does knowledge distillation really work? NeurIPS. arXiv:2106.05945.",
     "Schuirmann, D. J. (1987). A comparison of the two one-sided tests procedure and the power approach for assessing "
     "the equivalence of average bioavailability. J. of Pharmacokinetics and Biopharmaceutics 15, 657–680.",
 ]
 
 
 def front(results: Results) -> Front:
-    """Title, subtitle and abstract."""
-    study, dataset = results.study, results.dataset
-    counts = dataset["counts"]
-    teacher, students = results.teacher, [in_markdown(student) for student in results.labels]
+    """Title, subtitle and abstract: the question, what was done, and the answer in words."""
+    study, counts = results.study, results.dataset["counts"]
+    grid = f"{len(study.grid.temperatures)} temperatures and {len(study.grid.alphas)} weights"
     lines = [
-        f"We distil a {in_markdown(teacher.teacher)} teacher ({percent(teacher.metrics.top1_best)} % top-1, "
-        f"the best of {len(results.teachers)} candidates) into {_join(students)} at {len(study.grid.temperatures)} "
-        f"temperatures and {len(study.grid.alphas)} weights of the cross-entropy, on {study.data.name} with "
-        f"{len(dataset['classes'])} classes, {counts['train']:,} training and {counts['val']:,} validation images."
+        "How do the temperature $T$, which softens a teacher's answers, and the weight $\\alpha$ of the true labels "
+        f"act on what a small student learns? We distil {in_markdown(results.teacher_name)} "
+        f"({percent(results.teacher.metrics.top1_best, 1)} % top-1, the best of {len(results.teachers)} candidates) "
+        f"into {_names(results, results.labels)} at {grid}, on {in_markdown(names.of_data(study))} with "
+        f"{len(results.dataset['classes'])} classes, {counts['train']:,} training and {counts['val']:,} validation "
+        "images."
     ]
-    lines += [_asked(results, student) for student in results.labels]
-    lines.append(_claims_together(results))
+    answers = _answers(results)
+    lines += answers if study.contrasts else answers[:1]
+    lines += [_effects(results), _choosing(results), _claims_together(results)]
     planned, done = len(study.cells()), len(results.students)
     if done < planned:
-        lines.append(f"This report is of an unfinished study: {done} of {planned} runs are done.")
+        lines.append(f"The study is unfinished: {done} of {planned} runs are done.")
     return Front(in_markdown(study.title), f"Study {in_markdown(study.name)}", " ".join(line for line in lines if line))
 
 
-def _asked(results: Results, student: str) -> str:
-    """One sentence on the study's contrasts; '' before one can be told."""
+def _name(results: Results, student: str) -> str:
+    """The name of a student, as Markdown."""
+    return in_markdown(results.called(student))
+
+
+def _names(results: Results, students: Sequence[str]) -> str:
+    """The names of students, as Markdown: 'a, b and c'."""
+    return _join([_name(results, student) for student in students])
+
+
+def _points(value: float) -> str:
+    """A difference without its sign: '2.79 points'."""
+    return f"{100 * abs(value):.2f} points"
+
+
+def _interval(low: float, high: float) -> str:
+    """'1.83 to 4.01', in points; signed where it holds 0."""
+    ends = (
+        (points(low), points(high)) if low < 0 < high else (f"{100 * abs(x):.2f}" for x in sorted((low, high), key=abs))
+    )
+    return " to ".join(ends)
+
+
+def _answers(results: Results) -> list[str]:
+    """A sentence a contrast: what the study asked beforehand, and for which students it holds."""
+    rows = [row for student in results.labels for row in results.contrasts(student)]
     told = []
-    for row in results.contrasts(student):
-        against = "the baseline" if row.against == [Point.baseline(student)] else "those it is set against"
-        cells = in_markdown(row.name) + (f" (mean of {len(row.cells)} cells)" if len(row.cells) > 1 else "")
-        difference = f"{points(row.effect.value)} points [{' to '.join(map(points, row.effect.interval()))}]"
-        verdict = f"the same within {width(results.study.margin)}" if row.verdict == "same" else row.verdict
-        told.append(f"{cells} against {against}: {difference}, {verdict}")
-    if not told:
+    for name in dict.fromkeys(row.name for row in rows):
+        of_name = [row for row in rows if row.name == name]
+        told.append(_by_name(results, of_name) if results.study.contrasts else _by_default(results, of_name))
+    return told
+
+
+def _by_default(results: Results, rows: list[ContrastRow]) -> str:
+    """One of the default contrasts: 'Distillation with ... raises the accuracy of ... by ...'."""
+    clauses = []
+    for verdict, says in (("better", "raises the accuracy of"), ("worse", "lowers the accuracy of")):
+        of = []
+        for row in (row for row in rows if row.verdict == verdict):
+            interval = f"{'' if of else '95 % interval '}{_interval(*row.effect.interval())}"
+            of.append(f"{_name(results, row.student)} by {_points(row.effect.value)} ({interval})")
+        clauses += [f"{says} {_join(of)}"] if of else []
+    margin = width(results.study.margin)
+    for verdict, says in (("same", f"is within {margin} of the baseline for"), ("undecided", "is undecided for")):
+        of = [f"{_name(results, r.student)} ({points(r.effect.value)} points)" for r in rows if r.verdict == verdict]
+        clauses += [f"{says} {_join(of)}"] if of else []
+    alike = ""
+    if all(len(row.cells) > 1 and row.alike >= LEVEL for row in rows):
+        alike = "; no cell of this range can be told from another"
+    unknown = "" if results.varied else ", as with one run a cell nothing is known of other seeds"
+    return f"Distillation with {symbols(rows[0].name)} {_join(clauses)}{alike}{unknown}."
+
+
+def _by_name(results: Results, rows: list[ContrastRow]) -> str:
+    """One of the study's own contrasts: its name, and the difference for each student."""
+    against = "the baseline" if rows[0].against == [Point.baseline(rows[0].student)] else "what it is set against"
+    told = [
+        f"{_name(results, row.student)} {points(row.effect.value)} points "
+        f"[{' to '.join(map(points, row.effect.interval()))}], "
+        + (f"the same within {width(results.study.margin)}" if row.verdict == "same" else row.verdict)
+        for row in rows
+    ]
+    return f"{in_markdown(rows[0].name)}, against {against}: {'; '.join(told)}."
+
+
+# what the answers to the first four claims come to: T and alpha, as a threshold each and beyond it
+_QUESTIONS = {
+    "1a": ("softening ({high} against $T$ = 1)", "pays", "costs"),
+    "1c": ("much weight on the labels (a higher $\\alpha$ against {low})", "costs", "pays"),
+    "1b": ("a still higher temperature", "pays", "costs"),
+    "1d": ("a still lower weight of the labels", "pays", "costs"),
+}
+
+
+def _effect(results: Results, claim: str, *, numbers: bool) -> str:
+    """What one of the claims 1a to 1d comes to in our records: '... pays for A (...) and is undecided for B (...)'."""
+    least, most = f"$T$ ≥ {PLATEAU[0]:g}", f"$\\alpha$ ≤ {PLATEAU[1]:g}"
+    asked, supported, contradicted = _QUESTIONS[claim]
+    same = f"makes no difference of {width(results.study.margin)}"
+    ours = [v for v in claims.verdicts(results) if (v.claim, v.source) == (claim, "here")]
+    sign = -1 if claim == "1c" else 1  # of the weight on the labels, where the claim is about having little of it
+    clauses = []
+    for answer, says in (
+        ("supported", supported),
+        ("contradicted", contradicted),
+        ("same", same),
+        ("undecided", "is undecided"),
+    ):
+        of = []
+        for v in (v for v in ours if v.answer == answer):
+            ends = sorted((sign * v.low, sign * v.high))
+            size = f" ({points(sign * v.value)} points, {' to '.join(map(points, ends))})" if numbers else ""
+            of.append(_name(results, v.student) + size)
+        clauses += [f"{says} for {_join(of)}"] if of else []
+    return f"{asked.format(high=least, low=most)} {_join(clauses)}" if clauses else ""
+
+
+def _effects(results: Results) -> str:
+    """What temperature and weight do, in words alone."""
+    told = [_effect(results, claim, numbers=False) for claim in _QUESTIONS]
+    return f"{_upper('; '.join(filter(None, told)))}." if any(told) else ""
+
+
+def _choosing(results: Results) -> str:
+    """What a winner is worth on a new seed, in a sentence; '' where that is not known."""
+    chosen = [(student, told) for student in results.labels if (told := results.leave_a_seed_out(student))]
+    if not chosen:
         return ""
-    one_seed = "" if results.varied else " (with one run a cell nothing is known of other seeds)"
-    return f"For {in_markdown(student)}, {'; '.join(told)}{one_seed}."
+    falls = [
+        f"{_name(results, s)} by {_points(told.after - told.before)}" for s, told in chosen if told.after < told.before
+    ]
+    if not falls:
+        return ""
+    return f"The highest cell is luck in part: on a new seed its gain falls for {_join(falls)}."
 
 
 def setting(results: Results) -> Text:
@@ -63,23 +186,37 @@ def setting(results: Results) -> Text:
     counts = dataset["counts"]
     held_out = f", {counts['holdout']:,} held out of the training images" if counts["holdout"] else ""
     chosen_on = "held-out training images" if counts["holdout"] else "the validation images themselves"
-    devices = sorted({in_markdown(record.provenance.device_name) for record in results.students})
+    made = {(record.provenance.device, record.provenance.device_name) for record in results.students}
+    devices = sorted(f"CPUs ({in_markdown(name)})" if device == "cpu" else in_markdown(name) for device, name in made)
     reference = SOURCES[study.data.name].cited
     cited = f" ({reference})" if reference else ""
     return Text(
-        f"The data are {study.data.name}{cited}, {len(dataset['classes'])} classes at "
+        f"The data are {in_markdown(names.of_data(study))}{cited}, {len(dataset['classes'])} classes at "
         f"{dataset['image_size']} px: {counts['train']:,} images for training, {counts['val']:,} for validation"
-        f"{held_out}. We train {_join([_trained(study, student) for student in study.students])}, with "
-        f"{seeds_a_cell(results.seed_counts())}, on {_join(devices)}. The view of an image is {_view(study.augment)}, "
-        f"a pure function of the seed, the epoch and the image's index; the teacher's logits for {study.view_count()} "
-        f"views a seed were computed once and serve every cell exactly{_soft_targets(results)}. The best epoch is "
-        f"chosen on {chosen_on}; the accuracy at the last epoch, which involves no choice, is in the tables of all "
-        "cells.\n"
+        f"{held_out}. We train {_join([_trained(results, student) for student in study.students])}, with "
+        f"{seeds_a_cell(results.seed_counts())}, on {_join(devices)}.\n\n"
+        f"The view of an image is {_view(study.augment)}, a pure function of the seed, the epoch and the image's "
+        f"index. The teacher's logits for {study.view_count()} views a seed were computed once and serve every cell "
+        f"exactly{_soft_targets(results)}. The best epoch is chosen on {chosen_on}; the accuracy at the last epoch, "
+        "which involves no choice, is in the tables of all cells.\n"
     )
 
 
-def _trained(study: Study, student: Model) -> str:
-    """How a student was trained: 'resnet18 from scratch for 20 epochs (...)'."""
+def teacher(results: Results) -> Text:
+    """Who teaches, and how it was chosen."""
+    best, counts = results.teacher, results.dataset["counts"]
+    on = "held-out training images" if counts["holdout"] else "the validation images"
+    if len(results.teachers) == 1:
+        return Text(f"The teacher is {in_markdown(results.teacher_name)} (@tbl-teachers).\n")
+    return Text(
+        f"Of {len(results.teachers)} candidates the one that is the most accurate on {on} teaches (@tbl-teachers): "
+        f"{in_markdown(results.teacher_name)}, with {percent(best.metrics.top1_best)} % on the validation images.\n"
+    )
+
+
+def _trained(results: Results, student: Model) -> str:
+    """How a student was trained: 'ResNet-18 from scratch for 20 epochs (...)'."""
+    study = results.study
     train = study.training(student, teacher=False)
     weights = "pretrained" if student.pretrained else "from scratch"
     precision = student.precision or study.precision
@@ -97,7 +234,7 @@ def _trained(study: Study, student: Model) -> str:
         how.append(f"in {precision}")
     if student.compile:
         how.append("compiled")
-    return f"{in_markdown(student.label)} {weights} for {train.epochs} epochs ({', '.join(how)})"
+    return f"{_name(results, student.label)} {weights} for {train.epochs} epochs ({', '.join(how)})"
 
 
 def _view(augment: Augment) -> str:
@@ -137,7 +274,7 @@ def varies(results: Results) -> Text:
         model = results.models[student]
         if model.freedom:
             estimated.append(
-                f"{percent(np.sqrt(model.variance))} points for {in_markdown(student)} ({model.freedom} degrees of "
+                f"{percent(np.sqrt(model.variance))} points for {_name(results, student)} ({model.freedom} degrees of "
                 f"freedom; {percent(np.sqrt(model.of_images))} points would come of the choice of images alone)"
             )
     if estimated:
@@ -148,7 +285,7 @@ def varies(results: Results) -> Text:
     else:
         known = (
             "Here each cell has one run, so nothing is known of $\\sigma$: intervals are over images alone, of these "
-            "trained models, and no verdict on T and alpha is given."
+            "trained models, and no verdict on $T$ and $\\alpha$ is given."
         )
     lacking = ""
     if len(set(results.seed_counts())) > 1:
@@ -166,11 +303,11 @@ def varies(results: Results) -> Text:
 def _judged(results: Results) -> str:
     """How intervals, tests and verdicts come of the model."""
     return (
-        " A sum of cells $\\sum_c w_c \\mu_c$ with $\\sum_c w_c = 0$, such as a gain, is estimated by a weighted sum "
-        "$\\sum_{cs} a_{cs} y_{cs}$. Its variance is $(\\sigma^2 - \\sigma_I^2) \\sum a_{cs}^2$, what seeds do beyond "
-        "the choice of images ($\\sigma_I^2$), plus that of the same sum taken image by image, divided by the "
+        "\n\nA sum of cells $\\sum_c w_c \\mu_c$ with $\\sum_c w_c = 0$, such as a gain, is estimated by a weighted "
+        "sum $\\sum_{cs} a_{cs} y_{cs}$. Its variance is $(\\sigma^2 - \\sigma_I^2) \\sum a_{cs}^2$, what seeds do "
+        "beyond the choice of images ($\\sigma_I^2$), plus that of the same sum taken image by image, divided by the "
         "number of images: the variance of a paired bootstrap over images, in closed form. Intervals are Student's, of "
-        "95 %, with Satterthwaite's (1946) degrees of freedom. Among the cells of a student, p-values of a gain are "
+        "95 %, with Satterthwaite's (1946) degrees of freedom.\n\nAmong the cells of a student, p-values of a gain are "
         "corrected by Holm's method (1979): the probability that any cell without a gain or loss is called better or "
         f"worse is {LEVEL:g} at most. Cells are the same where two one-sided tests (Schuirmann, 1987) find their "
         f"difference within {width(results.study.margin)}, a margin that the study fixes. A set of cells that no other "
@@ -179,15 +316,62 @@ def _judged(results: Results) -> str:
     )
 
 
-def grid(results: Results) -> Text:
-    """What the grid shows, student by student: what was asked beforehand, then the cells."""
-    lines = []
+def asked(results: Results) -> Text:
+    """What was asked beforehand, and how tables and figures are to be read."""
+    first = ""
     if tables.contrasts(results) is not None:
-        fixed = "asked beforehand, in the study file" if results.study.contrasts else "asked of every study"
-        lines.append(f"@tbl-contrasts answers what is {fixed}.")
-    lines.append(
-        "@fig-accuracy shows the accuracy of each cell, @fig-gain its gain, @fig-temperature how it follows T."
+        fixed = (
+            "what was asked beforehand, in the study file"
+            if results.study.contrasts
+            else "what is asked of every study"
+        )
+        default = (
+            ""
+            if results.study.contrasts
+            else (
+                " These questions are the software's defaults; the bounds of the range were drawn when the records of "
+                "20 "
+                "classes of TinyImageNet were known."
+            )
+        )
+        first = f"@tbl-contrasts answers {fixed}. {' '.join(_answers(results))}{default}\n\n"
+    return Text(f"{first}{reading(results).markdown}")
+
+
+def reading(results: Results) -> Text:
+    """How to read the tables and figures, once for all of them."""
+    if results.varied:
+        told = (
+            "Gain: a cell's accuracy less the baseline's, in points, ± half its 95 % interval over seeds and images. "
+            "p: of no gain, corrected by Holm's method for the cells of a student. Ahead: the probability that a new "
+            "run is more accurate than one of the baseline with the same seed. Verdict: better or worse where p is "
+            f"below {LEVEL:g}, which * marks in figures; same where two one-sided tests find the difference to be "
+            f"within {width(results.study.margin)}; else undecided. An = marks a set of cells that holds the best one "
+            "with 95 % confidence."
+        )
+    else:
+        told = (
+            "Gain: a cell's accuracy less the baseline's, in points, ± half its 95 % interval over images alone, of "
+            "these trained models: with one run a cell nothing is known of what another seed would do, and all "
+            "verdicts are undecided."
+        )
+    counts = results.seed_counts()
+    lacking = (
+        " A cell that lacks a seed is brought to the mean of all seeds in top-1 and gain (@eq-model)."
+        if min(counts) < max(counts)
+        else ""
     )
+    return Text(
+        "**How to read the tables and figures.** Accuracies are top-1 on the validation images, in percent. "
+        f"{told} NLL: negative log-likelihood, in nats; ECE: expected calibration error. Agree: the share of images of "
+        "which student and teacher say the same. n, and numbers in brackets in figures, count seeds."
+        f"{lacking}\n"
+    )
+
+
+def grid(results: Results) -> Text:
+    """What the grid shows, student by student."""
+    lines = ["@fig-accuracy shows the accuracy of each cell, @fig-gain its gain."]
     for student in results.labels:
         distilled = results.distilled_of(student)
         roles = results.roles(student)
@@ -195,11 +379,18 @@ def grid(results: Results) -> Text:
             continue
         best, worst = roles["best"], roles["worst"]
         lines.append(
-            f"**{in_markdown(student)}**: {_counted(distilled)} the baseline ({percent(roles['baseline']['top1'])} %). "
-            f"The highest accuracy is that of {best.point.words}, a gain of {_gain(best)} points"
-            f"{_flattered(results, best)}. {_among(results, student)}The lowest is that of {worst.point.words}, "
-            f"{_gain(worst)} points (@{label('tbl-summary', student)})."
+            f"{_name(results, student)}: {_counted(distilled)} the baseline ({percent(roles['baseline']['top1'])} "
+            f"%). The highest accuracy is that of {best.point.math}, a gain of {_gain(best)} points"
+            f"{_flattered(results, best)}. {_among(results, student)}The lowest is that of {worst.point.math}, "
+            f"{_gain(worst)} points (@{label('tbl-summary', student)}; every cell is in @{label('tbl-grid', student)})."
         )
+    return Text("\n\n".join(lines) + "\n")
+
+
+def follows(results: Results) -> Text:
+    """How accuracy follows temperature and weight."""
+    told = [_effect(results, claim, numbers=True) for claim in _QUESTIONS]
+    lines = ["@fig-temperature shows how the gain follows the temperature.", *(f"{_upper(x)}." for x in told if x)]
     return Text(" ".join(lines) + "\n")
 
 
@@ -226,7 +417,7 @@ def choice(results: Results) -> Text:
         chosen = results.leave_a_seed_out(student)
         if chosen is not None:
             lines.append(
-                f"for {in_markdown(student)} a winner's gain of {points(chosen.before)} points on the seeds it was "
+                f"for {_name(results, student)} a winner's gain of {points(chosen.before)} points on the seeds it was "
                 f"chosen by came to {points(chosen.after)} on the seed left out ({chosen.rounds} seeds, {chosen.cells} "
                 "cells)"
             )
@@ -246,41 +437,50 @@ def choice(results: Results) -> Text:
 
 
 def claimed(results: Results) -> Text:
-    """The claims, one by one, with their verdicts."""
+    """The published study, and the claims one by one with their verdicts; nothing where the study does not ask."""
+    if not results.study.claims:
+        return Text("")
     verdicts = claims.verdicts(results)
     lines = []
     for name, claim in claims.CLAIMS.items():
         told = []
-        for source, who in (("here", "our records"), ("published", "the published rows")):
+        for source, who in (("here", "our records"), ("published", "the rows of Cichor")):
             of_source = [verdict for verdict in verdicts if (verdict.claim, verdict.source) == (name, source)]
             if of_source:
-                told.append(f"{who}: {_answers(of_source, results)}")
+                told.append(f"{who}: {_told(of_source, results)}")
         if told:
             said = "; ".join(told)
-            lines.append(f"- **{name}.** {claim.says} ({claim.by}) *{said[:1].upper()}{said[1:]}.*")
+            lines.append(f"- **{name}.** {symbols(claim.says)} ({claim.by}) *{said[:1].upper()}{said[1:]}.*")
     open_claims = claims.unanswered(results)
     tail = ""
     if open_claims:
-        asked = sorted({f"`{method}`" for claim in open_claims for method in claim.needs})
-        needed = f"; they need cells of the methods {_join(asked)}" if asked else ""
+        asked = sorted({methods.FURTHER[method].title for claim in open_claims for method in claim.needs})
+        needed = f"; they need cells of {_join(asked)}" if asked else ""
         said = _join([f"{claim.name} ({_lower(claim.says).rstrip('.')}; {claim.by})" for claim in open_claims])
         tail = f"\n\nWithout data here: {said}{needed}."
     twice = percent(claims.printed_gap())
     return Text(
-        "\n".join(lines)
+        f"# Claims of the published study and of others\n\n{claims.PUBLISHED}. One cell it prints twice, with values "
+        f"{twice} points apart: a misprint, or the size of chance. @tbl-published has its rows beside ours.\n\n"
+        "Its claims, and some of the literature's, are put to our records and to its rows by the same model "
+        "(@tbl-claims). A *difference* is one of mean accuracies, a *trend* what a straight line makes over the range "
+        "of $T$ (its logarithm) or $\\alpha$, a *gap* how far apart 95 % of pairs of runs of one cell are at most, an "
+        "*agreement* Spearman's rank correlation with accuracy. Its rows are single runs: they are taken to vary from "
+        "seed to seed as ours of that student do, and are undecided where ours do not say.\n\n"
+        + "\n".join(lines)
         + tail
-        + f"\n\nOne published cell is printed twice with values {twice} points apart, a misprint or the size of chance."
-        " @tbl-claims has the statistics.\n"
+        + "\n"
     )
 
 
-def _answers(verdicts: list[claims.Verdict], results: Results) -> str:
+def _told(verdicts: list[claims.Verdict], results: Results) -> str:
     """'supported for a and b and undecided for c'; single cells that are undecided are counted."""
-    words = {"same": f"no difference within {width(results.study.margin)}"}
+    in_words = {"same": f"no difference within {width(results.study.margin)}"}
     answers: dict[str, list[str]] = {}
     for verdict in verdicts:
-        where = f" ({verdict.where})" if verdict.where else ""
-        answers.setdefault(words.get(verdict.answer, verdict.answer), []).append(in_markdown(verdict.student) + where)
+        where = f" ({symbols(verdict.where)})" if verdict.where else ""
+        called = _name(results, verdict.student)
+        answers.setdefault(in_words.get(verdict.answer, verdict.answer), []).append(called + where)
     open_cells = [verdict for verdict in verdicts if verdict.answer == "undecided" and verdict.where]
     if open_cells:
         answers["undecided"] = [f"{len(open_cells)} {'others' if len(answers) > 1 else 'cells, which differ in sign'}"]
@@ -299,113 +499,324 @@ def limits(results: Results) -> Text:
     lines = [
         f"One teacher taught, on one data set: {classes} classes, {counts['train'] / classes:.0f} training images a "
         f"class. Students were trained with a {_join(sorted(schedules))} learning rate and one set of other settings; "
-        "other T and alpha might do best with others."
+        "other $T$ and $\\alpha$ might do best with others."
     ]
     chance = np.log(classes)
     for student in results.labels:
         baseline = results.row(Point.baseline(student))
         if baseline is not None and baseline["nll"] > chance:
             lines.append(
-                f"The baseline of {in_markdown(student)} is overconfident: its negative log-likelihood of "
+                f"The baseline of {_name(results, student)} is overconfident: its negative log-likelihood of "
                 f"{baseline['nll']:.2f} nats is above the {chance:.2f} of a guess among {classes} classes."
             )
     gaps = [
-        f"{100 * (results.teacher.metrics.top1_best - baseline['top1']):.0f} ({in_markdown(student)})"
+        f"{100 * (results.teacher.metrics.top1_best - baseline['top1']):.0f} ({_name(results, student)})"
         for student in results.labels
         if (baseline := results.row(Point.baseline(student))) is not None
     ]
+    published = [f"{gap:.0f} ({_name(results, student)})" for student, gap in claims.published_teacher_gaps()]
     if gaps:
-        lines.append(
-            f"The teacher is {_join(gaps)} points above its students' baselines; the published study's was "
-            f"{_join([f'{gap:.0f} ({in_markdown(student)})' for student, gap in claims.published_teacher_gaps()])}."
-        )
+        there = f"; that of Cichor (2025) was {_join(published)}" if study.claims else ""
+        lines.append(f"The teacher is {_join(gaps)} points above its students' baselines{there}.")
     starts = {"pretrained" if student.pretrained else "from scratch" for student in study.students}
-    lines.append(f"Students start {_join(sorted(starts))}; the published study's were pretrained.")
+    there = "; those of Cichor (2025) were pretrained" if study.claims else ""
+    lines.append(f"Students start {_join(sorted(starts))}{there}.")
+    planned, done = len(study.cells()), len(results.students)
+    if done < planned:
+        lines.append(f"{done} of {planned} planned runs are done, so some cells have fewer seeds than others.")
     return Text(" ".join(lines) + "\n")
 
 
 def softening(results: Results) -> Text:
-    """What the temperature does to single images and to the gradient."""
-    lines = ["@fig-softened shows what teacher and student say of single images as they are softened."]
+    """What the temperature does to what is said of single images."""
+    return Text(
+        "@fig-softened shows what teacher and student say of single images as they are softened. The axis is the same "
+        "at all temperatures.\n"
+    )
+
+
+def mix(results: Results) -> Text:
+    """What the temperature does to the gradient."""
     shares = []
     for student in results.labels:
         cells = results.cells_of(student)
-        mix = cells.loc[cells["alpha"] == STANDARD[1], "mix"]
-        if len(mix):
-            shares.append(f"{percent(mix.min(), 0)} to {percent(mix.max(), 0)} % for {in_markdown(student)}")
-    if shares:
-        lines.append(
-            f"Equal weights are not an equal mix (@fig-mix): at alpha = {STANDARD[1]:g} the teacher's share of the "
-            f"gradient is {_join(shares)}, depending on T."
-        )
-    return Text(" ".join(lines) + "\n")
+        share = cells.loc[cells["alpha"] == STANDARD[1], "mix"]
+        if len(share):
+            shares.append(f"{percent(share.min(), 0)} to {percent(share.max(), 0)} % for {_name(results, student)}")
+    at = f" At $\\alpha$ = {STANDARD[1]:g} it is {_join(shares)}, depending on $T$." if shares else ""
+    return Text(
+        "Equal weights are not an equal mix (@fig-mix). The teacher's share of the gradient is "
+        "$(1 - \\alpha)\\, g(T^2\\, \\mathrm{KL})$ over itself plus $\\alpha\\, g(\\mathrm{CE})$, where $g$ is the "
+        f"norm of a part's gradient with respect to an image's logits.{at}\n"
+    )
 
 
-def changes(results: Results) -> Text:
-    """What distillation changes beside the accuracy."""
-    lines = [
-        "Beside accuracy, distillation may change how a student learns (@fig-learning), how often it agrees with its "
-        "teacher (@fig-agreement; Stanton et al., 2021), how true its confidence is (@fig-calibration; Guo et al., "
-        "2017) and which classes it knows (@fig-classes)."
-    ]
+def learning(results: Results) -> Text:
+    """How the best cell and the baseline learn."""
+    told, column = [], results.score_column
+    for student in results.labels:
+        roles = results.roles(student)
+        if {"best", "baseline"} <= set(roles):
+            curves = [_curve(results, roles[role].point, column) for role in ("best", "baseline")]
+            half = [float(curve.iloc[(len(curve) - 1) // 2]) for curve in curves]
+            last = [float(curve.iloc[-1]) for curve in curves]
+            told.append(
+                f"{_name(results, student)} is at {percent(half[0], 1)} % halfway through its best cell and at "
+                f"{percent(last[0], 1)} % at its end, where the baseline is at {percent(half[1], 1)} and "
+                f"{percent(last[1], 1)} %"
+            )
+    ends = f" {_upper('; '.join(told))}." if told else ""
+    return Text(f"Distillation may change how a student learns (@fig-learning).{ends}\n")
+
+
+def _curve(results: Results, point: Point, column: str) -> pd.Series:
+    """The accuracies of a cell's first run, an evaluation after the other."""
+    return cast(pd.Series, records.history(results.records_of(point)[0])[column]).dropna()
+
+
+def agreement(results: Results) -> Text:
+    """How often student and teacher agree."""
+    told = _beside_baseline(results, "agreement", lambda share: f"{percent(share, 1)} %")
+    numbers = f" They agree on {'; on '.join(told)} of the baseline." if told else ""
+    return Text(
+        "It may change how often a student agrees with its teacher, which is not the same as being right "
+        f"(@fig-agreement; Stanton et al., 2021).{numbers}\n"
+    )
+
+
+def calibration(results: Results) -> Text:
+    """How true the student's confidence is."""
+    ece, nll = (_beside_baseline(results, column, "{:.3f}".format) for column in ("ece", "nll"))
+    numbers = (
+        f" The calibration error is {'; '.join(ece)} of the baseline. The negative log-likelihood is {'; '.join(nll)} "
+        "of the baseline."
+        if ece
+        else ""
+    )
+    return Text(f"It may change how true a student's confidence is (@fig-calibration; Guo et al., 2017).{numbers}\n")
+
+
+def _beside_baseline(results: Results, metric: str, write: Callable[[float], str]) -> list[str]:
+    """'0.311 for a at T = 4, α = 0.5, against 0.204' of its baseline, a student each, over the seeds that both have."""
+    told = []
     for student in results.labels:
         roles = results.roles(student)
         cell = roles.get("standard", roles.get("best"))
         pairs = results.pairs_of(cell.point, Point.baseline(student)) if cell else []
         if cell and pairs:
-            agreement, ece, nll = (
-                [float(np.mean([getattr(run.metrics, metric) for run in runs])) for runs in zip(*pairs, strict=True)]
-                for metric in ("agreement", "ece", "nll")
+            ours, base = (
+                float(np.mean([getattr(run.metrics, metric) for run in runs])) for runs in zip(*pairs, strict=True)
             )
-            lines.append(
-                f"{in_markdown(student)} at {cell.point.words} against its baseline: it agrees with the teacher on "
-                f"{percent(agreement[0], 1)} % of the images against {percent(agreement[1], 1)} %, its expected "
-                f"calibration error is {ece[0]:.3f} against {ece[1]:.3f}, its negative log-likelihood {nll[0]:.3f} "
-                f"against {nll[1]:.3f} nats."
-            )
-    return Text(" ".join(lines) + "\n")
+            told.append(f"{write(ours)} for {_name(results, student)} at {cell.point.math}, against {write(base)}")
+    return told
+
+
+def classes(results: Results) -> Text:
+    """Which classes gain."""
+    told = []
+    for student in results.labels:
+        roles = results.roles(student)
+        if {"best", "baseline"} <= set(roles) and results.pairs_of(roles["best"].point, roles["baseline"].point):
+            gains = results.class_gains(roles["best"].point)
+            told.append(f"{int((gains > 0).sum())} of {len(gains)} with the best cell of {_name(results, student)}")
+    numbers = f" Of the classes, {_join(told)} gain." if told else ""
+    return Text(f"And it may change which classes a student knows (@fig-classes).{numbers}\n")
 
 
 def references(results: Results) -> Text:
-    """The works that the report speaks of."""
+    """The works that the report speaks of, with links to those on arXiv."""
     study = results.study
-    cited = {claim.reference for claim in claims.CLAIMS.values()}
-    lines = {*REFERENCES, *cited, methods.KD.reference, SOURCES[study.data.name].reference} - {""}
+    lines = {*REFERENCES, methods.KD.reference, SOURCES[study.data.name].reference} - {""}
+    if study.claims:
+        lines |= {claim.reference for claim in claims.CLAIMS.values()} - {""}
     if any(point.method != "kd" for point in results.cells.index):
         lines |= {m.teaching.reference for m in study.methods}
-    return Text("\n".join(f"- {line}" for line in sorted(lines)) + "\n")
+    linked = (re.sub(r"arXiv:(\d{4}\.\d{5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", line) for line in sorted(lines))
+    return Text("\n".join(f"- {line}" for line in linked) + "\n")
 
 
 def further(results: Results) -> Text:
     """Is it the teacher? Nothing where the study has no further methods."""
     if tables.further(results) is None:
         return Text("")
-    lines = []
-    for student in results.labels:
-        for cell in results.rows(results.further_of(student)):
-            method, who = in_markdown(cell.point.method), in_markdown(student)
-            lines.append(f"{method} at {cell.point.words} gains {who} {_gain(cell)} points")
+    gains = [gain for student in results.labels for gain in _further_gains(results, student)]
     return Text(
-        f"Is it the teacher? @tbl-further sets further methods beside plain distillation: {'; '.join(lines)}.\n"
+        "# Is it the teacher?\n\n@tbl-further sets further methods beside plain distillation. Self-distillation learns "
+        "from the student's own baseline and label smoothing from nobody: what these two gain is not the teacher's "
+        f"doing. {' '.join(gains)}\n"
+    )
+
+
+def _further_gains(results: Results, student: str) -> list[str]:
+    """What each further method gains a student, a sentence."""
+    told = []
+    for cell in results.rows(results.further_of(student)):
+        method = results.study.method(cell.point.method).teaching
+        point = cell.point.math if method.temperature else symbols(f"α = {short(cell.point.alpha)}")
+        called = in_markdown(names.of_method(results.study, cell.point.method))
+        told.append(f"{called} ({point}) {_gain(cell)}")
+    return [f"{_name(results, student)} gains by {_join(told)} points."] if told else []
+
+
+def cost(results: Results) -> Text:
+    """What storing the soft targets saved."""
+    images, rate = results.dataset["counts"]["train"], results.teacher.cost.inference_images_per_second
+    said = "@tbl-cost has what the runs took."
+    if rate:
+        views = results.study.view_count() * len({record.cell.seed for record in results.students})
+        said += (
+            f" Storing the soft targets took {duration(views * images / rate)} for {views} views, once for all cells; "
+            "in the last column is what the teacher's forward passes would have taken within the runs, at its own pace."
+        )
+    return Text(said + "\n")
+
+
+def discussion(results: Results) -> Text:
+    """What the findings mean together."""
+    parts = [_shape(results), _worth(results), _whose(results), _confidence(results)]
+    return Text("\n\n".join(part for part in parts if part) + "\n")
+
+
+def _shape(results: Results) -> str:
+    """Whether T and alpha act as thresholds or as dials."""
+    ours = [v for v in claims.verdicts(results) if v.source == "here"]
+    answers = {name: {v.answer for v in ours if v.claim == name} for name in ("1a", "1b", "1c", "1d")}
+    if not results.varied:
+        return (
+            "With one run a cell nothing here is decided: what looks like an effect of $T$ or $\\alpha$ may be that "
+            "of a seed. The figures say where to look, and more seeds would say what is there."
+        )
+    if answers["1a"] == answers["1c"] == {"supported"}:
+        steps = (
+            "Two things matter in these records: that the teacher's answers are softened at all, and that the labels "
+            "do not outweigh them."
+        )
+        if not {"supported", "contradicted"} & (answers["1b"] | answers["1d"]):
+            return (
+                f"{steps} How far one goes beyond that makes no difference that the runs could show: temperature and "
+                "weight act like thresholds and not like dials. This is what a loss would do that becomes a matching "
+                "of logits at high temperatures, where $T$ cancels."
+            )
+        return f"{steps} Beyond that, temperature or weight still make a difference for some students."
+    return (
+        "Temperature and weight do not act on all students alike, or not by as much as these runs could show: what "
+        "holds of one student is no advice for another."
+    )
+
+
+def _worth(results: Results) -> str:
+    """What tuning is worth beside distilling at all."""
+    told = []
+    for student in results.labels:
+        standard, chosen = results.roles(student).get("standard"), results.leave_a_seed_out(student)
+        if standard and chosen:
+            told.append(
+                f"for {_name(results, student)} the customary {standard.point.math} gains {_gain(standard)} points, "
+                f"and a cell chosen by its accuracy {points(chosen.after)} on a new seed"
+            )
+    if not told:
+        return ""
+    return f"Is a search for the best cell worth its cost? {_upper('; '.join(told))}."
+
+
+def _whose(results: Results) -> str:
+    """Whether the gain is the teacher's, by the methods that have none."""
+    told = []
+    for student in results.labels:
+        own = [
+            cell
+            for cell in results.rows(results.further_of(student))
+            if results.study.method(cell.point.method).teaching.taught_by in ("", "self")
+        ]
+        plain = results.roles(student).get("standard")
+        if own and plain:
+            best = max(own, key=lambda cell: cell["gain"])
+            told.append(
+                f"{signed(100 * best['gain'])} points for {_name(results, student)} where plain distillation gains "
+                f"{signed(100 * plain['gain'])}"
+            )
+    if not told:
+        return ""
+    return (
+        f"Without the teacher's knowledge, the better of self-distillation and label smoothing gives {_join(told)}. "
+        "Where the former is the smaller by far, the gain is the teacher's."
+    )
+
+
+def _confidence(results: Results) -> str:
+    """Whether the more accurate student is the better calibrated one."""
+    truer, less = [], []
+    for student in results.labels:
+        roles = results.roles(student)
+        if "baseline" in roles and (cell := roles.get("standard", roles.get("best"))):
+            (truer if cell["ece"] < roles["baseline"]["ece"] else less).append(student)
+    told = []
+    if truer:
+        told.append(f"lowers the calibration error of {_names(results, truer)}")
+    if less:
+        told.append(
+            f"raises that of {_names(results, less)}"
+            if truer
+            else f"raises the calibration error of {_names(results, less)}"
+        )
+    return f"Accuracy and confidence are two matters: distillation {_join(told)}." if told else ""
+
+
+def conclusion(results: Results) -> Text:
+    """What a reader may take home, and how far it holds."""
+    study, rows = results.study, [row for student in results.labels for row in results.contrasts(student)]
+    best = [row for row in rows if len(row.cells) > 1] if not study.contrasts else []
+    if best and all(row.verdict == "better" for row in best):
+        advice = (
+            f"Who distils in a setting like this may take {symbols(best[0].name)}, and gains by it: "
+            f"{_join([f'{_points(r.effect.value)} for {_name(results, r.student)}' for r in best])}."
+        )
+        if all(row.alike >= LEVEL for row in best):
+            advice += " Within these bounds the choice is free, as far as these runs can tell."
+    elif not results.varied:
+        advice = "With one run a cell, these records recommend no temperature and no weight; they show how to ask."
+    else:
+        advice = "No temperature and no weight can be recommended to all of these students by these records."
+    starts = {"pretrained" if student.pretrained else "trained from scratch" for student in study.students}
+    images = results.dataset["counts"]["train"] / len(results.dataset["classes"])
+    return Text(
+        f"{advice} This holds for one teacher, for students that are {_join(sorted(starts))}, and for "
+        f"{len(results.dataset['classes'])} classes of {in_markdown(names.of_data(study))} with {images:.0f} training "
+        "images each. Whether it holds elsewhere these records cannot say.\n"
+    )
+
+
+def provenance(results: Results) -> Text:
+    """What the report rests on: its records as a file beside it, study file, data, versions."""
+    study = Path(results.study.file)
+    digest = hashlib.sha256(study.read_bytes()).hexdigest()[:12]
+    installed = [record.provenance.versions for record in results.students]
+    versions = sorted({f"{package} {version}" for packages in installed for package, version in packages.items()})
+    listed = tables.records(results)
+    return Text(
+        f"The records that this report rests on are listed in `{listed.name}` beside it (SHA-256 `{listed.sha256}`), "
+        "each with its number, the name of its folder, and the commit, the time and the device of its run; a + after a "
+        "commit says that files of the project differed from it. @tbl-provenance says by these numbers what each "
+        f"figure and table is made from. Study file: {in_markdown(paths.shown(study))}, SHA-256 {digest}. Data: "
+        f"fingerprint {results.dataset['fingerprint'][:12]}. Versions: {in_markdown(', '.join(versions))}.\n"
     )
 
 
 def _claims_together(results: Results) -> str:
     """One sentence on the published study's claims; where cells or students differ, a claim is left undecided."""
+    if not results.study.claims:
+        return ""
     by_answer: dict[str, list[str]] = {"supported": [], "contradicted": [], "same": [], "undecided": []}
     ours = [verdict for verdict in claims.verdicts(results) if verdict.source == "here"]
     for name, claim in claims.CLAIMS.items():
         answers = {verdict.answer for verdict in ours if verdict.claim == name}
-        if answers and claim.by.startswith(claims.SOURCE):
-            by_answer[answers.pop() if len(answers) == 1 else "undecided"].append(name)
-    verbs = {
-        "supported": "support {}",
-        "contradicted": "contradict {}",
-        "same": "find no difference in {}",
-        "undecided": "leave {} undecided, or one student or cell against another",
-    }
-    said = [verbs[answer].format(_join(names)) for answer, names in by_answer.items() if names]
-    return f"Of the published study's claims (@tbl-claims) our records together {_join(said)}." if said else ""
+        if answers and claim.brief:
+            by_answer[answers.pop() if len(answers) == 1 else "undecided"].append(claim.brief)
+    verbs = {"supported": "support that {}", "contradicted": "contradict that {}", "same": "see no effect where {}"}
+    said = [verb.format(_join(by_answer[answer])) for answer, verb in verbs.items() if by_answer[answer]]
+    if not said:
+        return "Of the claims of Cichor (2025) these records decide none."
+    return f"Of the claims of Cichor (2025) these records {_join(said)}; the others stay open."
 
 
 def _gain(cell: CellRow) -> str:
@@ -427,6 +838,10 @@ def _flattered(results: Results, best: CellRow) -> str:
 def _range(fractions: list[float]) -> str:
     """92.80 to 96.85, or one number where they are the same."""
     return " to ".join(dict.fromkeys(percent(x) for x in (min(fractions), max(fractions))))
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _join(words: list[str]) -> str:

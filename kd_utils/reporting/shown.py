@@ -12,7 +12,7 @@ import html
 import io
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -69,17 +69,20 @@ def in_html(name: str) -> str:
     return html.escape(visible(name)).replace("$", "<span>$</span>")
 
 
-def in_plot(name: str, most: int | None = None) -> str:
-    """The first `most` characters of a name, for matplotlib: dollars are no mathematics.
-
-    A label that starts with an underscore would be missing in legends.
-    """
-    text = visible(name)[:most].replace("$", "\\$")
+def in_plot(name: str) -> str:
+    """A name for matplotlib: dollars are no mathematics. One that starts with an underscore would be no legend's."""
+    text = visible(name).replace("$", "\\$")
     return " " + text if text.startswith("_") else text
+
+
+def symbols(text: str) -> str:
+    """Text as Markdown in which T, before a relation or 'of at', and α are the symbols of the equations."""
+    return re.sub(r"\bT(?= (?:[=≥≤<>]|of at))", "$T$", text).replace("α", r"$\alpha$")
 
 
 def plain(markdown: str) -> str:
     """Markdown with names in it, as a reader would type it."""
+    markdown = markdown.replace("$T$", "T").replace(r"$\alpha$", "α")
     return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", markdown)
 
 
@@ -132,28 +135,56 @@ class Table:
 
 
 class Figure:
-    """A matplotlib figure with a caption and a label, as SVG."""
+    """What matplotlib drew, a picture or several beside each other, as SVG, with a caption and a label.
 
-    def __init__(self, figure, caption: str, label: str):
-        import matplotlib.pyplot as plt
+    drawn: a figure, or what a panel is of -> its figure. says: what a panel is of -> what it shows, for those who do
+    not see it.
+    """
 
-        with plt.rc_context({"svg.hashsalt": "kd-utils"}), io.StringIO() as f:  # the same figure, the same bytes
-            figure.savefig(f, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
-            self.svg = f.getvalue()
-        plt.close(figure)
+    MIME = "application/vnd.kd-utils.figure+json"
+
+    def __init__(self, drawn, caption: str, label: str, says: Mapping[str, str] | None = None):
+        panels = drawn if isinstance(drawn, dict) else {"": drawn}
+        self.panels = [
+            {"svg": _svg(figure), "says": ": ".join(filter(None, [visible(name), (says or {}).get(name, "")]))}
+            for name, figure in panels.items()
+        ]
         self.caption, self.label = caption, label
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        svg = self.svg[self.svg.index("<svg") :]
+        svgs = "".join(panel["svg"][panel["svg"].index("<svg") :] for panel in self.panels)
         caption = _html_caption(f"fig-{self.label}", self.caption)
-        return (
-            {
-                "text/html": f"<figure>{svg}<figcaption>{caption}</figcaption></figure>",
-                "image/svg+xml": self.svg,
-                "text/plain": f"Figure: {plain(self.caption)}",
-            },
-            {"kd_utils": {"caption": self.caption, "label": f"fig-{self.label}"}},
-        )
+        return {
+            self.MIME: {"panels": self.panels, "caption": self.caption, "label": f"fig-{self.label}"},
+            "text/html": f"<figure>{svgs}<figcaption>{caption}</figcaption></figure>",
+            "text/plain": f"Figure: {plain(self.caption)}",
+        }
+
+
+def _svg(figure) -> str:
+    """What is drawn, as SVG: the same figure, the same bytes."""
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context({"svg.hashsalt": "kd-utils"}), io.StringIO() as f:
+        figure.savefig(f, format="svg", metadata={"Date": None, "Creator": None})
+        plt.close(figure)
+        return f.getvalue()
+
+
+class File:
+    """A text file that lies beside the report; the report tells its SHA-256."""
+
+    MIME = "application/vnd.kd-utils.file+json"
+
+    def __init__(self, name: str, text: str):
+        self.name, self.text = name, text
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {self.MIME: {"name": self.name, "text": self.text}, "text/plain": f"{self.name}, SHA-256 {self.sha256}"}
 
 
 class Front:

@@ -3,18 +3,17 @@
 ± is half the width of a 95 % interval. The tables' frames hold fractions, nats and seconds, unrounded.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pandas as pd
 
 from .. import paths
 from ..records import Record, StudentRecord
 from ..study import short
-from . import claims
+from . import claims, names
 from .results import Point, Results, published
 from .shown import (
+    File,
     Table,
     between,
     chance,
@@ -29,10 +28,8 @@ from .shown import (
     references,
     signed,
     temperature,
-    width,
     words,
 )
-from .stats import LEVEL
 
 
 def leaderboard(results: Results) -> Table:
@@ -40,7 +37,7 @@ def leaderboard(results: Results) -> Table:
     rows = [
         {
             "rank": rank,
-            "candidate": record.teacher,
+            "candidate": names.of_candidate(results.study, record.teacher),
             "weights_from": record.provenance.weights_from,
             "parameters": record.provenance.parameters,
             "input_size": _input_size(record, results.dataset["image_size"]),
@@ -52,7 +49,7 @@ def leaderboard(results: Results) -> Table:
         for rank, record in enumerate(results.teachers, 1)
     ]
     columns = {
-        "": number(str, "rank"),
+        "No.": number(str, "rank"),
         "Candidate": words("candidate"),
         "Weights from": words("weights_from"),
         "Parameters, M": number(lambda count: f"{count / 1e6:.2f}", "parameters"),
@@ -92,7 +89,7 @@ def contrasts(results: Results) -> Table | None:
     if not rows:
         return None
     columns = {
-        "Student": words("student"),
+        "Student": words("student", results.called),
         "Contrast": words("name"),
         "Cells": number(lambda done, asked: str(done) if done == asked else f"{done} of {asked}", "cells", "asked"),
         "Top-1, %": number(percent, "top1"),
@@ -102,10 +99,10 @@ def contrasts(results: Results) -> Table | None:
         "Alike, p": number(p_value, "alike"),
         "Verdict": words("verdict"),
     }
+    fixed = "in the study file" if results.study.contrasts else "by default, the study file naming none"
     caption = (
-        f"{_fixed(results)}: the mean accuracy of some cells, minus that of others, by default the baseline, with its "
-        "95 % interval. Ahead: the probability that the same difference is above 0 in new runs of one new seed. Alike: "
-        f"p of an F test that all these cells are equally accurate. {_of_verdicts(results)}"
+        f"What is asked beforehand ({fixed}): the mean accuracy of some cells less that of others, by default the "
+        "baseline. Alike: p of an F test that all these cells are equally accurate."
     )
     return Table(pd.DataFrame(rows), caption, "contrasts", columns)
 
@@ -114,27 +111,6 @@ def _input_size(record: Record, stored: int) -> str:
     """Pixels a side that a candidate sees; an ensemble and logits from elsewhere have no size of their own."""
     about = record.settings["model"]
     return str(about["input_size"] or stored) if "input_size" in about else "–"
-
-
-def _fixed(results: Results) -> str:
-    """Who fixed the contrasts, and when."""
-    if results.study.contrasts:
-        return "The contrasts that the study file fixes"
-    return (
-        "The contrasts that the software asks for by default (the study file names none; they were chosen when the "
-        "records of tiny-imagenet-20 were known)"
-    )
-
-
-def _of_verdicts(results: Results) -> str:
-    """What verdicts in a table stand for."""
-    if not results.varied:
-        return "With one run a cell nothing is known of other seeds, and all verdicts are undecided."
-    return (
-        f"Verdicts: better or worse where p is below {LEVEL:g} after Holm's correction for the number of rows of a "
-        f"student; same where two one-sided tests at {LEVEL:g} find the difference to be within "
-        f"{width(results.study.margin)}; else undecided."
-    )
 
 
 def _top1(top1: float, among_best: bool) -> str:
@@ -148,7 +124,7 @@ def _gain(gain: float, low: float, high: float) -> str:
 
 
 # of rows of Results.cells
-PLACE = {"T": number(temperature, "T"), "alpha": number(short, "alpha")}
+PLACE = {"T": number(temperature, "T"), "α": number(short, "alpha")}
 MEASURED = {
     "Top-1, %": number(_top1, "top1", "among_best"),
     "Gain": number(_gain, "gain", "gain_low", "gain_high"),
@@ -178,21 +154,10 @@ def summary(results: Results, student: str) -> Table:
     told += [(role, roles[role].point) for role in ("standard", "baseline") if role in roles]
     frame = results.cells.loc[[point for _, point in told]].assign(role=[role for role, _ in told])
     caption = (
-        f"{in_markdown(student)}: the best and the worst cells, the standard cell and the baseline. Best and worst are "
-        f"such on these very images and seeds{_cost_of_choosing(results, student)}. {_reading(results)}"
+        f"{in_markdown(results.called(student))}: the three best and the three worst cells on these images and seeds, "
+        "the standard cell and the baseline."
     )
     return Table(frame, caption, label("summary", student), {"Role": words("role"), **PLACE, **MEASURED})
-
-
-def _cost_of_choosing(results: Results, student: str) -> str:
-    """What a winner's gain falls by on a seed that it was not chosen by, in brackets; '' where that is not known."""
-    chosen = results.leave_a_seed_out(student)
-    if chosen is None:
-        return ""
-    return (
-        f" (chosen on the other seeds, the best gains {points(chosen.before)} points there and {points(chosen.after)} "
-        "on the seed left out)"
-    )
 
 
 def grid(results: Results, student: str) -> Table:
@@ -200,7 +165,10 @@ def grid(results: Results, student: str) -> Table:
     columns = {**PLACE, **MEASURED, **MORE}
     if not results.dataset["counts"]["holdout"]:
         del columns["Held-out, %"]
-    caption = f"{in_markdown(student)}: every cell, best first; s: seconds of training, a run. {_reading(results)}"
+    caption = (
+        f"{in_markdown(results.called(student))}: every cell, best first. Last: the accuracy at the last epoch; s: "
+        "seconds of training, a run."
+    )
     return Table(results.cells_of(student), caption, label("grid", student), columns)
 
 
@@ -216,13 +184,12 @@ def further(results: Results) -> Table | None:
         told += [*methods, *finished]
     if not told:
         return None
-    names = ["baseline" if point.T is None else point.method for point in told]
-    columns = {"Student": words("student"), "Method": words("name"), **PLACE, **MEASURED}
-    caption = (
-        "Further methods, plain distillation (kd) at the same points, and the baseline. `self` learns from the "
-        "student's own baseline and `label_smoothing` from nobody: what they gain is not the teacher's doing."
-    )
-    return Table(results.cells.loc[told].assign(name=names), caption, "further", columns)
+    frame = results.cells.loc[told]
+    called = ["baseline" if p.T is None else names.of_method(results.study, p.method) for p in told]
+    hot = [p.method == "kd" or results.study.method(p.method).teaching.temperature for p in told]
+    columns = {"Student": words("student", results.called), "Method": words("name"), **PLACE, **MEASURED}
+    caption = "Further methods, plain distillation where it has the same $T$ and $\\alpha$, and the baseline."
+    return Table(frame.assign(name=called, T=frame["T"].where(hot)), caption, "further", columns)
 
 
 def off_grid(results: Results) -> Table | None:
@@ -243,7 +210,7 @@ def off_grid(results: Results) -> Table | None:
         rows.append(
             {
                 "student": point.student,
-                "method": point.method,
+                "name": names.of_method(results.study, point.method),
                 "T": float("nan") if point.T is None else point.T,
                 "alpha": point.alpha,
                 "top1": pd.Series([r.metrics.top1_best for r in runs]).mean(),
@@ -253,8 +220,8 @@ def off_grid(results: Results) -> Table | None:
             }
         )
     columns = {
-        "Student": words("student"),
-        "Method": words("method"),
+        "Student": words("student", results.called),
+        "Method": words("name"),
         **PLACE,
         "Top-1, %": number(percent, "top1"),
         "Gain": number(_points_or_none, "gain"),
@@ -272,25 +239,6 @@ def off_grid(results: Results) -> Table | None:
 
 def _points_or_none(gain: float) -> str:
     return "–" if pd.isna(gain) else points(gain)
-
-
-def _reading(results: Results) -> str:
-    """How to read a table of cells."""
-    counts = results.seed_counts()
-    shared = ""
-    if min(counts) < max(counts):
-        shared = "; in top-1 and gain a cell that lacks a seed is brought to the mean of all seeds (@eq-model)"
-    if not results.varied:
-        return (
-            "± is a 95 % interval over images alone, of these trained models: with one run a cell nothing is known of "
-            "what another seed would do, and all verdicts are undecided."
-        )
-    return (
-        "Gain: top-1 less the baseline's, ± its 95 % interval over seeds and images; p: Holm-corrected for the number "
-        "of cells. Ahead: the probability that a new run is more accurate than one of the baseline with the same seed. "
-        f"Same: within {width(results.study.margin)}. = marks a set of cells that holds the best one with 95 % "
-        f"confidence. n: seeds{shared}."
-    )
 
 
 def choice(results: Results) -> Table | None:
@@ -320,7 +268,7 @@ def choice(results: Results) -> Table | None:
     if not rows:
         return None
     columns = {
-        "Student": words("student"),
+        "Student": words("student", results.called),
         "Best on val": words("best"),
         "n": number(str, "n"),
         "Gain": number(points, "gain"),
@@ -329,28 +277,27 @@ def choice(results: Results) -> Table | None:
         "Cost": number(points, "cost"),
         "Of cells": number(lambda count: str(count) if count else "–", "cells"),
     }
-    held_out = ""
     if results.dataset["counts"]["holdout"]:
         columns |= {"Best on held-out": words("chosen"), "Its gain": number(points, "chosen_gain")}
-        held_out = (
-            " Held-out training images score the same trained models, so the luck of a seed stays in what is chosen on "
-            "them."
-        )
     caption = (
-        "What choosing a cell costs, in points of gain. The winner among the cells with several seeds is chosen on all "
-        "seeds but one (where chosen) and then reported on the one left out, for each seed in turn; the cost is the "
-        f"difference.{held_out}"
+        "What choosing a cell costs, in points of gain: the winner among the cells with several seeds, where it was "
+        "chosen (all seeds but one) and on the seed left out, for each seed in turn."
     )
     return Table(pd.DataFrame(rows), caption, "choice", columns)
 
 
-def verdicts(results: Results) -> Table:
-    """The claims, put to our records and to the published study's own rows; columns as claims.Verdict has them."""
+def verdicts(results: Results) -> Table | None:
+    """The claims, put to our records and to the published study's own rows; columns as claims.Verdict has them.
+
+    None where the study does not ask for them.
+    """
+    if not results.study.claims:
+        return None
     frame = pd.DataFrame([vars(verdict) for verdict in claims.verdicts(results)])
     columns = {
         "Claim": words("claim"),
-        "Student": words("student"),
-        "Figures": words("source"),
+        "Student": words("student", results.called),
+        "Records": words("source", {"here": "ours", "published": "Cichor's"}.__getitem__),
         "Of": words("where", lambda where: where or "all"),
         "Statistic": words("statistic"),
         "Value [95 %]": number(_statistic, "value", "low", "high", "statistic"),
@@ -358,13 +305,8 @@ def verdicts(results: Results) -> Table:
         "Verdict": words("answer"),
     }
     caption = (
-        "The claims, put to our records (here) and to the published rows. difference: of mean accuracies, in points; "
-        "trend: the difference that a straight line makes over the range of T (its logarithm) or alpha; gap: how far "
-        "apart 95 % of pairs of runs of one cell are at most, or the two printed ones are; agreement: Spearman's rank "
-        "correlation with accuracy, over cells. Where a claim is about several cells that differ in sign, each has a "
-        "row. A claim is supported where its statistic is better or worse, or the same, as the claim has it. "
-        f"{_of_verdicts(results)} The published rows are single runs: they are taken to vary from seed to seed as ours "
-        "of that student do, and are undecided where ours do not say."
+        "The claims, put to our records and to the rows that Cichor (2025) prints. Where a claim is about several "
+        "cells that differ in sign, each has a row."
     )
     return Table(frame, caption, "claims", columns)
 
@@ -396,28 +338,26 @@ def cost(results: Results) -> Table:
             }
         )
     columns = {
-        "Student": words("student"),
+        "Student": words("student", results.called),
         "Runs": number(str, "runs"),
         "Seconds a run": number("{:.0f}".format, "train_seconds"),
         "Images/s": number("{:,.0f}".format, "images_per_second"),
         "All runs": number(duration, "all_seconds"),
         "Teacher live": number(duration, "teacher_seconds"),
     }
-    seeds = {record.cell.seed for record in results.students}
-    views = study.view_count() * len(seeds)
-    caption = "Cost: medians and sums of training alone, each run beside others on the machine."
-    if teacher_rate:
-        caption += (
-            " Teacher live: what its forward passes would have taken in these runs, at its own measured pace; the "
-            f"stored soft targets took {duration(views * images / teacher_rate)} for {views} views, once for all."
-        )
-    else:
+    if not teacher_rate:
         del columns["Teacher live"]
+    caption = "Cost of training alone, medians and sums; each run stood beside others on the machine."
     return Table(pd.DataFrame(rows), caption, "cost", columns)
 
 
-def beside_published(results: Results) -> Table:
-    """The published rows beside ours, where our grid has the same student, T and alpha; accuracies as fractions."""
+def beside_published(results: Results) -> Table | None:
+    """The published rows beside ours, where our grid has the same student, T and alpha; accuracies as fractions.
+
+    None where the study does not ask for them.
+    """
+    if not results.study.claims:
+        return None
     printed, nan = published(), float("nan")
     by_point = list(zip(printed.index, printed.to_dict("records"), strict=True))
     baseline = {point.student: row["val_acc_pct"] / 100 for point, row in by_point if point.T is None}
@@ -437,38 +377,44 @@ def beside_published(results: Results) -> Table:
             }
         )
     columns = {
-        "Student": words("student"),
-        "Role there": words("role"),
+        "Student": words("student", results.called),
+        "Role": words("role"),
         **PLACE,
-        "Published, %": number(percent, "there"),
-        "Gain there": number(points, "gain_there"),
-        "Here, %": number(percent, "here"),
-        "Gain here": number(points, "gain_here"),
+        "Cichor, %": number(percent, "there"),
+        "Its gain": number(points, "gain_there"),
+        "Ours, %": number(percent, "here"),
+        "Our gain": number(points, "gain_here"),
     }
     caption = (
-        "The published figures (TinyImageNet-200, pretrained students) beside those of this study "
-        f"({results.study.data.name}, {len(results.dataset['classes'])} classes); the published ones are of single "
-        "runs. A dash: not in this grid."
+        "The rows that Cichor (2025) prints (TinyImageNet, 200 classes, pretrained students, single runs), beside ours "
+        f"({in_markdown(names.of_data(results.study))}, {len(results.dataset['classes'])} classes). A dash: not in "
+        "this grid."
     )
     return Table(pd.DataFrame(rows), caption, "published", columns)
 
 
-def runs(results: Results) -> Table:
-    """Every record that the report rests on, numbered."""
+def records(results: Results) -> File:
+    """Every record that the report rests on, numbered, as the file records.csv beside it."""
     rows = []
     for name, record in _numbered(results).items():
-        made = record.provenance
+        made, run = record.provenance, record if isinstance(record, StudentRecord) else None
         rows.append(
             {
-                "No.": name,
-                "Record": record.id,
-                "Commit": made.git or "–",
-                "Finished": made.finished[:16].replace("T", " "),
-                "Device": f"{made.device}, {made.precision}",
+                "number": name,
+                "record": record.id,
+                "model": run.student if run else record.teacher,
+                "method": run.method if run else "",
+                "T": short(run.T) if run and run.T is not None else "",
+                "alpha": short(run.alpha) if run else "",
+                "seed": record.seed,
+                "top1_best": f"{record.metrics.top1_best:.6g}",
+                "commit": made.git or "",
+                "finished": made.finished,
+                "device": made.device,
+                "precision": made.precision,
             }
         )
-    caption = "The records, by their folders' names. A + after a commit: files of the project differed from it."
-    return Table(pd.DataFrame(rows), caption, "records")
+    return File(paths.RECORDS, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
 
 
 def sources(results: Results) -> Mapping[str, Sequence[Record]]:
@@ -488,7 +434,8 @@ def sources(results: Results) -> Mapping[str, Sequence[Record]]:
         by_label["tbl-contrasts"] = grid
     if choice(results) is not None:
         by_label["tbl-choice"] = grid
-    by_label |= {"tbl-claims": grid, "tbl-published": grid}
+    if results.study.claims:
+        by_label |= {"tbl-claims": grid, "tbl-published": grid}
     by_label["fig-softened"] = [results.teacher, results.records_of(results.example.point)[0]]
     by_label |= {"fig-mix": grid, "fig-learning": first_runs}
     by_label |= {"fig-agreement": grid, "fig-calibration": telling, "fig-classes": telling}
@@ -507,21 +454,13 @@ def _runs_of_roles(results: Results, names: list[str]) -> list[list[StudentRecor
 
 
 def provenance(results: Results) -> Table:
-    """What each figure and table is made from: records, study file, data, versions."""
+    """What each figure and table is made from: records by their numbers."""
     names = {record.id: name for name, record in _numbered(results).items()}
     rows = [
         {"Shown": f"@{shown}", "Records": _ranges([names[record.id] for record in used])}
         for shown, used in sources(results).items()
     ]
-    study = Path(results.study.file)
-    digest = hashlib.sha256(study.read_bytes()).hexdigest()[:12]
-    installed = [record.provenance.versions for record in results.students]
-    versions = sorted({f"{package} {version}" for packages in installed for package, version in packages.items()})
-    caption = (
-        "What each figure and table is made from: records by their numbers in @tbl-records. Study file: "
-        f"{in_markdown(paths.shown(study))}, SHA-256 {digest}. Data: fingerprint "
-        f"{results.dataset['fingerprint'][:12]}. Versions: {in_markdown(', '.join(versions))}."
-    )
+    caption = "What each figure and table is made from: records by their numbers in records.csv."
     columns = {"Shown": references("Shown"), "Records": words("Records")}
     return Table(pd.DataFrame(rows), caption, "provenance", columns)
 

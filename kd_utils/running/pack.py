@@ -106,8 +106,9 @@ def _of(shelf: Shelf, notes: list[str]) -> Iterator[tuple[str, Path]]:
             yield f"results/{study.name}/{path.relative_to(results).as_posix()}", path
         else:
             notes.append(f"the weights of {record.cell.name} are not here, and not packed")
-    if (pdf := paths.report(study.name) / paths.PDF).is_file():
-        yield f"report/{study.name}/{paths.PDF}", pdf
+    for name in (paths.PDF, paths.RECORDS):
+        if (path := paths.report(study.name) / name).is_file():
+            yield f"report/{study.name}/{name}", path
 
 
 def best(shelf: Shelf) -> list[StudentRecord]:

@@ -1,7 +1,6 @@
 """JupyterLab as its users see it: a real server, a real kernel, a real browser."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -10,8 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+from helpers import CHROMIUM
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """What the committed records say, and what is said with a part of them: no training, and no notebook."""
 
 import dataclasses
+import hashlib
+import io
 import re
 from types import SimpleNamespace
 from unittest import mock
@@ -10,17 +12,10 @@ import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
 
-from kd_utils.reporting import claims, figures, results, sentences, stats, tables, widgets
+from kd_utils.reporting import claims, figures, names, results, sentences, shown, stats, tables, widgets
 from kd_utils.reporting.results import Point
 
 STUDENTS = ("resnet18", "shufflenet_v2_x1_0")
-
-
-@pytest.fixture(scope="module")
-def kept():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("KD_ROOT", raising=False)
-        return results.load("tiny-imagenet-20")
 
 
 def part(kept, wanted):
@@ -89,8 +84,9 @@ def test_the_contrasts_are_the_study_s(kept):
     assert labels.against == [Point("resnet18", 20.0, 0.0)]
     assert labels.effect.value == pytest.approx(kept.row(labels.cells[0])["top1"] - kept.row(labels.against[0])["top1"])
     shown = tables.contrasts(other).formatted()
-    assert shown["Cells"].iloc[0] == "1 of 2" and "study file fixes" in tables.contrasts(other).caption
-    assert "by default" in tables.contrasts(kept).caption
+    assert shown["Cells"].iloc[0] == "1 of 2" and "in the study file" in tables.contrasts(other).caption
+    assert "the software's defaults" in sentences.asked(kept).markdown
+    assert "labels, against what it is set against: ShuffleNetV2 x1.0" in sentences.asked(other).markdown
 
 
 def test_a_margin_is_the_study_s(kept):
@@ -107,7 +103,7 @@ def test_what_choosing_costs_stands_beside_winners(kept):
         assert table.loc[student, "cost"] == pytest.approx(chosen.before - chosen.after)
         shown = f"{100 * (chosen.after - chosen.before):.2f}".replace("-", "−")
         assert f"a winner's gain changes by {shown}" in sentences.grid(kept).markdown
-        assert f"{100 * chosen.after:+.2f} on the seed left out" in tables.summary(kept, student).caption
+        assert f"came to {100 * chosen.after:+.2f} on the seed left out" in sentences.choice(kept).markdown
 
 
 def test_the_winner_on_held_out_images_is_the_best_on_them(kept):
@@ -117,21 +113,31 @@ def test_the_winner_on_held_out_images_is_the_best_on_them(kept):
 
 def every_part(given):
     """All that the report shows of some results, as one text."""
-    shown = [
+    told = [
         sentences.front(given).abstract,
         *(
             made(given).markdown
             for made in (
                 sentences.setting,
+                sentences.teacher,
                 sentences.varies,
+                sentences.asked,
                 sentences.grid,
+                sentences.follows,
                 sentences.choice,
                 sentences.claimed,
-                sentences.softening,
-                sentences.changes,
+                sentences.mix,
+                sentences.learning,
+                sentences.agreement,
+                sentences.calibration,
+                sentences.classes,
                 sentences.further,
+                sentences.cost,
+                sentences.discussion,
                 sentences.limits,
+                sentences.conclusion,
                 sentences.references,
+                sentences.provenance,
             )
         ),
     ]
@@ -144,14 +150,14 @@ def every_part(given):
         figures.per_class,
         figures.learning,
     ]
-    shown += [table.markdown() for table in (make(given) for make in made) if table is not None]
-    shown += [tables.grid(given, student).markdown() for student in given.labels]
-    shown += [tables.summary(given, student).markdown() for student in given.labels]
+    told += [table.markdown() for table in (make(given) for make in made) if table is not None]
+    told += [tables.grid(given, student).markdown() for student in given.labels]
+    told += [tables.summary(given, student).markdown() for student in given.labels]
     with pytest.MonkeyPatch.context() as patch:  # their captions; drawing takes seconds
         patch.setattr(figures, "plots", mock.MagicMock())
-        patch.setattr(figures, "Figure", lambda drawn, caption, label: SimpleNamespace(caption=caption))
-        shown += [figure.caption for figure in (draw(given) for draw in drawn) if figure is not None]
-    return "\n".join(shown)
+        patch.setattr(figures, "Figure", lambda drawn, caption, label, says: SimpleNamespace(caption=caption))
+        told += [figure.caption for figure in (draw(given) for draw in drawn) if figure is not None]
+    return "\n".join(told)
 
 
 def test_with_one_seed_there_is_no_verdict_and_the_report_says_why(one_seed):
@@ -320,7 +326,70 @@ def test_controls_answer_the_claims_that_ask_for_them(kept):
 
 
 def test_every_claim_is_told_with_who_makes_it_and_cited(kept):
-    text, listed = sentences.claimed(kept).markdown, sentences.references(kept).markdown
+    text, listed = shown.plain(sentences.claimed(kept).markdown), shown.plain(sentences.references(kept).markdown)
     for claim in claims.CLAIMS.values():
         assert claim.by in text and claim.says.rstrip(".").lower() in text.lower()
-        assert not claim.reference or claim.reference in listed
+        assert not claim.reference or claim.reference.partition(" arXiv")[0] in listed
+    assert "Cichor (2025)" in text and "support that softening helps" in sentences.front(kept).abstract
+
+
+def test_claims_are_told_where_a_study_asks_for_them(kept):
+    without = dataclasses.replace(kept, study=kept.study.model_copy(update={"claims": False}))
+    assert sentences.claimed(without).markdown == "" and tables.verdicts(without) is None
+    assert tables.beside_published(without) is None and not set(tables.sources(without)) & {
+        "tbl-claims",
+        "tbl-published",
+    }
+    assert "Cichor" not in every_part(without) and "Cichor" in every_part(kept)
+
+
+# --- words
+
+
+IDENTIFIER = re.compile(r"\b(?!x86_64)[a-z0-9]+_[a-z0-9_]+\b|\bresnet\d|\balpha\b|tiny-imagenet\b|\bdkd\b")
+
+
+def test_prose_and_captions_have_names_and_no_identifiers(kept):
+    told = re.sub(r"\$\$.*?\$\$|\$.*?\$|@[\w.-]+|`.*?`|\{#.*?\}|studies/\S+", "", every_part(kept), flags=re.S)
+    prose = "\n".join(line for line in told.splitlines() if not line.startswith("|"))
+    assert not IDENTIFIER.findall(prose)
+    for name in ("ShuffleNetV2 x1.0", "ResNet-18", "EfficientNet-Lite0", "TinyImageNet", "DKD", "label smoothing", "α"):
+        assert name in every_part(kept)
+
+
+def test_a_study_s_own_names_come_first(kept):
+    students = [student.model_copy(update={"name": f"mine-{k}"}) for k, student in enumerate(kept.study.students)]
+    assert names.of_students(kept.study.model_copy(update={"students": students})) == {
+        x: x for x in ("mine-0", "mine-1")
+    }
+    twice = [kept.study.students[0].model_copy(update={"model": m}) for m in ("timm/resnet18", "torchvision/resnet18")]
+    twice[0] = twice[0].model_copy(update={"model": "resnet18.a1_in1k"})
+    called = names.of_students(kept.study.model_copy(update={"students": twice}))
+    assert called == {"resnet18.a1_in1k": "resnet18.a1_in1k", "resnet18": "ResNet-18"}
+    row = type(kept.study.methods[0])(method="dkd", name="ours")
+    assert names.of_method(kept.study.model_copy(update={"methods": [row]}), "ours") == "ours"
+    assert names.of_method(kept.study, "dkd") == "DKD" and names.of_model("resnet9000x") == "resnet9000x"
+
+
+def test_a_method_without_a_temperature_is_told_without_one(kept):
+    assert "label smoothing ($\\alpha$ = 0.9)" in sentences.further(kept).markdown
+    row = tables.further(kept).formatted().set_index("Method").loc["label smoothing"]
+    assert set(row["T"]) == {"–"}
+
+
+def test_the_abstract_answers_in_words(kept, one_seed):
+    abstract = sentences.front(kept).abstract
+    assert len(abstract.split()) < 260 and not re.search(r"\b1[a-d]\b", abstract)
+    assert "raises the accuracy of ShuffleNetV2 x1.0 by" in abstract and "pays for ShuffleNetV2 x1.0 and" in abstract
+    assert "is undecided for ShuffleNetV2 x1.0" in sentences.front(one_seed).abstract
+    worse = dataclasses.replace(kept, study=kept.study.model_copy(update={"margin": 9.0}))
+    assert "within 9 points of the baseline" in sentences.front(worse).abstract or "raises" in abstract
+
+
+def test_records_are_listed_beside_the_report(kept):
+    listed = tables.records(kept)
+    rows = pd.read_csv(io.StringIO(listed.text), dtype=str, keep_default_na=False)
+    every = [*kept.teachers, *kept.students]
+    assert list(rows["record"]) == [record.id for record in every]
+    assert [float(x) for x in rows["top1_best"]] == pytest.approx([r.metrics.top1_best for r in every], rel=1e-5)
+    assert hashlib.sha256(listed.text.encode()).hexdigest() in sentences.provenance(kept).markdown
