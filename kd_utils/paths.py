@@ -22,6 +22,7 @@ TEACHER_WEIGHTS = "teacher.safetensors"  # the chosen teacher's, so that a clone
 ANALYSIS = "analysis.ipynb"  # as executed for the report
 LOCK = "study.lock"
 HOLDER = "study.holder"  # who has the lock
+LEFT = "study.left"  # how long it says that the study still takes
 
 # the files of a report
 PDF = "report.pdf"
