@@ -131,7 +131,9 @@ COMMANDS = [command.name or command.callback.__name__ for command in cli.app.reg
 def test_help_fits_80_columns_and_names_what_is_typed(root, words):
     lines = told(root, *words, "--help")
     assert max(map(len, lines)) <= 80
-    assert not re.search(r"<\w+>|list\[|\{|range|\.\.\.$|\.\.\.\.", re.sub(r"<class>/|\[ARGS]\.\.\.", "", "\n".join(lines)))
+    assert not re.search(
+        r"<\w+>|list\[|\{|range|\.\.\.$|\.\.\.\.", re.sub(r"<class>/|\[ARGS]\.\.\.", "", "\n".join(lines))
+    )
 
 
 def test_every_option_that_takes_a_value_says_which(root):
