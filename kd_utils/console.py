@@ -83,7 +83,7 @@ def _far(study: Study) -> tuple[str, str, str]:
     shelf = Shelf(study)
     cells, trained = shelf.cells, len(shelf.teachers)
     done = sum(record is not None for record in cells.values())
-    state = "" if done or trained else "not begun"
+    state = "stopped" if done or trained else "not begun"
     if done == len(cells):
         report = (paths.report(study.name) / paths.PDF).is_file()
         state = "done" if report else f"no report yet: kd report {study.name}"

@@ -54,18 +54,19 @@ def left(
         elif (at := running.get(cell.name)) and at.epochs:
             current[cell.student].append(at.epochs * at.epoch_seconds)
     pace = {name: _mean(seconds) for name, seconds in {**current, **recorded, **seen}.items()}
-    candidates = [label for label, record in shelf.candidates.items() if record is None]
-    pace |= {label: at.epochs * at.epoch_seconds for label in candidates if (at := running.get(label)) and at.epochs}
     work, without = _soft_targets(shelf, took), []
-    waiting = [(label, label) for label in candidates]
-    waiting += [(cell.name, cell.student) for cell, record in shelf.cells.items() if record is None]
-    for run, model in waiting:
-        at = running.get(run)
-        if model in pace:
-            work += pace[model] * (1 - at.epoch / at.epochs if at and at.epochs else 1)
-        elif model not in without:
-            without.append(model)
-    return Left(work / max(1, side_by_side), tuple(without))
+    for label in (label for label, record in shelf.candidates.items() if record is None):
+        if (at := running.get(label)) and at.epochs:
+            work += (at.epochs - at.epoch) * at.epoch_seconds
+        else:
+            without.append(label)
+    for cell in (cell for cell, record in shelf.cells.items() if record is None):
+        at = running.get(cell.name)
+        if cell.student in pace:
+            work += pace[cell.student] * (1 - at.epoch / at.epochs if at and at.epochs else 1)
+        elif cell.student not in without:
+            without.append(cell.student)
+    return Left(work / max(1, side_by_side), tuple(dict.fromkeys(without)))
 
 
 VIEW = "soft targets, seed {}, view {}"  # what the task is called that computes a view's soft targets

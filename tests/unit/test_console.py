@@ -102,6 +102,11 @@ def test_the_time_left_counts_candidates_too_and_divides_by_what_goes_side_by_si
     assert str(found) == "over 2 min left; not counted: small, x"
 
 
+def test_a_candidate_s_pace_is_not_that_of_a_student_of_its_name():
+    found = pace.left(shelf({A: None}, {"x": None}), {"x": RunProgress(1, 3, 60.0)}, 1)
+    assert found == pace.Left(120.0, ("x",))
+
+
 def test_what_runs_took_here_goes_before_what_their_records_say():
     found = pace.left(shelf({A: DONE, B: None}), {B.name: RunProgress()}, 1, {A.name: 130.0})
     assert found == pace.Left(130.0, ()) and found.short == "about 2 min left"
