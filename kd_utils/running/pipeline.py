@@ -449,10 +449,11 @@ def advise(shelf: Shelf, where: Resources, tell: Listener) -> None:
 
     dataset = data.load(study)
     images = dataset.meta["counts"]["train"]
-    for model in (*candidates, *students):
-        batch = study.training(model, teacher=model in candidates).batch_size
-        if batch > images:
-            tell(events.Advised(f"{model.label}: a batch of {batch} is more than the {images:,} training images"))
+    batches = {
+        model.label: study.training(model, teacher=model in candidates).batch_size for model in (*candidates, *students)
+    }
+    if large := [label for label, batch in batches.items() if batch > images]:
+        tell(events.Advised(f"a batch is more than the {images:,} training images: {', '.join(large)}"))
     _check_space(shelf, images * len(dataset.classes))
     _check_models(study, [model for model in (*candidates, *students) if model.model])
 
