@@ -279,7 +279,7 @@ def early_rankings() -> str:
         runs = [r for r in kept().students if (r.student, r.seed, r.method) == (student, 0, "kd") and r.T is not None]
         last = [r.score for r in runs]
         told: list[typing.Any] = [spearmanr([search.held_out(r.history, e) for r in runs], last) for e in epochs]
-        rows.append([kept().called[student], str(len(runs)), *(f"{one.statistic:.2f}" for one in told)])
+        rows.append([kept().called(student), str(len(runs)), *(f"{one.statistic:.2f}" for one in told)])
     return table(["student", "cells", *(f"epoch {e}" for e in epochs)], rows)
 
 

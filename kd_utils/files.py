@@ -109,7 +109,7 @@ def sweep(folder: Path) -> None:
         host, _, writer = path.name.removesuffix(".tmp").rpartition(".")
         pid = writer.split("-")[0]
         if host.endswith(f".{HOST}") and pid.isdigit():
-            left = not _alive(int(pid))
+            left = not alive(int(pid))
         else:
             left = _changed(path) < time.time() - OLD
         if left:
@@ -124,7 +124,8 @@ def _changed(path: Path) -> float:
         return time.time()
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether a process of this number runs on this machine."""
     with suppress(OSError):  # Linux: the dead keep their number until they are waited for, in some containers for ever
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     try:
