@@ -26,6 +26,7 @@ matplotlib.use("agg")
 
 import matplotlib_inline.backend_inline  # noqa: F401
 import papermill.execute  # noqa: F401
+import seaborn  # noqa: F401
 
 from .reporting import figures, paper, sentences, tables  # noqa: F401
 from .running import kernels, pipeline, strict  # noqa: F401

@@ -205,11 +205,13 @@ def grid(study: StudyArgument, *, where: "Resources") -> None:
 @_takes_resources
 def search(
     study: StudyArgument,
-    budget: Annotated[float, typer.Option(min=0.01, max=1, help="share of what the whole grid would take")] = 0.3,
+    budget: Annotated[
+        float, typer.Option(metavar="SHARE", min=0.01, max=1, help="of what the whole grid would take [default: 0.3]")
+    ] = 0.3,
     *,
     where: "Resources",
 ) -> None:
-    """Find the best T and alpha within the grid's ranges, at a part of its cost (the extra 'search')."""
+    """Find the best T and alpha at a part of the grid's cost."""
     from .running import search as searching
 
     with _terminal() as tell:

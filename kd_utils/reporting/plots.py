@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 from cycler import cycler
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
@@ -152,31 +151,35 @@ def heatmaps(
     grids: student -> DataFrame of the values; notes: student -> DataFrame of what is written into the cells.
     The colours diverge around centres (student -> value), by default around zero; cells without a value are grey.
     """
+    import seaborn as sns  # which takes a second, and what a run shows needs no heatmap
+
     rows = max(len(grid) for grid in grids.values())
     panels = {}
     for student, grid in grids.items():
-        values = grid.to_numpy(float)
         centre = centres[student] if centres else 0.0
-        reach = max(float(np.nanmax(np.abs(values - centre))), 1e-9)
+        reach = max(float(np.nanmax(np.abs(grid.to_numpy(float) - centre))), 1e-9)
         figure, ax = _panel(0.75 + 0.32 * rows)
-        drawn = ax.pcolormesh(
-            np.ma.masked_invalid(values),
-            cmap=plt.get_cmap("PuOr_r").with_extremes(bad="0.85"),
-            norm=Normalize(centre - reach, centre + reach),
-            edgecolors="white",
-            linewidth=0.6,
+        sns.heatmap(
+            grid.astype(float),
+            ax=ax,
+            annot=notes[student],
+            fmt="",
+            cmap="PuOr_r",
+            vmin=centre - reach,
+            vmax=centre + reach,
+            linewidths=0.6,
+            annot_kws={"fontsize": 7.5},
+            cbar=False,
         )
-        colours = drawn.to_rgba(np.ma.masked_invalid(values))
-        for (row, column), value in np.ndenumerate(values):
-            if not np.isnan(value):
-                place, note = (column + 0.5, row + 0.5), notes[student].iloc[row, column]
-                ax.text(*place, note, color=_ink(colours[row, column]), fontsize=7.5, ha="center", va="center")
-        ax.invert_yaxis()
-        ax.spines[:].set_visible(False)
+        colours = np.asarray(ax.collections[0].get_facecolor())
+        for note in ax.texts:  # seaborn's choice of black or white has less contrast
+            column, row = (int(at) for at in note.get_position())
+            note.set_color(_ink(colours[row * len(grid.columns) + column]))
+        ax.set_facecolor("0.85")
         ax.tick_params(length=0)
         ax.set(title=in_plot(student), xlabel=ALPHA, ylabel=TEMPERATURE)
-        ax.set_xticks(np.arange(len(grid.columns)) + 0.5, [short(alpha) for alpha in grid.columns])
-        ax.set_yticks(np.arange(len(grid)) + 0.5, [short(T) for T in grid.index])
+        ax.set_xticklabels([short(alpha) for alpha in grid.columns])
+        ax.set_yticklabels([short(T) for T in grid.index], rotation=0)
         panels[student] = figure
     return panels
 

@@ -12,7 +12,7 @@ import pandas as pd
 from .. import paths
 from ..records import Record, RecordError, StudentRecord, read
 from ..shelf import Shelf
-from ..study import Cell, Study, short
+from ..study import Study, short
 from . import claims, names
 from .results import Point, Results, published
 from .shown import (
@@ -81,8 +81,9 @@ def outcome(study: Study, record: Record) -> Table:
         if shelf.teacher is None:
             so_far = f"{len(shelf.teachers)} of {len(shelf.candidates)} candidates are trained; the best will teach."
         else:
-            so_far = f"All candidates are trained. The teacher is {in_markdown(shelf.teacher.teacher)}."
-        table.caption = f"{in_markdown(record.teacher)} has {has}. {so_far}"
+            chosen = in_markdown(names.of_candidate(study, shelf.teacher.teacher))
+            so_far = f"All candidates are trained. The teacher is {chosen}."
+        table.caption = f"{in_markdown(names.of_candidate(study, record.teacher))} has {has}. {so_far}"
         return table
     teacher, own, baseline = shelf.chosen_teacher(), Point.of(record.cell), Point.baseline(record.student)
     said = f"With seed {record.seed} the {'baseline' if own == baseline else 'student'} has {has}."
@@ -95,9 +96,10 @@ def outcome(study: Study, record: Record) -> Table:
     except RecordError as e:  # this run is saved; others can be damaged
         runs, right, said = {own: [record]}, {}, f"{said} {in_markdown(str(e))}."
     top1 = adjusted({(point, run.seed): run.metrics.top1_best for point, found in runs.items() for run in found})
-    rows = [_model_row("teacher", teacher.teacher, [teacher])]
+    rows = [_model_row("teacher", names.of_candidate(study, teacher.teacher), [teacher])]
+    student = names.of_students(study)[record.student]
     for point, found in runs.items():
-        row = _model_row("baseline" if point == baseline else "student", record.student, found)
+        row = _model_row("baseline" if point == baseline else "student", student, found)
         rows.append({**row, "T": point.T, "alpha": point.alpha, "top1": top1[point]})
     if right and baseline not in runs:
         said += " There is no baseline to compare it with; to train it, set alpha = 1."
@@ -125,7 +127,7 @@ def outcome(study: Study, record: Record) -> Table:
 def _runs_beside(shelf: Shelf, record: StudentRecord) -> dict[Point, list[StudentRecord]]:
     """The finished runs of the baseline, if there are any, and of a run's own cell, itself among them."""
     runs = {}
-    for cell in (Cell(record.student, None, 1.0, record.seed), record.cell):
+    for cell in (record.cell.baseline, record.cell):
         seeds = sorted({*shelf.study.seeds, record.seed})
         found = [read(shelf.student_folder(replace(cell, seed=seed))) for seed in seeds]
         runs[Point.of(cell)] = [run for run in found if isinstance(run, StudentRecord)]

@@ -16,7 +16,6 @@ from kd_utils.records import RecordError
 from kd_utils.reporting import claims, figures, names, results, sentences, shown, stats, tables, widgets
 from kd_utils.reporting.results import Point
 from kd_utils.shelf import Shelf
-from kd_utils.study import load
 
 STUDENTS = ("resnet18", "shufflenet_v2_x1_0")
 
@@ -416,10 +415,9 @@ def test_a_run_ends_in_its_gain_over_the_baseline(kept):
 
 
 def test_a_run_with_one_seed_is_compared_on_that_seed(kept):
-    few = load("tiny-imagenet-20-pretrained")
-    rows, said = outcome(few, "tf_efficientnet_lite0-T4-a0.5-s0")
-    top1 = {r.cell.name: r.metrics.top1_best for r in Shelf(few).students}
-    paired = top1["tf_efficientnet_lite0-T4-a0.5-s0"] - top1["tf_efficientnet_lite0-baseline-s0"]
+    rows, said = outcome(kept.study.model_copy(update={"seeds": [0, 1]}), "resnet18-T2-a0.1-s0")  # it has no other
+    top1 = {r.cell.name: r.metrics.top1_best for r in kept.students}
+    paired = top1["resnet18-T2-a0.1-s0"] - top1["resnet18-baseline-s0"]
     assert rows.loc["student", "gain"] == pytest.approx(paired)
     assert "over images alone" in said and "brought to the same seeds" in said
 
@@ -438,7 +436,9 @@ def test_a_run_without_a_baseline_says_so_and_so_does_one_beside_damaged_records
 
 def test_a_candidate_ends_among_those_that_are_trained(kept, monkeypatch):
     table = tables.outcome(kept.study, kept.teachers[1])
-    assert list(table.frame["candidate"]) == [record.teacher for record in kept.teachers]
-    assert table.caption.endswith("All candidates are trained. The teacher is tf_efficientnet_lite0.")
+    assert list(table.frame["candidate"]) == [
+        names.of_candidate(kept.study, record.teacher) for record in kept.teachers
+    ]
+    assert table.caption.endswith("All candidates are trained. The teacher is EfficientNet-Lite0.")
     monkeypatch.setattr(Shelf, "candidates", {**dict.fromkeys("ab"), "c": kept.teachers[1]})
     assert "1 of 3 candidates are trained" in tables.outcome(kept.study, kept.teachers[1]).caption
