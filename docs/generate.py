@@ -97,6 +97,8 @@ def progress() -> str:
     study, done = kept().study, len(kept().students)
     first = [c for c in study.cells() if c.seed == study.seeds[0]]
     missing = set(first) - {r.cell for r in kept().students}
+    if done == len(study.cells()):
+        return f"All {done} planned runs are done."
     whole = f"Seed {study.seeds[0]} of the grid is complete" if not missing else f"{len(missing)} cells are missing"
     return f"{done} of {len(study.cells())} planned runs are done. {whole}; other seeds were run for some cells only."
 
@@ -167,7 +169,7 @@ def selected() -> str:
                 f"{chosen.cells} cells, mean of {chosen.rounds} seeds)"
             )
     return bullet(
-        "**The highest cell is not the finding.** It owes its place to luck in part. Chosen on all seeds but one and "
+        "**The highest cell's accuracy is optimistic**, because the cell was selected by it. Chosen on all seeds but one and "
         f"reported on the one left out, a best cell's gain falls {' and '.join(parts)}. Held-out images do not help: "
         "they score the same trained models."
     )

@@ -28,7 +28,7 @@ def test_results_csv_is_sorted_complete_and_described(at_finished):
     assert (frame["nll"] > 0).all() and (frame["train_seconds"] > 0).all()
 
 
-def test_figures_are_those_of_the_predictions(at_finished):
+def test_metrics_are_those_of_the_predictions(at_finished):
     study = load("small")
     found = results.load(study)
     for r in found.students:
@@ -49,7 +49,7 @@ def test_a_record_names_what_made_it(at_finished):
     assert {"loss", "ce", "kl", "seconds"} <= set(r.history[0])
 
 
-def test_the_stored_weights_give_the_stored_figures(at_finished):
+def test_the_stored_weights_give_the_stored_metrics(at_finished):
     run = runs.student("small", student="efficient", T=4, alpha=0.5, device="cpu")
     assert run.done
     logits = training.predict_logits(run.model, run.dataset.images("val"))
@@ -103,7 +103,7 @@ def test_off_grid_runs_are_rows_but_no_cells(copied):
     assert Cell("efficient", 3.0, 0.25, 0) not in study.cells()
 
 
-def test_the_published_figures_are_the_study_s():
+def test_the_published_numbers_are_the_study_s():
     frame = results.published()
     assert len(frame) == 16 and set(frame["student"]) == {"resnet18", "shufflenet_v2_x1_0"}
     best = frame[frame["student"] == "shufflenet_v2_x1_0"].nlargest(1, "val_acc_pct").iloc[0]
