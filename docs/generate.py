@@ -169,9 +169,9 @@ def selected() -> str:
                 f"{chosen.cells} cells, mean of {chosen.rounds} seeds)"
             )
     return bullet(
-        "**The highest cell's accuracy is optimistic**, because the cell was selected by it. Chosen on all seeds but one and "
-        f"reported on the one left out, a best cell's gain falls {' and '.join(parts)}. Held-out images do not help: "
-        "they score the same trained models."
+        "**The highest cell's accuracy is optimistic**, because the cell was selected by it. Chosen on all seeds but "
+        f"one and reported on the one left out, a best cell's gain falls {' and '.join(parts)}. Held-out images do not "
+        "help: they score the same trained models."
     )
 
 
