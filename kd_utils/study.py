@@ -14,7 +14,7 @@ import reprlib
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
@@ -794,8 +794,17 @@ def noted_names(study: Study, path: Path) -> list[str]:
 
 def noted_files(study: Study) -> dict[str, str]:
     """The SHA-256 of files that models are made of, as noted beside the results: a clone may not have them."""
-    about = files.read_json(paths.results(study.name) / paths.DATA, pretrained=dict) or {}
-    return about.get("pretrained", {})
+    path = paths.results(study.name) / paths.DATA
+    try:
+        about = path.stat()
+    except OSError:
+        return {}
+    return _noted_files(path, about.st_size, about.st_mtime_ns)
+
+
+@cache
+def _noted_files(path: Path, size: int, changed: int) -> dict[str, str]:
+    return (files.read_json(path, pretrained=dict) or {}).get("pretrained", {})
 
 
 def key(settings: dict) -> str:
