@@ -713,10 +713,10 @@ def _shape(results: Results) -> str:
                 "of logits at high temperatures, where $T$ cancels."
             )
         return f"{steps} Beyond that, temperature or weight still make a difference for some students."
-    return (
-        "Temperature and weight do not act on all students alike, or not by as much as these runs could show: what "
-        "holds of one student is no advice for another."
-    )
+    if not {"supported", "contradicted"} & set().union(*answers.values()):
+        return "Whether temperature or weight matters these runs could not show."
+    one = "" if len(results.labels) == 1 else ", and what holds of one student is no advice for another"
+    return f"Not all that is said of temperature and weight holds here{one}: each effect is to be read by itself."
 
 
 def _worth(results: Results) -> str:
@@ -736,7 +736,7 @@ def _worth(results: Results) -> str:
 
 def _whose(results: Results) -> str:
     """Whether the gain is the teacher's, by the methods that have none."""
-    told = []
+    told, used = [], set()
     for student in results.labels:
         own = [
             cell
@@ -746,6 +746,7 @@ def _whose(results: Results) -> str:
         plain = results.roles(student).get("standard")
         if own and plain:
             best = max(own, key=lambda cell: cell["gain"])
+            used |= {in_markdown(names.of_method(results.study, cell.point.method)) for cell in own}
             told.append(
                 f"{signed(100 * best['gain'])} points for {_name(results, student)} where plain distillation gains "
                 f"{signed(100 * plain['gain'])}"
@@ -753,8 +754,8 @@ def _whose(results: Results) -> str:
     if not told:
         return ""
     return (
-        f"Without the teacher's knowledge, the better of self-distillation and label smoothing gives {_join(told)}. "
-        "Where the former is the smaller by far, the gain is the teacher's."
+        f"Without the teacher's knowledge ({_join(sorted(used))}) the highest gain is {_join(told)}. Where the "
+        "former is the smaller by far, the gain is the teacher's."
     )
 
 
