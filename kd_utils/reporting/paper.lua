@@ -21,6 +21,11 @@ local function captioned(kind)
   end
 end
 
+-- what may be wider than the page scrolls by keyboard, and says what it is; pairs, for the same order each time
+local function reachable(role, by, label)
+  return {{'tabindex', '0'}, {'role', role}, {by, label}}
+end
+
 local function equation(math)
   local text, id = math.text:match '^(.*)\\label{([%w-]+)}%s*$'
   if not id then return nil end
@@ -32,7 +37,7 @@ local function equation(math)
   local number = numbered('Equation', id)
   return pandoc.Span(
     {pandoc.Math('DisplayMath', text), pandoc.Span({pandoc.Str('(' .. number .. ')')}, {class = 'number'})},
-    {id = id, class = 'equation', tabindex = '0', role = 'group', ['aria-label'] = 'Equation ' .. number}
+    pandoc.Attr(id, {'equation'}, reachable('group', 'aria-label', 'Equation ' .. number))
   )
 end
 
@@ -75,11 +80,10 @@ local function scrolling(block)
   local id, caption = block.identifier, block.caption.long
   block.attr, block.caption = pandoc.Attr(), pandoc.Caption()
   if id == '' then
-    return pandoc.Div({block}, pandoc.Attr('', {'scroll'}, {tabindex = '0', role = 'region', ['aria-label'] = 'Table'}))
+    return pandoc.Div({block}, pandoc.Attr('', {'scroll'}, reachable('region', 'aria-label', 'Table')))
   end
-  local label = {['aria-labelledby'] = id .. '-caption'}
-  block.attr = pandoc.Attr('', {}, label)
-  local scroll = pandoc.Attr('', {'scroll'}, {tabindex = '0', role = 'region', ['aria-labelledby'] = id .. '-caption'})
+  block.attr = pandoc.Attr('', {}, {{'aria-labelledby', id .. '-caption'}})
+  local scroll = pandoc.Attr('', {'scroll'}, reachable('region', 'aria-labelledby', id .. '-caption'))
   return pandoc.Div(
     {pandoc.Div(caption, pandoc.Attr(id .. '-caption', {'caption'})), pandoc.Div({block}, scroll)},
     pandoc.Attr(id, {'table'})

@@ -19,7 +19,7 @@ from .. import files, paths
 from ..study import Study
 from .shown import Figure, File, Front, Text, in_markdown
 
-_READ = "markdown-native_divs-native_spans-raw_html-raw_tex-raw_attribute-latex_macros"
+_READ = "markdown-pandoc_title_block-native_divs-native_spans-raw_html-raw_tex-raw_attribute-latex_macros"
 
 
 class ReportError(RuntimeError):

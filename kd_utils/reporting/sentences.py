@@ -46,11 +46,12 @@ REFERENCES = [  # beside those of claims.py, methods.py and sources.py
 def front(results: Results) -> Front:
     """Title, subtitle and abstract: the question, what was done, and the answer in words."""
     study, counts = results.study, results.dataset["counts"]
-    grid = f"{len(study.grid.temperatures)} temperatures and {len(study.grid.alphas)} weights"
+    grid = f"{_counted_as(study.grid.temperatures, 'temperature')} and {_counted_as(study.grid.alphas, 'weight')}"
+    best = f", the best of {len(results.teachers)} candidates" if len(results.teachers) > 1 else ""
     lines = [
         "How do the temperature $T$, which softens a teacher's answers, and the weight $\\alpha$ of the true labels "
         f"act on what a small student learns? We distil {in_markdown(results.teacher_name)} "
-        f"({percent(results.teacher.metrics.top1_best, 1)} % top-1, the best of {len(results.teachers)} candidates) "
+        f"({percent(results.teacher.metrics.top1_best, 1)} % top-1{best}) "
         f"into {_names(results, results.labels)} at {grid}, on {in_markdown(names.of_data(study))} with "
         f"{len(results.dataset['classes'])} classes, {counts['train']:,} training and {counts['val']:,} validation "
         "images."
@@ -62,6 +63,11 @@ def front(results: Results) -> Front:
     if done < planned:
         lines.append(f"The study is unfinished: {done} of {planned} runs are done.")
     return Front(in_markdown(study.title), f"Study {in_markdown(study.name)}", " ".join(line for line in lines if line))
+
+
+def _counted_as(values: Sequence[object], what: str) -> str:
+    """'6 temperatures', 'one temperature'."""
+    return f"{len(values)} {what}s" if len(values) > 1 else f"one {what}"
 
 
 def _name(results: Results, student: str) -> str:
@@ -93,12 +99,15 @@ def _answers(results: Results) -> list[str]:
     told = []
     for name in dict.fromkeys(row.name for row in rows):
         of_name = [row for row in rows if row.name == name]
-        told.append(_by_name(results, of_name) if results.study.contrasts else _by_default(results, of_name))
+        over_baseline = of_name[0].against == [Point.baseline(of_name[0].student)]
+        told.append(_over_baseline(results, of_name) if over_baseline else _over_others(results, of_name))
     return told
 
 
-def _by_default(results: Results, rows: list[ContrastRow]) -> str:
-    """One of the default contrasts: 'Distillation with ... raises the accuracy of ... by ...'."""
+def _over_baseline(results: Results, rows: list[ContrastRow]) -> str:
+    """A contrast with the baseline: 'Distillation with ... raises the accuracy of ... by ...'."""
+    name = rows[0].name
+    subject = _upper(in_markdown(name)) if results.study.contrasts else f"Distillation with {symbols(name)}"
     clauses = []
     for verdict, says in (("better", "raises the accuracy of"), ("worse", "lowers the accuracy of")):
         of = []
@@ -114,27 +123,26 @@ def _by_default(results: Results, rows: list[ContrastRow]) -> str:
     if all(len(row.cells) > 1 and row.alike >= LEVEL for row in rows):
         alike = "; no cell of this range can be told from another"
     unknown = "" if results.varied else ", as with one run a cell nothing is known of other seeds"
-    return f"Distillation with {symbols(rows[0].name)} {_join(clauses)}{alike}{unknown}."
+    return f"{subject} {_join(clauses)}{alike}{unknown}."
 
 
-def _by_name(results: Results, rows: list[ContrastRow]) -> str:
-    """One of the study's own contrasts: its name, and the difference for each student."""
-    against = "the baseline" if rows[0].against == [Point.baseline(rows[0].student)] else "what it is set against"
+def _over_others(results: Results, rows: list[ContrastRow]) -> str:
+    """A contrast with other cells: its name, and the difference for each student."""
     told = [
         f"{_name(results, row.student)} {points(row.effect.value)} points "
         f"[{' to '.join(map(points, row.effect.interval()))}], "
         + (f"the same within {width(results.study.margin)}" if row.verdict == "same" else row.verdict)
         for row in rows
     ]
-    return f"{in_markdown(rows[0].name)}, against {against}: {'; '.join(told)}."
+    return f"{_upper(in_markdown(rows[0].name))}, against what it is set against: {'; '.join(told)}."
 
 
 # what the answers to the first four claims come to: T and alpha, as a threshold each and beyond it
 _QUESTIONS = {
-    "1a": ("softening ({high} against $T$ = 1)", "pays", "costs"),
-    "1c": ("much weight on the labels (a higher $\\alpha$ against {low})", "costs", "pays"),
-    "1b": ("a still higher temperature", "pays", "costs"),
-    "1d": ("a still lower weight of the labels", "pays", "costs"),
+    "1a": ("softening ({high} against $T$ = 1)", "pays", "costs accuracy"),
+    "1c": ("much weight on the labels (a higher $\\alpha$ against {low})", "costs accuracy", "pays"),
+    "1b": ("a still higher temperature", "pays", "costs accuracy"),
+    "1d": ("a still lower weight of the labels", "pays", "costs accuracy"),
 }
 
 
@@ -157,7 +165,10 @@ def _effect(results: Results, claim: str, *, numbers: bool) -> str:
             ends = sorted((sign * v.low, sign * v.high))
             size = f" ({points(sign * v.value)} points, {' to '.join(map(points, ends))})" if numbers else ""
             of.append(_name(results, v.student) + size)
-        clauses += [f"{says} for {_join(of)}"] if of else []
+        whom = _join(of)
+        if not numbers and len(of) == len(results.labels) > 1:
+            whom = "both students" if len(of) == 2 else "all students"
+        clauses += [f"{says} for {whom}"] if of else []
     return f"{asked.format(high=least, low=most)} {_join(clauses)}" if clauses else ""
 
 
@@ -519,7 +530,11 @@ def limits(results: Results) -> Text:
         there = f"; that of Cichor (2025) was {_join(published)}" if study.claims else ""
         lines.append(f"The teacher is {_join(gaps)} points above its students' baselines{there}.")
     starts = {"pretrained" if student.pretrained else "from scratch" for student in study.students}
-    there = "; those of Cichor (2025) were pretrained" if study.claims else ""
+    there = ""
+    if study.claims:
+        there = (
+            ", as those of Cichor (2025)" if starts == {"pretrained"} else "; those of Cichor (2025) were pretrained"
+        )
     lines.append(f"Students start {_join(sorted(starts))}{there}.")
     planned, done = len(study.cells()), len(results.students)
     if done < planned:
@@ -698,10 +713,10 @@ def _shape(results: Results) -> str:
                 "of logits at high temperatures, where $T$ cancels."
             )
         return f"{steps} Beyond that, temperature or weight still make a difference for some students."
-    return (
-        "Temperature and weight do not act on all students alike, or not by as much as these runs could show: what "
-        "holds of one student is no advice for another."
-    )
+    if not {"supported", "contradicted"} & set().union(*answers.values()):
+        return "Whether temperature or weight matters these runs could not show."
+    one = "" if len(results.labels) == 1 else ", and what holds of one student is no advice for another"
+    return f"Not all that is said of temperature and weight holds here{one}: each effect is to be read by itself."
 
 
 def _worth(results: Results) -> str:
@@ -721,7 +736,7 @@ def _worth(results: Results) -> str:
 
 def _whose(results: Results) -> str:
     """Whether the gain is the teacher's, by the methods that have none."""
-    told = []
+    told, used = [], set()
     for student in results.labels:
         own = [
             cell
@@ -731,6 +746,7 @@ def _whose(results: Results) -> str:
         plain = results.roles(student).get("standard")
         if own and plain:
             best = max(own, key=lambda cell: cell["gain"])
+            used |= {in_markdown(names.of_method(results.study, cell.point.method)) for cell in own}
             told.append(
                 f"{signed(100 * best['gain'])} points for {_name(results, student)} where plain distillation gains "
                 f"{signed(100 * plain['gain'])}"
@@ -738,8 +754,8 @@ def _whose(results: Results) -> str:
     if not told:
         return ""
     return (
-        f"Without the teacher's knowledge, the better of self-distillation and label smoothing gives {_join(told)}. "
-        "Where the former is the smaller by far, the gain is the teacher's."
+        f"Without the teacher's knowledge ({_join(sorted(used))}) the highest gain is {_join(told)}. Where the "
+        "former is the smaller by far, the gain is the teacher's."
     )
 
 
