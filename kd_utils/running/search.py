@@ -21,7 +21,7 @@ from ..study import STANDARD, Cell, Grid, Model, Study, load, short
 from . import events, pipeline
 from .events import Listener
 from .pipeline import HERE, PipelineError, Resources
-from .pool import Task
+from .pool import Task, warm_up
 
 Point = tuple[float, float]  # T and alpha
 P = TypeVar("P")  # whatever is compared
@@ -178,6 +178,8 @@ def search(
     study = study if isinstance(study, Study) else load(study)
     tell = _without_the_grid(on_event or events.Printer())
     with pipeline.held(study):
+        if where.engine == "local":
+            warm_up()
         shelf = Shelf(study)
         if shelf.dataset and not shelf.dataset["counts"]["holdout"]:
             raise PipelineError(
