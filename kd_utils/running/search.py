@@ -35,14 +35,15 @@ ENOUGH = 8  # runs for a rank correlation to be told
 class Winner:
     """The best point of a student, by held-out images over all seeds.
 
-    runs: its seeds. holdout, top1: its mean accuracies on held-out images and on val; baseline: of the runs without
-    distillation, on val. All fractions.
+    run: its run with the first seed, as `kd status` and `kd export` call it. seeds: how many. holdout, top1: its mean
+    accuracies on held-out images and on val; baseline: of the runs without distillation, on val. All fractions.
     """
 
     student: str
     T: float
     alpha: float
-    runs: int
+    run: str
+    seeds: int
     holdout: float
     top1: float
     baseline: float
@@ -308,16 +309,15 @@ def _winner(shelf: Shelf, label: str, finalists: list[Cell]) -> Winner | None:
     """The finalist with the highest mean accuracy on held-out images; None where a student has none with all seeds."""
     study = shelf.study
     baseline = [r for seed in study.seeds if (r := _record(shelf, Cell(label, None, 1.0, seed)))]
-    whole = []
+    if not baseline:
+        return None
+    base, whole = mean(r.metrics.top1_best for r in baseline), []
     for cell in finalists:
         runs = [r for seed in study.seeds if (r := _record(shelf, Cell(label, cell.T, cell.alpha, seed)))]
         if cell.student == label and len(runs) == len(study.seeds) and cell.T is not None:
             held, top1 = (mean(getattr(r.metrics, m) or 0.0 for r in runs) for m in ("top1_holdout", "top1_best"))
-            whole.append((held, cell.T, cell.alpha, len(runs), top1))
-    if not whole or not baseline:
-        return None
-    held, T, alpha, runs, top1 = max(whole)
-    return Winner(label, T, alpha, runs, held, top1, mean(r.metrics.top1_best for r in baseline))
+            whole.append(Winner(label, cell.T, cell.alpha, cell.name, len(runs), held, top1, base))
+    return max(whole, key=lambda winner: winner.holdout, default=None)
 
 
 def _trained(shelf: Shelf, label: str, seen: Mapping[int, Mapping[Cell, float]], finalists: list[Cell]) -> int:
@@ -367,10 +367,10 @@ def lines(found: Found) -> list[str]:
     """What a search came to, as the terminal shows it."""
     told = []
     for w in found.winners:
-        seeds = f"{w.runs} seed{'s' * (w.runs > 1)}"
+        seeds = f"{w.seeds} seed{'s' * (w.seeds > 1)}"
         told.append(
-            f"{w.student}: T = {short(w.T)}, alpha = {short(w.alpha)} ({seeds}): {w.holdout:.2%} on held-out images, "
-            f"by which it was chosen; {w.top1:.2%} on val, {100 * (w.top1 - w.baseline):+.2f} points to the baseline"
+            f"{w.student}: T = {short(w.T)}, alpha = {short(w.alpha)} ({w.run}; {seeds}): {w.holdout:.2%} on held-out "
+            f"images, by which it was chosen; {w.top1:.2%} on val, {100 * (w.top1 - w.baseline):+.2f} points to the baseline"
         )
     share = found.epochs / found.whole
     told.append(f"cost of choosing: {found.epochs:,} epochs, {share:.0%} of the {found.whole:,} of the whole grid")
