@@ -367,10 +367,10 @@ def lines(found: Found) -> list[str]:
     """What a search came to, as the terminal shows it."""
     told = []
     for w in found.winners:
-        seeds = f"{w.seeds} seed{'s' * (w.seeds > 1)}"
+        seeds, gain = f"{w.seeds} seed{'s' * (w.seeds > 1)}", 100 * (w.top1 - w.baseline)
         told.append(
             f"{w.student}: T = {short(w.T)}, alpha = {short(w.alpha)} ({w.run}; {seeds}): {w.holdout:.2%} on held-out "
-            f"images, by which it was chosen; {w.top1:.2%} on val, {100 * (w.top1 - w.baseline):+.2f} points to the baseline"
+            f"images, by which it was chosen; {w.top1:.2%} on val, {gain:+.2f} points to the baseline"
         )
     share = found.epochs / found.whole
     told.append(f"cost of choosing: {found.epochs:,} epochs, {share:.0%} of the {found.whole:,} of the whole grid")
