@@ -5,43 +5,99 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from inspect import Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
+from typer.core import TyperCommand
 
+from . import __version__
 from .__main__ import INTERRUPTED, STOPPED, on_interrupt, stop
 
 if TYPE_CHECKING:
     from .running.pipeline import Resources
 
 app = typer.Typer(
-    help="Knowledge distillation over a T x alpha grid, from images to the report's PDF.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help is there at once
 )
 
+
+class _Command(TyperCommand):
+    """A command whose help has each argument and option as it is typed, and in words; typer's own adds its types."""
+
+    def collect_usage_pieces(self, ctx) -> list[str]:
+        arguments = (p for p in self.get_params(ctx) if p.param_type_name == "argument")
+        return ["[OPTIONS]", *(_typed(p) for p in arguments)]
+
+    def format_options(self, ctx, formatter) -> None:
+        for kind in ("argument", "option"):
+            of_kind = [p for p in self.get_params(ctx) if p.param_type_name == kind]
+            if of_kind:
+                with formatter.section(f"{kind.capitalize()}s"):
+                    formatter.write_dl([(_typed(p), getattr(p, "help", None) or "") for p in of_kind])
+
+
+def _typed(parameter: Any) -> str:
+    """An argument or an option as it is typed: STUDY, [RUN], --jobs N."""
+    if parameter.param_type_name == "argument":
+        return parameter.metavar if parameter.required else f"[{parameter.metavar}]"
+    return " ".join([*parameter.opts, *([parameter.metavar] if parameter.metavar else [])])
+
+
+command = partial(app.command, cls=_Command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"kd-utils {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _kd(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Show the version.")
+    ] = False,
+) -> None:
+    """Knowledge distillation over a T x alpha grid, from images to a PDF."""
+
+
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="a study file, or the name of one in studies/")]
-Source = Annotated[Path | None, typer.Option(help="zip or folder of tiny-imagenet [default: downloaded]")]
+Source = Annotated[
+    Path | None, typer.Option(metavar="PATH", help="zip or folder of tiny-imagenet [default: downloaded]")
+]
 
 
 def _where(
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="runs side by side [default: as many as cores or GPUs hold]")
+        int | None,
+        typer.Option(metavar="N", min=1, help="runs side by side [default: as many as cores or GPUs hold]"),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto (CUDA, then MPS, then CPU), cpu, cuda or mps")] = "auto",
-    engine: Annotated[str, typer.Option(help="local, or ray: a Ray cluster (the extra 'cluster')")] = "local",
-    address: Annotated[str | None, typer.Option(help="of a running Ray cluster [default: start one here]")] = None,
-    gpus: Annotated[float | None, typer.Option(min=0, help="GPUs that a run takes on Ray, fractions too")] = None,
+    device: Annotated[
+        str, typer.Option(metavar="NAME", help="cpu, cuda, mps or auto: the first of cuda, mps, cpu [default: auto]")
+    ] = "auto",
+    engine: Annotated[
+        str, typer.Option(metavar="NAME", help="local, or ray: a Ray cluster (the extra 'cluster') [default: local]")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="of a running Ray cluster [default: start one here]")
+    ] = None,
+    gpus: Annotated[
+        float | None, typer.Option(metavar="N", min=0, help="GPUs that a run takes on Ray, fractions too")
+    ] = None,
 ) -> "Resources":
+    from .machine import DEVICES
     from .running.pipeline import Resources
 
     if engine not in ("local", "ray"):
         raise typer.BadParameter(f"--engine is local or ray, not {engine!r}")
+    if device.partition(":")[0] not in DEVICES:
+        raise typer.BadParameter(f"--device is {', '.join(DEVICES)}, not {device!r}")
     return Resources(jobs, device, cast(Literal["local", "ray"], engine), address, gpus)
 
 
@@ -61,12 +117,14 @@ def _takes_resources(command: Callable[..., None]) -> Callable[..., None]:
     return taking
 
 
-@app.command()
+@command()
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="the study will be studies/NAME.yaml")],
-    folder: Annotated[Path, typer.Option("--data", metavar="FOLDER", help="train/<class>/*.jpg, or <class>/*.jpg")],
+    folder: Annotated[
+        Path, typer.Option("--data", metavar="FOLDER", help="train/<class>/*.jpg, or <class>/*.jpg [required]")
+    ],
 ) -> None:
-    """Look at a folder of images, write a study for it, and say how long it will take."""
+    """Write a study for a folder of images, and say how long it takes."""
     from .learning import new as study_of
 
     found = study_of.look(folder)
@@ -79,10 +137,10 @@ def new(
     print(f"written: {study.file}\nnext: kd run {name}\n{takes}")
 
 
-@app.command()
+@command()
 @_takes_resources
 def run(study: StudyArgument, source: Source = None, *, where: "Resources") -> None:
-    """Do all stages, each only as far as it is not done: data, teacher, grid, report."""
+    """Do what is not done yet: data, teacher, grid, report."""
     from .running.pipeline import run_study
 
     with _terminal() as tell:
@@ -90,7 +148,7 @@ def run(study: StudyArgument, source: Source = None, *, where: "Resources") -> N
     raise typer.Exit(0 if ok else 1)
 
 
-@app.command()
+@command()
 def data(
     study: StudyArgument,
     source: Source = None,
@@ -111,7 +169,7 @@ def data(
         pipeline.prepare_data(loaded, source, tell)
 
 
-@app.command()
+@command()
 @_takes_resources
 def teacher(study: StudyArgument, *, where: "Resources") -> None:
     """Train the teacher candidates; the best one is the teacher."""
@@ -127,7 +185,7 @@ def teacher(study: StudyArgument, *, where: "Resources") -> None:
     raise typer.Exit(0 if ok else 1)
 
 
-@app.command()
+@command()
 @_takes_resources
 def grid(study: StudyArgument, *, where: "Resources") -> None:
     """Compute the soft targets, then run the cells."""
@@ -143,15 +201,18 @@ def grid(study: StudyArgument, *, where: "Resources") -> None:
     raise typer.Exit(0 if ok else 1)
 
 
-@app.command()
+@command()
 @_takes_resources
 def search(
     study: StudyArgument,
-    budget: Annotated[float, typer.Option(min=0.01, max=1, help="share of what the whole grid would take")] = 0.3,
+    budget: Annotated[
+        float,
+        typer.Option(metavar="SHARE", min=0.01, max=1, help="of what the whole grid would take [default: 0.3]"),
+    ] = 0.3,
     *,
     where: "Resources",
 ) -> None:
-    """Find the best T and alpha within the grid's ranges, at a part of its cost (the extra 'search')."""
+    """Find the best T and alpha without the whole grid."""
     from .running import search as searching
 
     with _terminal() as tell:
@@ -159,9 +220,9 @@ def search(
     print(*searching.lines(found), sep="\n")
 
 
-@app.command()
+@command()
 def report(study: StudyArgument) -> None:
-    """Make results.csv and the report's PDF and HTML, from records alone."""
+    """Make results.csv and the report, PDF and HTML, from records."""
     from .running import pipeline
     from .study import load
 
@@ -170,7 +231,15 @@ def report(study: StudyArgument) -> None:
         pipeline.make_report(loaded, tell)
 
 
-@app.command()
+@command("list")
+def listed() -> None:
+    """Show the studies that are here, and how far each is."""
+    from . import console
+
+    console.listed()
+
+
+@command()
 def status(study: StudyArgument) -> None:
     """Show how far the study is, and its accuracies so far."""
     from . import console
@@ -179,23 +248,29 @@ def status(study: StudyArgument) -> None:
     console.status(load(study))
 
 
-Run = Annotated[str, typer.Option("--run", help="a cell or candidate, as status calls it [default: best student]")]
+Run = Annotated[
+    str,
+    typer.Option("--run", metavar="RUN", help="a cell or candidate, as status calls it [default: best student]"),
+]
 
 
-@app.command()
+@command()
 def export(
     study: StudyArgument,
-    run: Annotated[str, typer.Argument(metavar="[RUN]", help="as status calls it [default: the best student]")] = "",
+    run: Annotated[str, typer.Argument(metavar="RUN", help="as status calls it [default: the best student]")] = "",
     int8: Annotated[bool, typer.Option("--int8", help="quantise as well, calibrated on training images")] = False,
 ) -> None:
-    """Write a trained model as ONNX and .safetensors, checked on val (the extra 'export')."""
+    """Write a trained model as ONNX and .safetensors, checked on val.
+
+    It needs the extra 'export'.
+    """
     from . import console
     from .learning.export import export as write
 
     console.exported(write(study, run, int8=int8))
 
 
-@app.command()
+@command()
 def predict(
     study: StudyArgument,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="image files")],
@@ -208,7 +283,7 @@ def predict(
         print(image, *(f"{name} {share:.1%}" for name, share in likely[:3]), sep="\t")
 
 
-@app.command()
+@command()
 def pack(
     study: StudyArgument,
     soft_targets: Annotated[bool, typer.Option("--soft-targets", help="the teacher's stored logits too")] = False,
@@ -223,7 +298,7 @@ def pack(
     print(f"{done.path}: {done.count} files, {done.path.stat().st_size / 1e6:.1f} MB")
 
 
-@app.command()
+@command()
 def unpack(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="what kd pack has written")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="the root to be made: not there yet, or empty")],
@@ -242,12 +317,14 @@ def unpack(
     print(f"next: KD_ROOT={done.path} kd status {study.name}")
 
 
-@app.command()
+@command()
 def logs(
     study: StudyArgument,
-    run: Annotated[str, typer.Argument(metavar="RUN", help="a cell or candidate, as status calls it")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="as status calls it [default: one that failed, else the latest]")
+    ] = "",
 ) -> None:
-    """Show what a run has printed so far, its error if it failed, and where its notebook lies."""
+    """Show what a run has printed, its error, where its notebook is."""
     from . import console
     from .study import load
 

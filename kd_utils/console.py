@@ -1,7 +1,9 @@
 """What the terminal shows: a study's events as bars and lines, how far it is, and what a run has printed."""
 
+import difflib
 from collections import defaultdict
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -9,11 +11,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from . import files, paths
-from .records import StudentRecord
-from .running import events, pace
+from . import files, paths, records
+from .records import RecordError, StudentRecord
+from .running import events
 from .shelf import Shelf, ShelfError
-from .study import Cell, Study, short
+from .study import Cell, Study, StudyError, load, short
 
 if TYPE_CHECKING:
     from .learning.export import Export
@@ -28,7 +30,7 @@ class Terminal:
         self.console = console or Console(highlight=False)
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(20),  # with its words it fits 80 columns
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
@@ -56,28 +58,64 @@ class Terminal:
         self._bar.update(self._line, completed=event.done, total=total, left=event.left)
 
 
+def listed(console: Console | None = None) -> None:
+    """Show the studies of this root, and how far each is."""
+    console = console or Console(highlight=False)
+    folder = paths.root() / "studies"
+    studies = sorted(folder.glob("*.yaml"))
+    elsewhere = [files.read_json(path, file=str) for path in sorted(paths.results("").glob(f"*/{paths.DATA}"))]
+    run = [(paths.root() / about["file"]).resolve() for about in elsewhere if about]
+    studies += [file for file in run if file.is_file() and file not in [study.resolve() for study in studies]]
+    if not studies:
+        console.print(f"no study in {folder} yet; write one with: kd new NAME --data FOLDER", soft_wrap=True)
+        return
+    table = Table("study", "teachers", "cells", "state", box=None, pad_edge=False)
+    for file in studies:
+        try:
+            table.add_row(file.stem, *_far(load(file)))
+        except (StudyError, ShelfError, RecordError) as e:
+            table.add_row(file.stem, "", "", escape(str(e)), style="red")
+    console.print(table)
+
+
+def _far(study: Study) -> tuple[str, str, str]:
+    """How far a study is: teachers, cells, and in words."""
+    shelf = Shelf(study)
+    cells, trained = shelf.cells, len(shelf.teachers)
+    done = sum(record is not None for record in cells.values())
+    state = "stopped" if done or trained else "not begun"
+    if done == len(cells):
+        report = (paths.report(study.name) / paths.PDF).is_file()
+        state = "done" if report else f"no report yet: kd report {study.name}"
+    elif failed := len(shelf.failures()):
+        state = f"{failed} failed"
+    if shelf.at_work:
+        state = "at work"
+    return f"{trained} of {len(shelf.candidates)}", f"{done} of {len(cells)}", state
+
+
 def status(study: Study, console: Console | None = None) -> None:
     """Show how far a study is, its accuracies so far and the time left."""
     console = console or Console(highlight=False)
     shelf = Shelf(study)
-    cells, failures, running = shelf.cells, shelf.failures(), shelf.running()
+    cells, failures, running, at_work = shelf.cells, shelf.failures(), shelf.running(), shelf.at_work
     if shelf.dataset is None:
-        console.print(f"data: not prepared; run: kd data {study.name}")
+        console.print("data: under way" if at_work else f"data: not prepared; run: kd data {study.name}")
     console.print(f"teachers: {len(shelf.teachers)} of {len(shelf.candidates)} trained")
+    width = max(map(len, shelf.candidates))
     for label, record in shelf.candidates.items():
-        mark = " (the teacher)" if record and record is shelf.teacher else ""
-        top1 = f"{record.metrics.top1_best:.2%}{mark}" if record else "–"
-        console.print(f"  {label:<28}{top1}", markup=False)
+        if record:
+            state = f"{record.metrics.top1_best:.2%}{' (the teacher)' if record is shelf.teacher else ''}"
+        else:
+            state = "failed" if label in failures else str(running.get(label, "waiting"))
+        console.print(f"  {label:<{width}}  {state}", markup=False, soft_wrap=True)
     done = sum(record is not None for record in cells.values())
     failed = sum(cell.name in failures for cell in cells)
-    working = sum(cell.name in running for cell in cells)
-    waiting = len(cells) - done - failed - working
-    console.print(f"cells: {done} done, {failed} failed, {working} running, {waiting} waiting")
-    for name, at in running.items():
-        speed = f"{at.epoch_seconds:.0f} s an epoch, {at.images_per_second:,.0f} images/s"
-        console.print(f"running: {name}, epoch {at.epoch} of {at.epochs}, {speed}", markup=False, soft_wrap=True)
-    if running and (left := str(pace.left(shelf, running, len(running)))):
-        console.print(left, soft_wrap=True)
+    working = {cell.name: running[cell.name] for cell in cells if cell.name in running}
+    waiting = len(cells) - done - failed - len(working)
+    console.print(f"cells: {done} done, {failed} failed, {len(working)} running, {waiting} waiting")
+    for name, at in working.items():
+        console.print(f"  {name}: {at}", markup=False, soft_wrap=True)
     for student in study.students:
         _accuracies(console, study, student.label, cells)
     if shelf.others:
@@ -87,6 +125,18 @@ def status(study: Study, console: Console | None = None) -> None:
         )
     for name, error in failures.items():
         console.print(f"failed: {name}: {error}", style="red", markup=False, soft_wrap=True)
+    if at_work:
+        console.print(f"at work: {at_work}", markup=False, soft_wrap=True)
+        if left := _left(study):
+            console.print(left, markup=False, soft_wrap=True)
+
+
+def _left(study: Study) -> str:
+    """The time left as the command at work has estimated it; '' where it has not."""
+    try:
+        return (paths.results(study.name) / paths.LEFT).read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def _accuracies(console: Console, study: Study, student: str, cells: Mapping[Cell, StudentRecord | None]) -> None:
@@ -104,7 +154,8 @@ def _accuracies(console: Console, study: Study, student: str, cells: Mapping[Cel
         return f"{100 * sum(values) / len(values):.2f}" if values else "–"
 
     over = ", mean over seeds" if len(study.seeds) > 1 else ""
-    table = Table(title=f"{student}, top-1 on val in %{over}")
+    console.print(f"{student}, top-1 on val in %{over}", markup=False)
+    table = Table()
     alphas = sorted({*study.grid.alphas, 1.0})
     table.add_column("T")
     columns = [[short(T) for T in study.grid.temperatures]]
@@ -115,7 +166,7 @@ def _accuracies(console: Console, study: Study, student: str, cells: Mapping[Cel
     console.print(table)
     for method in study.methods:
         for T, alpha in ((T, alpha) for T in method.T for alpha in method.alpha):
-            point = f"T {short(T)}, alpha {short(alpha)}"
+            point = f"T {short(T)}, alpha {short(alpha)}" if method.teaching.temperature else f"alpha {short(alpha)}"
             console.print(f"  {method.label}, {point}: {shown(method.label, T, alpha)}", markup=False)
 
 
@@ -139,25 +190,53 @@ def exported(result: "Export", console: Console | None = None) -> None:
         console.print(f"the weights alone:\n{result.loading}", markup=False, soft_wrap=True)
 
 
-def logs(study: Study, run: str) -> None:
-    """Show what a run has printed so far, its error if it failed, and where its notebook lies. Raises ShelfError."""
+def logs(study: Study, run: str = "") -> None:
+    """Show what a run has printed so far, its error if it failed, and where its notebook lies. Raises ShelfError.
+
+    run: by default one that failed, else the one that did something last.
+    """
     shelf = Shelf(study)
     folders = {name: folder for name, folder in shelf.folders() if folder.is_dir()}
+    if not run and not folders:
+        print(f"study '{study.name}' has not run yet; start it with: kd run {study.name}")
+        return
+    run = run or next(iter(shelf.failures()), "") or max(folders, key=lambda name: _latest(folders[name]))
     if run not in folders:
-        raise ShelfError(f"no run {run!r} yet; there are: {', '.join(folders) or 'none'}")
-    print(folders[run])
+        names = [*shelf.candidates, *(cell.name for cell in shelf.cells)]
+        if run not in names:
+            close = difflib.get_close_matches(run, names, 3, 0.3)
+            raise ShelfError(
+                f"study '{study.name}' has no run {run!r}; did you mean {' or '.join(close or names[:3])}?"
+            )
+        print(f"{run} has not run yet; start what is left of the study with: kd run {study.name}")
+        return
+    folder, record = folders[run], records.read(folders[run])
+    print(f"{run}: {folder}")
+    if record:
+        print(f"done: {record.metrics.top1_best:.2%} top-1, {record.provenance.finished}")
     if at := shelf.running().get(run):
-        print(f"running: epoch {at.epoch} of {at.epochs} is done, {at.epoch_seconds:.0f} s an epoch")
-    for path in sorted(folders[run].glob("*.ipynb")):
+        print(f"running: {at}")
+    found = sorted(folder.glob("*.ipynb"))
+    for path in found:
         try:
             printed = _printed(files.read_json(path) or {})
         except (AttributeError, KeyError, TypeError):
             print(f"{path}: damaged; the run writes it anew")
         else:
             print(*printed, path, sep="")
-    for path in (folders[run] / paths.LOG, folders[run] / paths.FAILURE):
-        if path.is_file():
+    for path in (folder / paths.LOG, folder / paths.FAILURE):
+        if path.is_file() and path.stat().st_size:
             print(path.read_text(encoding="utf-8", errors="replace"), path, sep="")
+            found.append(path)
+    if not found:
+        print(
+            "its notebook is not here: it stays where the run was made" if record else "it has printed nothing so far"
+        )
+
+
+def _latest(folder: Path) -> float:
+    """When something in a folder was last changed."""
+    return max((path.stat().st_mtime for path in folder.iterdir()), default=0.0)
 
 
 def _printed(notebook: dict) -> list[str]:

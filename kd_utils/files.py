@@ -109,7 +109,7 @@ def sweep(folder: Path) -> None:
         host, _, writer = path.name.removesuffix(".tmp").rpartition(".")
         pid = writer.split("-")[0]
         if host.endswith(f".{HOST}") and pid.isdigit():
-            left = not _alive(int(pid))
+            left = not alive(int(pid))
         else:
             left = _changed(path) < time.time() - OLD
         if left:
@@ -124,7 +124,8 @@ def _changed(path: Path) -> float:
         return time.time()
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether a process of this number runs on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

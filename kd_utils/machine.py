@@ -16,6 +16,8 @@ from pathlib import Path
 
 from .study import Model, Study
 
+DEVICES = ("auto", "cpu", "cuda", "mps")  # what runs may be told to use; behind a colon the number of one of several
+
 
 class MachineError(RuntimeError):
     """A study asks for what this machine does not have; the message says what, and what to do."""

@@ -24,6 +24,7 @@ SEARCH = "search.json"  # what the latest search tried, and what it came to
 ANALYSIS = "analysis.ipynb"  # as executed for the report
 LOCK = "study.lock"
 HOLDER = "study.holder"  # who has the lock
+LEFT = "study.left"  # how long it says that the study still takes
 
 # the files of a report
 PDF = "report.pdf"

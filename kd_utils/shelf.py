@@ -3,6 +3,8 @@
 A record answers if and only if the name of its folder ends in the key of what the study asks for.
 """
 
+import platform
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -20,12 +22,21 @@ class ShelfError(RuntimeError):
 
 @dataclass(frozen=True)
 class RunProgress:
-    """How far a run is that is not done: epochs done, of how many, and the seconds and pace of the latest one."""
+    """How far a run is that is not done: epochs done, of how many, and the seconds and pace of the latest one.
 
-    epoch: int
-    epochs: int
-    epoch_seconds: float
+    All are 0 of a run that has begun and has no epoch behind it.
+    """
+
+    epoch: int = 0
+    epochs: int = 0
+    epoch_seconds: float = 0.0
     images_per_second: float = 0.0
+
+    def __str__(self) -> str:
+        if not self.epochs:
+            return "just begun"
+        pace = f"{self.epoch_seconds:.3g} s an epoch, {self.images_per_second:,.0f} images/s"
+        return f"epoch {self.epoch} of {self.epochs}, {pace}"
 
 
 def data_spec(data: Data) -> dict[str, Any]:
@@ -197,14 +208,27 @@ class Shelf:
         reasons = ((name, files.read_json(folder / paths.FAILURE, error=str)) for name, folder in self._unfinished())
         return {name: reason["error"] for name, reason in reasons if reason}
 
+    @property
+    def at_work(self) -> str:
+        """The command that works on the study, 'process 12 on host, since ...'; '' where none does."""
+        path = paths.results(self.study.name) / paths.HOLDER
+        try:
+            who = path.read_text(encoding="utf-8", errors="replace").strip()
+        except OSError:
+            return ""
+        here = re.match(rf"process (\d+) on {re.escape(platform.node())},", who)
+        return "" if here and not files.alive(int(here[1])) else who  # of another machine it cannot be told
+
     def running(self) -> dict[str, RunProgress]:
-        """The runs that a living command is working on and that have an epoch behind them, by their names."""
-        since = _changed(paths.results(self.study.name) / paths.HOLDER)
+        """The runs that a living command is working on, by their names."""
+        since = _changed(paths.results(self.study.name) / paths.HOLDER) if self.at_work else 0.0
         progress = {}
         for name, folder in self._unfinished() if since else ():
             # what is older than the holder was left by a command that is gone
             if _changed(folder / paths.PROGRESS) > since and (at := _progress(folder)):
                 progress[name] = at
+            elif _changed(folder / paths.LOG) > since and not (folder / paths.FAILURE).is_file():
+                progress[name] = RunProgress()
         return progress
 
     def _unfinished(self) -> Iterator[tuple[str, Path]]:

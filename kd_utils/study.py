@@ -526,6 +526,33 @@ class Study(_Section):
                 "or train it"
             )
 
+    def asked_for(
+        self,
+        *,
+        student: str = "",
+        T: float = 4.0,
+        alpha: float = 0.5,
+        method: str = "kd",
+        seed: int = 0,
+        epochs: int = 0,
+    ) -> "tuple[Study, Cell]":
+        """The cell of a run that is asked for by hand, and the study of it, with as many epochs as were asked for.
+
+        student: its name (default: the first). T: of no effect at alpha = 1 and with a method that has none. epochs: 0
+        for the study's own number. Raises StudyError for what the study does not have, and numbers out of range.
+        """
+        asked = Asked.of(T=T, alpha=alpha, seed=seed, epochs=epochs)
+        label = student or self.students[0].label
+        self.student(label)
+        point = None if asked.alpha == 1 else asked.T
+        if method != "kd":
+            if asked.alpha == 1:
+                raise StudyError(f"alpha: method {method!r} needs one below 1; the baseline is of method 'kd'")
+            if not self.method(method).teaching.temperature:
+                point = 1.0
+        study = self.with_epochs(asked.epochs) if asked.epochs else self
+        return study, Cell(label, point, asked.alpha, asked.seed, method)
+
     def training(self, model: Model, *, teacher: bool) -> Train:
         """How this model is trained: the study's `train`, overridden by the teacher's, then by the model's.
 

@@ -28,12 +28,10 @@ from .. import files, machine, paths, records, seeds
 from ..records import Record, StudentRecord, TeacherRecord
 from ..shelf import Shelf, ShelfError
 from ..study import (
-    Asked,
     Candidate,
     Cell,
     Model,
     Study,
-    StudyError,
     Train,
     key,
     student_settings,
@@ -652,18 +650,7 @@ def student(
     Raises ShelfError where the study has no teacher yet, StudyError for parameters out of range.
     """
     study = study if isinstance(study, Study) else load_study(study)
-    asked = Asked.of(T=T, alpha=alpha, seed=seed, epochs=epochs)
-    label = student or study.students[0].label
-    study.student(label)
-    point = None if asked.alpha == 1 else asked.T
-    if method != "kd":
-        if asked.alpha == 1:
-            raise StudyError(f"alpha: method {method!r} needs one below 1; the baseline is of method 'kd'")
-        if not study.method(method).teaching.temperature:
-            point = 1.0
-    if asked.epochs:
-        study = study.with_epochs(asked.epochs)
-    cell = Cell(label, point, asked.alpha, asked.seed, method)
+    study, cell = study.asked_for(student=student, T=T, alpha=alpha, method=method, seed=seed, epochs=epochs)
     data.load(study)
     return Run(plan_student(Shelf(study), cell), device)
 

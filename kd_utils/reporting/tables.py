@@ -5,13 +5,16 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from .. import paths
-from ..records import Record, StudentRecord
-from ..study import short
+from ..records import Record, RecordError, StudentRecord, read
+from ..shelf import Shelf
+from ..study import Cell, Study, short
 from . import claims
 from .results import Point, Results, published
 from .shown import (
@@ -32,7 +35,7 @@ from .shown import (
     width,
     words,
 )
-from .stats import LEVEL
+from .stats import LEVEL, Additive, Effect, adjusted
 
 
 def leaderboard(results: Results) -> Table:
@@ -65,6 +68,94 @@ def leaderboard(results: Results) -> Table:
     ranked_on = "held-out training images" if results.dataset["counts"]["holdout"] else "the validation images"
     caption = f"The teacher candidates, ranked by their accuracy on {ranked_on}. The first is the teacher."
     return Table(pd.DataFrame(rows), caption, "teachers", columns)
+
+
+def outcome(study: Study, record: Record) -> Table:
+    """What a run has come to, as its notebook ends: a table and, as its caption, a sentence.
+
+    Of a candidate: those that are trained by now. Of a student: its cell beside the teacher and the baseline, with its
+    gain. Of the study's other runs none is read.
+    """
+    shelf = Shelf(study)
+    has = f"{percent(record.metrics.top1_best)} % top-1 on {record.metrics.val_images:,} validation images"
+    if not isinstance(record, StudentRecord):
+        table = leaderboard(Results(study, shelf.dataset or {}, shelf.teachers, []))
+        if shelf.teacher is None:
+            so_far = f"{len(shelf.teachers)} of {len(shelf.candidates)} candidates are trained; the best will teach."
+        else:
+            so_far = f"All candidates are trained. The teacher is {in_markdown(shelf.teacher.teacher)}."
+        table.caption = f"{in_markdown(record.teacher)} has {has}. {so_far}"
+        return table
+    teacher, own, baseline = shelf.chosen_teacher(), Point.of(record.cell), Point.baseline(record.student)
+    said = f"With seed {record.seed} the {'baseline' if own == baseline else 'student'} has {has}."
+    try:
+        runs = _runs_beside(shelf, record)
+        right = {
+            point: {r.seed: r.predictions["predicted"] == r.predictions["label"] for r in found}
+            for point, found in runs.items()
+        }
+    except RecordError as e:  # this run is saved; others can be damaged
+        runs, right, said = {own: [record]}, {}, f"{said} {in_markdown(str(e))}."
+    top1 = adjusted({(point, run.seed): run.metrics.top1_best for point, found in runs.items() for run in found})
+    rows = [_model_row("teacher", teacher.teacher, [teacher])]
+    for point, found in runs.items():
+        row = _model_row("baseline" if point == baseline else "student", record.student, found)
+        rows.append({**row, "T": point.T, "alpha": point.alpha, "top1": top1[point]})
+    if right and baseline not in runs:
+        said += " There is no baseline to compare it with; to train it, set alpha = 1."
+    elif right and own != baseline:
+        effect = Additive(right).effect({own: 1.0, baseline: -1.0})
+        low, high = effect.interval()
+        rows[-1] |= {"gain": effect.value, "low": low, "high": high}
+        said += f" {_gained(effect)}"
+        if {r.seed for r in runs[own]} != {r.seed for r in runs[baseline]}:
+            said += " In the table, top-1 is brought to the same seeds."
+    columns = {
+        "": words("role"),
+        "Model": words("model"),
+        "T": number(temperature, "T"),
+        "alpha": number(temperature, "alpha"),
+        "Seeds": number(str, "seeds"),
+        "Top-1, %": number(percent, "top1"),
+        "NLL": number("{:.3f}".format, "nll"),
+        "Gain, points": number(between, "gain", "low", "high"),
+    }
+    frame = pd.DataFrame(rows, columns=["role", "model", "T", "alpha", "seeds", "top1", "nll", "gain", "low", "high"])
+    return Table(frame, said, "outcome", columns)
+
+
+def _runs_beside(shelf: Shelf, record: StudentRecord) -> dict[Point, list[StudentRecord]]:
+    """The finished runs of the baseline, if there are any, and of a run's own cell, itself among them."""
+    runs = {}
+    for cell in (Cell(record.student, None, 1.0, record.seed), record.cell):
+        seeds = sorted({*shelf.study.seeds, record.seed})
+        found = [read(shelf.student_folder(replace(cell, seed=seed))) for seed in seeds]
+        runs[Point.of(cell)] = [run for run in found if isinstance(run, StudentRecord)]
+    return {point: found for point, found in runs.items() if found}
+
+
+def _model_row(role: str, model: str, runs: Sequence[Record]) -> dict[str, Any]:
+    """A model in the table of a run: means over the seeds that it was trained with."""
+    top1, nll = ([getattr(run.metrics, name) for run in runs] for name in ("top1_best", "nll"))
+    return {
+        "role": role,
+        "model": model,
+        "seeds": len(runs),
+        "top1": sum(top1) / len(runs),
+        "nll": sum(nll) / len(runs),
+    }
+
+
+def _gained(effect: Effect) -> str:
+    """A gain over the baseline in a sentence or two."""
+    if pd.isna(effect.value):
+        return "No seed has been run for both the student and the baseline, so that no gain can be told."
+    low, high = effect.interval()
+    much = f"{abs(100 * effect.value):.2f} points"
+    gained = f"gains {much} over the baseline" if effect.value >= 0 else f"is {much} below the baseline"
+    told = "" if low > 0 or high < 0 else ", which can be chance: the interval holds 0"
+    over = "over seeds and images" if effect.freedom else "over images alone: of other seeds nothing is known"
+    return f"It {gained}{told}. In brackets is the 95 % interval {over}."
 
 
 def contrasts(results: Results) -> Table | None:

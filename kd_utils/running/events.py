@@ -39,7 +39,8 @@ class StageProgress:
     left: str = ""
 
     def __str__(self) -> str:
-        return f"{self.stage}: {self.done} of {self.total}" if self.total else self.stage
+        done = f"{self.stage}: {self.done} of {self.total}" if self.total else self.stage
+        return f"{done}, {self.left}" if self.left else done
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ class Printer:
             return
         done = round(BAR * event.done / event.total) if event.total else 0
         bar = f"{event.stage} {'#' * done}{'.' * (BAR - done)} {event.done} of {event.total}"
+        bar += f", {event.left}" if event.left else ""
         if self.moves and bar != self.bar:
             print(f"{clear}{bar}", end="", flush=True)
             self.bar = bar

@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import time
 from multiprocessing.util import get_temp_dir
 from tempfile import TemporaryDirectory
@@ -74,6 +75,7 @@ class _ForkedKernel:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         from ipykernel.kernelapp import IPKernelApp
 
+        sys.__stdout__ = open(os.devnull, "w")  # noqa: SIM115 - where it says how to connect to it
         asyncio.set_event_loop(asyncio.new_event_loop())
         IPKernelApp.launch_instance(["-f", request["connection_file"], "--HistoryManager.enabled=False"])
 

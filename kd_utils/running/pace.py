@@ -17,62 +17,76 @@ class Left:
     @property
     def short(self) -> str:
         """In few words: 'over' where something is not counted; '' where nothing is known."""
-        if not self.seconds:
-            return ""
-        about = "over" if self.without else "about"
-        return (
-            f"{about} {self.seconds / 3600:.1f} h left" if self.seconds > 5400 else f"{about} {self._minutes} min left"
-        )
+        return f"{'over' if self.without else 'about'} {_in_words(self.seconds)} left" if self.seconds else ""
 
     def __str__(self) -> str:
-        """In full: what is not counted is named."""
-        if not self.seconds:
-            return ""
-        left = f"{self.seconds / 3600:.1f} hours" if self.seconds > 5400 else f"{self._minutes} minutes"
-        without = f", without {', '.join(self.without)}, not run so far" if self.without else ""
-        return f"about {left} left{without}"
-
-    @property
-    def _minutes(self) -> int:
-        return max(1, round(self.seconds / 60))
+        """The same words, and the names of what is not counted."""
+        return self.short + (f"; not counted: {', '.join(self.without)}" if self.seconds and self.without else "")
 
 
-def left(shelf: Shelf, running: Mapping[str, RunProgress], side_by_side: int) -> Left:
+def _in_words(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(10, 10 * round(seconds / 10))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def of_stage(done: int, total: int, seconds: float) -> Left:
+    """What is left of a stage that came so far in so many seconds; of what comes after it nothing is known."""
+    return Left(seconds * (total - done) / done if done else 0.0, ("what comes after it",))
+
+
+def left(
+    shelf: Shelf, running: Mapping[str, RunProgress], side_by_side: int, took: Mapping[str, float] | None = None
+) -> Left:
     """What is left of candidates, soft targets and cells, as many at a time as are said to run side by side.
 
-    A student's pace is that of its finished cells, or, as long as it has none, of those that are running. Of a
-    candidate it is known once it runs, of soft targets once there is a teacher.
+    took: seconds that tasks took from their start to their end, by their names, as the command at work has seen it.
+    A student's pace is that of its cells among them; else what its finished cells trained for; else that of those that
+    are running. Of a candidate it is known once it runs, of soft targets once there is a teacher.
     """
-    finished, current = defaultdict(list), defaultdict(list)
+    took = took or {}
+    seen, recorded, current = defaultdict(list), defaultdict(list), defaultdict(list)
     for cell, record in shelf.cells.items():
-        if record:
-            finished[cell.student].append(record.cost.train_seconds)
-        elif at := running.get(cell.name):
+        if record and cell.name in took:
+            seen[cell.student].append(took[cell.name])
+        elif record:
+            recorded[cell.student].append(record.cost.train_seconds)
+        elif (at := running.get(cell.name)) and at.epochs:
             current[cell.student].append(at.epochs * at.epoch_seconds)
-    pace = {name: sum(seconds) / len(seconds) for name, seconds in {**current, **finished}.items()}
-    candidates = [label for label, record in shelf.candidates.items() if record is None]
-    pace |= {label: at.epochs * at.epoch_seconds for label in candidates if (at := running.get(label))}
-    work, without = _soft_targets(shelf), []
-    waiting = [(label, label) for label in candidates]
-    waiting += [(cell.name, cell.student) for cell, record in shelf.cells.items() if record is None]
-    for run, model in waiting:
-        at = running.get(run)
-        if model in pace:
-            work += pace[model] * (1 - at.epoch / at.epochs if at else 1)
-        elif model not in without:
-            without.append(model)
-    return Left(work / max(1, side_by_side), tuple(without))
+    pace = {name: _mean(seconds) for name, seconds in {**current, **recorded, **seen}.items()}
+    work, without = _soft_targets(shelf, took), []
+    for label in (label for label, record in shelf.candidates.items() if record is None):
+        if (at := running.get(label)) and at.epochs:
+            work += (at.epochs - at.epoch) * at.epoch_seconds
+        else:
+            without.append(label)
+    for cell in (cell for cell, record in shelf.cells.items() if record is None):
+        at = running.get(cell.name)
+        if cell.student in pace:
+            work += pace[cell.student] * (1 - at.epoch / at.epochs if at and at.epochs else 1)
+        elif cell.student not in without:
+            without.append(cell.student)
+    return Left(work / max(1, side_by_side), tuple(dict.fromkeys(without)))
 
 
-def _soft_targets(shelf: Shelf) -> float:
-    """Seconds for the soft targets that are missing, by the pace at which the teacher was judged."""
+VIEW = "soft targets, seed {}, view {}"  # what the task is called that computes a view's soft targets
+
+
+def _soft_targets(shelf: Shelf, took: Mapping[str, float]) -> float:
+    """Seconds for the soft targets that are missing: as those before them took, or as the teacher was judged."""
     from ..learning.soft_targets import views_missing
 
     teacher = shelf.teacher
     if teacher is None or shelf.dataset is None:
         return 0.0
     study = shelf.study
-    rate = teacher.cost.inference_images_per_second
     taught = {cell.seed for cell, r in shelf.cells.items() if r is None and study.taught_by(cell) == "teacher"}
     views = sum(views_missing(study, seed, teacher, shelf.fingerprint) for seed in taught)
+    if seen := [seconds for name, seconds in took.items() if name.startswith(VIEW.partition(" {")[0])]:
+        return views * _mean(seen)
+    rate = teacher.cost.inference_images_per_second
     return views * shelf.dataset["counts"]["train"] / rate if rate else 0.0
+
+
+def _mean(seconds: list[float]) -> float:
+    return sum(seconds) / len(seconds)

@@ -5,8 +5,8 @@ import platform
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -84,9 +84,15 @@ def prepare_data(study: Study, source: str | Path | None, tell: Listener) -> "Da
     """Decode the study's data set, once."""
     from ..learning import data
 
-    dataset = data.prepare(
-        study, source, lambda *how: tell(events.StageProgress(*how)), lambda text: tell(events.Advised(text))
-    )
+    began: dict[str, tuple[float, int]] = {}
+    clock = _Clock(study)
+
+    def progress(stage: str, done: int, total: int) -> None:
+        at, first = began.setdefault(stage, (time.monotonic(), done))
+        words = clock.ask(lambda: pace.of_stage(done - first, total - first, time.monotonic() - at), every=1.0)
+        tell(events.StageProgress(stage, done, total, words))
+
+    dataset = data.prepare(study, source, progress, lambda text: tell(events.Advised(text)))
     counts = ", ".join(f"{n:,} {split}" for split, n in dataset.meta["counts"].items() if n)
     tell(events.Said(f"data: {study.data.name}, {len(dataset.classes)} classes, {counts} images"))
     return dataset
@@ -242,7 +248,7 @@ def view_tasks(shelf: Shelf, seed: int, count: int, device: str = "auto") -> lis
     store = SoftTargets.of(study, seed, chosen, data.load(study))
     tasks = [
         Task(
-            f"soft targets, seed {seed}, view {view}",
+            pace.VIEW.format(seed, view),
             compute_view,
             {"study": study, "seed": seed, "view": view, "device": device},
             paths.results(study.name) / f"soft-targets-seed{seed}-view{view:04d}",
@@ -348,14 +354,37 @@ def execute(study: Study, notebook: str, output: str, parameters: dict) -> None:
 ASK_AGAIN = 10.0  # seconds between two estimates of the time left
 
 
-def run_all(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell: Listener) -> bool:
-    """Run tasks side by side, taking in each record as its run ends. Returns whether all succeeded."""
+class _Clock:
+    """Tells every few seconds how long the study still takes, and leaves it in a file for `kd status` to say so too."""
+
+    def __init__(self, study: Study):
+        self.note = paths.results(study.name) / paths.LEFT
+        self.due, self.words = 0.0, ""
+
+    def ask(self, left: Callable[[], pace.Left], every: float = ASK_AGAIN) -> str:
+        """The time left in few words, asked for again where that is due."""
+        if (now := time.monotonic()) >= self.due:
+            known = left()
+            self.due, self.words = now + every, known.short
+            with suppress(OSError), files.whole(self.note, durable=False) as tmp:  # a note is worth no failure
+                tmp.write_text(str(known), encoding="utf-8")
+        return self.words
+
+
+def run_all(
+    stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell: Listener, *, of_grid: bool = True
+) -> bool:
+    """Run tasks side by side, taking in each record as its run ends. Returns whether all succeeded.
+
+    of_grid: by default it is told how long the study still takes.
+    """
     if not tasks:
         return True
     from ..learning import data
 
     data.load(shelf.study).check()  # once, and not by a failure of every task
     total, finished = sum(task.steps for task in tasks), 0
+    took: dict[str, float] = {}
     views_left = Counter(task.arguments["seed"] for task in tasks if task.function is compute_view)
     tell(events.StageProgress(stage, 0, total))
 
@@ -365,11 +394,13 @@ def run_all(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell:
         if error:
             tell(events.Failed(task.name, error, task.folder))
             return
+        took[task.name] = seconds
         if task.function is compute_view:
             seed = task.arguments["seed"]
             views_left[seed] -= 1
             if not views_left[seed]:
-                tell(events.Said(f"soft targets, seed {seed}: done"))
+                named = f"{_named_rightly(shelf, seed):.2%} name the right class"
+                tell(events.Said(f"done: soft targets, seed {seed}, {named}"))
             return
         record = shelf.take(task.folder)
         if record is None:  # it was removed just now
@@ -381,13 +412,15 @@ def run_all(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell:
     def on_retry(task: Task, error: str) -> None:
         tell(events.Retried(task.name, error))
 
-    asked, left = 0.0, ""
+    clock = _Clock(shelf.study)
+
+    def left(side_by_side: int) -> pace.Left:
+        at = shelf.running()
+        return pace.left(shelf, at, side_by_side or len(at), took)  # a cluster does not say how many
 
     def on_tick(running: dict[str, int]) -> None:
-        nonlocal asked, left
-        if (now := time.monotonic()) >= asked:
-            asked, left = now + ASK_AGAIN, pace.left(shelf, shelf.running(), max(1, len(running))).short
-        tell(events.StageProgress(stage, finished + sum(running.values()), total, left))
+        words = clock.ask(lambda: left(len(running))) if of_grid else ""
+        tell(events.StageProgress(stage, finished + sum(running.values()), total, words))
 
     callbacks = Callbacks(on_done, on_retry, on_tick)
     if where.engine == "ray":
@@ -398,7 +431,18 @@ def run_all(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell:
     else:
         threads = max(task.threads for task in tasks)
         failures = run_tasks(tasks, machine.slots(shelf.study, where.jobs, where.device, threads), callbacks)
+    files.remove(clock.note)
     return not failures
+
+
+def _named_rightly(shelf: Shelf, seed: int) -> float:
+    """The share of training images whose class the soft targets of a seed's first view name."""
+    from ..learning import data
+    from ..learning.soft_targets import SoftTargets
+
+    dataset = data.load(shelf.study)
+    first = SoftTargets.of(shelf.study, seed, shelf.chosen_teacher(), dataset)[0]
+    return float((first.argmax(axis=1) == dataset.labels("train")).mean())
 
 
 def advise(shelf: Shelf, where: Resources, tell: Listener) -> None:
@@ -420,10 +464,11 @@ def advise(shelf: Shelf, where: Resources, tell: Listener) -> None:
 
     dataset = data.load(study)
     images = dataset.meta["counts"]["train"]
-    for model in (*candidates, *students):
-        batch = study.training(model, teacher=model in candidates).batch_size
-        if batch > images:
-            tell(events.Advised(f"{model.label}: a batch of {batch} is more than the {images:,} training images"))
+    batches = {
+        model.label: study.training(model, teacher=model in candidates).batch_size for model in (*candidates, *students)
+    }
+    if large := [label for label, batch in batches.items() if batch > images]:
+        tell(events.Advised(f"a batch is more than the {images:,} training images: {', '.join(large)}"))
     _check_space(shelf, images * len(dataset.classes))
     _check_models(study, [model for model in (*candidates, *students) if model.model])
 
@@ -502,11 +547,13 @@ def held(study: Study) -> Iterator[None]:
             holder.write_text(f"process {os.getpid()} on {platform.node()}, since {now}\n", encoding="utf-8")
         except OSError as e:
             raise _cannot_write(folder, e) from e
+        files.remove(folder / paths.LEFT)
         for below in (folder, paths.arrays(""), paths.soft_targets("")):
             files.sweep(below)
         yield
     finally:
-        files.remove(holder)
+        for name in (paths.LEFT, paths.HOLDER):
+            files.remove(folder / name)
         lock.release()
 
 

@@ -10,7 +10,7 @@ compared. Optuna is an extra: `uv pip install -e '.[search]'`.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from statistics import mean
 from typing import Any, TypeVar
 
@@ -177,7 +177,7 @@ def search(
     """
     _optuna()
     study = study if isinstance(study, Study) else load(study)
-    tell = _without_the_grid(on_event or events.Printer())
+    tell = on_event or events.Printer()
     with pipeline.held(study):
         if where.engine == "local":
             warm_up()
@@ -195,7 +195,7 @@ def search(
         views = [
             task for seed in study.seeds for task in pipeline.view_tasks(shelf, seed, study.view_count(), where.device)
         ]
-        ok = pipeline.run_all("soft targets", views, shelf, where, tell)
+        ok = pipeline.run_all("soft targets", views, shelf, where, tell, of_grid=False)
         baselines = [Cell(label, None, 1.0, seed) for label in plans for seed in study.seeds]
         for label, (count, ends) in plans.items():
             counts = " -> ".join(f"{n} to {end}" for n, end in zip(_lefts(count, ends), ends, strict=True))
@@ -245,11 +245,6 @@ def _plan(study: Study, student: Model, budget: float) -> tuple[int, list[int]]:
     return count, ends
 
 
-def _without_the_grid(tell: Listener) -> Listener:
-    """Tells on, but for the time that the study's grid would still take."""
-    return lambda event: tell(replace(event, left="") if isinstance(event, events.StageProgress) else event)
-
-
 def _score(shelf: Shelf, cells: list[Cell], end: int, where: Resources, tell: Listener) -> dict[Cell, float]:
     """The accuracies on held-out images after so many epochs of these cells, which are trained as far as that."""
     if end == shelf.study.training(shelf.study.student(cells[0].student), teacher=False).epochs:
@@ -268,7 +263,7 @@ def _score(shelf: Shelf, cells: list[Cell], end: int, where: Resources, tell: Li
         for cell in cells
         if _at(shelf, cell, end) is None
     ]
-    pipeline.run_all(f"{cells[0].student}, to epoch {end}", tasks, shelf, where, tell)
+    pipeline.run_all(f"{cells[0].student}, to epoch {end}", tasks, shelf, where, tell, of_grid=False)
     return {cell: score for cell in cells if (score := _at(shelf, cell, end)) is not None}
 
 
@@ -302,7 +297,7 @@ def _record(shelf: Shelf, cell: Cell) -> StudentRecord | None:
 def _run(shelf: Shelf, cells: list[Cell], where: Resources, tell: Listener) -> bool:
     """Run these cells to their ends, those that are not done."""
     tasks = [pipeline.cell_task(shelf, cell, where.device) for cell in cells if not shelf.done(cell)]
-    return pipeline.run_all("runs", tasks, shelf, where, tell)
+    return pipeline.run_all("runs", tasks, shelf, where, tell, of_grid=False)
 
 
 def _winner(shelf: Shelf, label: str, finalists: list[Cell]) -> Winner | None:

@@ -1,11 +1,13 @@
-"""A papermill engine that refuses what our notebooks do not know, and whose bar tells how a training goes.
+"""A papermill engine that refuses what our notebooks cannot do, and whose bar tells how a training goes.
 
-papermill itself only warns of an unknown parameter and runs on with the defaults: `-p alhpa 0.1` would cost a night.
+papermill itself only warns of an unknown parameter and runs on with the defaults: `-p alhpa 0.1` would cost a night. A
+student that the study does not have would be told of in a traceback, once a kernel has started and loaded torch.
 Its bar counts cells, and stands still while one of them trains. It writes the notebook twice a cell, which for many
 figures takes longer than to draw them.
 With this package installed it is papermill's default engine; notebooks other than ours run as ever.
 """
 
+import ast
 import difflib
 import time
 
@@ -32,7 +34,12 @@ class StrictEngine(NBClientEngine):
     @classmethod
     def execute_notebook(cls, nb, kernel_name, *args, **kwargs):
         if "kd_utils" in nb.metadata:
-            check(nb.metadata.get("papermill", {}).get("parameters", {}), _infer_parameters(nb, name=kernel_name))
+            given, known = (
+                nb.metadata.get("papermill", {}).get("parameters", {}),
+                _infer_parameters(nb, name=kernel_name),
+            )
+            check(given, known)
+            check_values({p.name: ast.literal_eval(p.default) for p in known} | given)
         return super().execute_notebook(nb, kernel_name, *args, **kwargs)
 
     @classmethod
@@ -95,6 +102,30 @@ def check(given: dict, known: list) -> None:
             wrong.append(f"parameter '{name}' is {types[name]}, not {value!r}")
     if wrong:
         raise ParameterError("; ".join(wrong))
+
+
+def check_values(values: dict) -> None:
+    """Raise ParameterError for what the study of these parameters does not have, or has not done yet.
+
+    values: of all parameters that the notebook has, by their names. Loads no torch.
+    """
+    from ..machine import DEVICES  # other notebooks do without these
+    from ..shelf import Shelf, ShelfError
+    from ..study import StudyError, load
+
+    kind, *_ = values.get("device", "auto").split(":")
+    if kind not in DEVICES:
+        raise ParameterError(f"parameter 'device' is {', '.join(DEVICES)}, not {values['device']!r}")
+    try:
+        study = load(values["study"])
+        if "candidate" in values:
+            study.candidate(values["candidate"] or study.teacher.candidates[0].label)
+            Shelf(study).fingerprint  # noqa: B018 - raises where there are no data yet
+        elif "student" in values:
+            study.asked_for(**{k: values[k] for k in ("student", "T", "alpha", "method", "seed", "epochs")})
+            Shelf(study).chosen_teacher()
+    except (StudyError, ShelfError) as e:
+        raise ParameterError(str(e)) from None
 
 
 # papermill looks up its default engine under None, which no entry point can be called

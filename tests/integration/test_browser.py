@@ -1,72 +1,56 @@
 """JupyterLab as its users see it: a real server, a real kernel, a real browser."""
 
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from pathlib import Path
+import re
 
 import pytest
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.xdist_group("lab")
 
 
 @pytest.fixture
-def lab(page, copied, tmp_path_factory, checkout):
-    """The address of a JupyterLab whose folder holds the notebooks, set to the small study."""
-    tmp_path = tmp_path_factory.mktemp("lab")
-    for name in ("explore", "distill"):
+def page(browser):
+    page = browser.new_page(viewport={"width": 1400, "height": 1600})
+    page.set_default_timeout(120_000)
+    return page
+
+
+@pytest.fixture
+def shown(lab, checkout):
+    """The address of a notebook in JupyterLab, with other values in its cell of parameters."""
+
+    def put(name: str, file: str = "", **values) -> str:
         text = (checkout / "notebooks" / f"{name}.ipynb").read_text()
-        text = text.replace('study: str = \\"digits\\"', 'study: str = \\"small\\"')
-        (tmp_path / f"{name}.ipynb").write_text(
-            text.replace('student: str = \\"resnet18\\"', 'student: str = \\"efficient\\"')
-        )
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    command = [str(Path(sys.executable).parent / "jupyter"), "lab", "--no-browser", "--allow-root", f"--port={port}"]
-    command += [f"--ServerApp.root_dir={tmp_path}", "--IdentityProvider.token=secret"]
-    environment = {
-        **os.environ,
-        "JUPYTER_CONFIG_DIR": str(tmp_path / ".config"),
-        "JUPYTERLAB_SETTINGS_DIR": str(tmp_path),
-    }
-    log = (tmp_path / "server.log").open("w")
-    server = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token=secret", timeout=2)
-                break
-            except OSError:
-                time.sleep(0.5)
-        yield lambda name: f"http://127.0.0.1:{port}/lab/workspaces/w{port}/tree/{name}.ipynb?token=secret&reset"
-    finally:
-        server.terminate()
-        server.wait(30)
-        log.close()
+        for parameter, value in {"study": "small", **values}.items():
+            value = f'\\"{value}\\"' if isinstance(value, str) else value
+            text, found = re.subn(rf"({parameter}: \w+) = \S+", lambda m, v=value: f"{m[1]} = {v}", text)
+            assert found == 1
+        (lab.folder / f"{file or name}.ipynb").write_text(text)
+        return f"{lab.address}/lab/workspaces/{name}/tree/{file or name}.ipynb?token={lab.token}&reset"
+
+    return put
 
 
-@pytest.fixture
-def page():
-    if CHROMIUM is None:
-        pytest.skip("no chromium on the PATH")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        page = browser.new_page(viewport={"width": 1400, "height": 1600})
-        page.set_default_timeout(120_000)
-        yield page
-        browser.close()
+def watch(page) -> None:
+    """Take down all HTML that comes into the page from now on."""
+    page.evaluate(
+        """() => {
+            window.seen = [];
+            const note = nodes => nodes.forEach(node => window.seen.push(node.outerHTML ?? node.textContent));
+            new MutationObserver(changes => changes.forEach(change => note([...change.addedNodes])))
+                .observe(document.querySelector(".jp-Notebook"), {childList: true, subtree: true});
+        }"""
+    )
 
 
-def run_all(page, address):
+def watched(page) -> str:
+    return "\n".join(page.evaluate("window.seen"))
+
+
+def run_all(page, address, before=lambda page: None):
     page.goto(address)
     page.locator(".jp-Notebook .jp-Cell").first.wait_for()
     page.locator("text=| Idle").first.wait_for()
+    before(page)
     for _ in range(20):  # the menu is there before the kernel is, and then does nothing
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
@@ -89,16 +73,20 @@ def changed(page, number: int, before: bytes) -> bytes:
     raise AssertionError(f"picture {number} stayed as it was")
 
 
-def test_explore_redraws_when_its_controls_move(page, lab):
-    run_all(page, lab("explore"))
+def test_explore_redraws_when_its_controls_move(page, shown):
+    run_all(page, shown("explore"))
     page.locator("img.widget-image").nth(2).wait_for()
     assert not page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count()
+    chosen = page.locator(".widget-dropdown select").evaluate_all("all => all.map(one => one.selectedOptions[0]?.text)")
+    assert chosen[1] == "val" and all(chosen), "each control shows what it is set to"
     temperature = page.locator(".noUi-handle").nth(1)
     before, said = picture(page, 0), page.locator("text=entropy of the teacher at T = 4:").first.inner_text()
+    watch(page)
     temperature.focus()
     temperature.press("ArrowRight")
     page.locator("text=entropy of the teacher at T = 6:").first.wait_for()
     changed(page, 0, before)
+    assert "computing …" in watched(page)
     softer = page.locator("text=entropy of the teacher at T = 6:").first.inner_text()
     assert float(softer.split(":")[1].split()[0]) > float(said.split(":")[1].split()[0])
     cells = page.locator("button.jupyter-button")
@@ -110,8 +98,25 @@ def test_explore_redraws_when_its_controls_move(page, lab):
     changed(page, 1, before)
 
 
-def test_run_all_of_distill_trains_a_cell_of_its_own_and_shows_how_it_went(page, lab):
-    run_all(page, lab("distill"))
-    page.locator("text=/^3 epochs in .*: val top-1 .* %, loss/").first.wait_for()
-    page.locator(".jp-OutputArea-output svg, .jp-OutputArea-output img").nth(2).wait_for()
+def test_distill_shows_a_training_as_it_goes_on(page, shown):
+    """A cell and a number of epochs that no other run has: a bar, a curve that grows, and the end without a gain."""
+    address = shown("distill", student="efficient", epochs=8)
+    run_all(page, address, before=watch)
+    page.locator("text=/^8 epochs in .*: val top-1 .* %, loss/").first.wait_for()
+    page.locator("text=There is no baseline to compare it with").first.wait_for()
+    said = watched(page)
+    assert not page.locator("text=Traceback").count() and not page.locator(".jp-OutputArea progress").count()
+    epochs = [int(number) for number in re.findall(r"epoch (\d) of 8", said)]
+    assert epochs == sorted(epochs) and len(set(epochs)) > 1 and "<polyline" in said and "<progress" in said
+    assert re.search(r"epoch \d of 8, .*\d s left", said)
+
+
+def test_distill_ends_in_a_table_of_a_run_that_was_done_before(page, shown):
+    run_all(page, shown("distill", "done", student="efficient", T=20.0, alpha=0.5))
+    page.locator("text=This run was done before, on").first.wait_for()
+    rows = page.locator(".jp-Cell:last-child .jp-OutputArea table tr")
+    rows.nth(3).wait_for()
+    assert [row.split()[0] for row in rows.all_inner_texts()[1:]] == ["teacher", "baseline", "student"]
+    assert re.search(r"[+−]\d+\.\d\d \[", rows.nth(3).inner_text())
+    page.locator("text=/With seed 0 the student has .* % top-1 on .* validation images/").first.wait_for()
     assert not page.locator("text=Traceback").count()

@@ -4,7 +4,6 @@ import html
 import io
 import json
 import re
-import shutil
 import unicodedata
 from html.parser import HTMLParser
 from pathlib import Path
@@ -22,7 +21,6 @@ from kd_utils.reporting import paper, plots, shown
 from kd_utils.running import pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore:Glyph")  # the figures' font has no glyph for some scripts
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = [
     "<iframe src=/etc/passwd></iframe>",
     "<img src=http://127.0.0.1:9/x.png onerror=alert(1)>",
@@ -215,7 +213,7 @@ def hostile(copied) -> Path:
     return copied
 
 
-def test_a_study_under_hostile_names_has_its_report(hostile):
+def test_a_study_under_hostile_names_has_its_report(hostile, request):
     from kd_utils.study import load
 
     made = pipeline.make_report(load("small"), lambda event: None)
@@ -227,29 +225,24 @@ def test_a_study_under_hostile_names_has_its_report(hostile):
     assert "| <iframe src=/etc/passwd> [a](javascript:b)" in said and "root:" not in page
     for label in re.findall(r'href="#([^"]+)"', page):
         assert f'id="{label}"' in page
-    quiet_in_a_browser(made.with_name("report.html"))
+    quiet_in(request.getfixturevalue("browser"), made.with_name("report.html"))
 
 
-def quiet_in_a_browser(page: Path) -> None:
-    """A browser finds no script, handler or foreign address, asks for nothing and says nothing."""
-    if CHROMIUM is None:
-        pytest.skip("no chromium on the PATH")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        tab, asked, said = browser.new_page(), [], []
-        tab.on("request", lambda request: asked.append(request.url))
-        tab.on("console", lambda message: said.append(message.text))
-        tab.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
-        tab.goto(page.as_uri(), wait_until="load")
-        found = tab.evaluate(
-            """() => [...document.querySelectorAll('*')].flatMap(e => [
-                ...(e.matches('script, iframe, object, embed, base, form') ? [e.tagName] : []),
-                ...[...e.attributes].filter(a => a.name.startsWith('on')
-                    || (['src', 'href', 'action', 'srcset', 'xlink:href'].includes(a.name)
-                        && !/^(#|data:image)/.test(a.value))).map(a => a.name + '=' + a.value)])"""
-        )
-        broken = tab.evaluate("() => [...document.images].filter(i => !i.naturalWidth).length")
-        browser.close()
+def quiet_in(browser, page: Path) -> None:
+    """The browser finds no script, handler or foreign address, asks for nothing and says nothing."""
+    tab, asked, said = browser.new_page(), [], []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    tab.goto(page.as_uri(), wait_until="load")
+    found = tab.evaluate(
+        """() => [...document.querySelectorAll('*')].flatMap(e => [
+            ...(e.matches('script, iframe, object, embed, base, form') ? [e.tagName] : []),
+            ...[...e.attributes].filter(a => a.name.startsWith('on')
+                || (['src', 'href', 'action', 'srcset', 'xlink:href'].includes(a.name)
+                    && !/^(#|data:image)/.test(a.value))).map(a => a.name + '=' + a.value)])"""
+    )
+    broken = tab.evaluate("() => [...document.images].filter(i => !i.naturalWidth).length")
+    tab.close()
     assert found == [] and said == [] and broken == 0
     assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]

@@ -9,8 +9,9 @@ import subprocess
 import time
 from pathlib import Path
 
+import pandas as pd
 import psutil
-from helpers import kd, same, start, typed
+from helpers import SMALL, kd, outcome, same, start, typed, write_study
 
 from kd_utils import records
 
@@ -66,8 +67,10 @@ def begun(root: Path, pattern: str, command: subprocess.Popen, since: float) -> 
 def test_killed_at_any_instant_it_goes_on_to_the_same_results(request, root):
     """SIGKILL, SIGTERM and SIGINT at random instants, one in each stage; nothing that was done is done again.
 
-    A stage is hit on any machine: the wait for it ends when it begins, and only then is the instant drawn.
+    A stage is hit on any machine: the wait for it ends when it begins, and only then is the instant drawn. The study
+    is the finished one's half: one of its students.
     """
+    write_study(root, {**SMALL, "students": SMALL["students"][:1]})
     rng = random.Random(os.environ.get("KD_TEST_SEED", "1"))
     done: dict[Path, int] = {}
     hows = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGKILL)
@@ -87,7 +90,11 @@ def test_killed_at_any_instant_it_goes_on_to_the_same_results(request, root):
         done = records_now
     last = typed(root, "run", "small")
     assert last.returncode == 0, last.stdout + last.stderr
-    same(request.getfixturevalue("finished"), root)  # made by now, if another worker has had the time to
+    frame, weights = outcome(root)
+    whole, all_weights = outcome(request.getfixturevalue("finished"))  # another worker has made it by now
+    of_student = whole[whole["student"] == frame["student"][0]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(frame, of_student, check_exact=True)
+    assert len(weights) == 7 and weights.items() <= all_weights.items()
     assert tidy(root) and gone(root)
 
 

@@ -2,15 +2,18 @@ import errno
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
-from helpers import interruptible
+from helpers import interruptible, kd, write_study
 from rich.console import Console
 
+import kd_utils
 from kd_utils import cli, console, files
 from kd_utils.running import events, pace
 from kd_utils.shelf import RunProgress
@@ -96,7 +99,77 @@ def test_the_time_left_counts_candidates_too_and_divides_by_what_goes_side_by_si
     found = pace.left(shelf({B: None}, candidates), running, 2)
     assert found.seconds == pytest.approx(3 * 60 / 2) and found.without == ("small", "x")
     assert found.short == "over 2 min left"
-    assert str(found) == "about 2 minutes left, without small, x, not run so far"
+    assert str(found) == "over 2 min left; not counted: small, x"
+
+
+def test_a_candidate_s_pace_is_not_that_of_a_student_of_its_name():
+    found = pace.left(shelf({A: None}, {"x": None}), {"x": RunProgress(1, 3, 60.0)}, 1)
+    assert found == pace.Left(120.0, ("x",))
+
+
+def test_what_runs_took_here_goes_before_what_their_records_say():
+    found = pace.left(shelf({A: DONE, B: None}), {B.name: RunProgress()}, 1, {A.name: 130.0})
+    assert found == pace.Left(130.0, ()) and found.short == "about 2 min left"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, ""), (3, "about 10 s left"), (86, "about 90 s left"), (91, "about 2 min left"), (6000, "about 1.7 h left")],
+)
+def test_the_time_left_in_words(seconds, words):
+    assert pace.Left(seconds, ()).short == words
+
+
+def test_a_stage_s_own_time_left_says_that_more_comes():
+    assert pace.of_stage(0, 10, 5.0).short == "" and pace.of_stage(2, 10, 5.0).short == "over 20 s left"
+
+
+def told(root, *words, columns=80) -> list[str]:
+    with mock.patch.object(shutil, "get_terminal_size", lambda *_: os.terminal_size((columns, 24))):
+        return kd(root, *words).stdout.splitlines()
+
+
+COMMANDS = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
+
+
+@pytest.mark.parametrize("words", [(), *((name,) for name in COMMANDS)], ids=" ".join)
+def test_help_fits_80_columns_and_names_what_is_typed(root, words):
+    lines = told(root, *words, "--help")
+    assert max(map(len, lines)) <= 80
+    assert not re.search(
+        r"<\w+>|list\[|\{|range|\.\.\.$|\.\.\.\.", re.sub(r"<class>/|\[ARGS]\.\.\.", "", "\n".join(lines))
+    )
+
+
+def test_every_option_that_takes_a_value_says_which(root):
+    for name in COMMANDS:
+        options = [line.split("  ")[1] for line in told(root, name, "--help") if line.startswith("  --")]
+        flags = {"--help", "--list", "--int8", "--soft-targets"}
+        assert all(option in flags or re.fullmatch(r"--[a-z-]+ [A-Z:]+", option) for option in options), options
+
+
+def test_the_version_is_the_package_s(root):
+    assert told(root, "--version") == [f"kd-utils {kd_utils.__version__}"]
+
+
+def test_list_has_every_study_and_what_is_wrong_with_a_file(root, tmp_path_factory):
+    write_study(root, {}, "broken")
+    assert [line.split()[0] for line in told(root, "list")[:2]] == ["study", "broken"]
+    assert re.search(r"^small +0 of 2 +0 of 10 +not begun$", "\n".join(map(str.rstrip, told(root, "list"))), re.M)
+    empty = tmp_path_factory.mktemp("empty")
+    assert told(empty, "list") == [f"no study in {empty}/studies yet; write one with: kd new NAME --data FOLDER"]
+
+
+def test_logs_and_status_of_a_study_that_never_ran_name_the_command(root):
+    assert told(root, "logs", "small") == ["study 'small' has not run yet; start it with: kd run small"]
+    assert told(root, "logs", "small", "shuffle")[0].startswith("shuffle has not run yet; ")
+    assert "did you mean shuffle" in kd(root, "logs", "small", "shufle").stderr
+    status = told(root, "status", "small")
+    assert status[0] == "data: not prepared; run: kd data small" and status[2:4] == [
+        "  test_byobnet  waiting",
+        "  shuffle       waiting",
+    ]
+    assert len(status) == 5, "and no empty table"
 
 
 def test_python_prints_a_line_for_each_thing_that_ends_and_a_bar_where_it_can_move(capsys, monkeypatch):
@@ -140,8 +213,8 @@ def test_logs_of_a_damaged_notebook_say_so(tmp_path, monkeypatch, capsys, conten
     notebook = tmp_path / "distill.ipynb"
     notebook.write_text(content)
     (tmp_path / "run.log").write_bytes(b"caf\xe9\n")
-    shelf = SimpleNamespace(folders=lambda: [("one", tmp_path)], running=dict)
+    shelf = SimpleNamespace(folders=lambda: [("one", tmp_path)], running=dict, failures=dict)
     monkeypatch.setattr(console, "Shelf", lambda study: shelf)
     console.logs(SimpleNamespace(), "one")
     damaged = f"{notebook}: damaged; the run writes it anew"
-    assert capsys.readouterr().out.splitlines() == [str(tmp_path), damaged, "caf\ufffd", f"{tmp_path / 'run.log'}"]
+    assert capsys.readouterr().out.splitlines() == [f"one: {tmp_path}", damaged, "caf\ufffd", f"{tmp_path / 'run.log'}"]

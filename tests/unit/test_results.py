@@ -10,8 +10,11 @@ import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
 
+from kd_utils.records import RecordError
 from kd_utils.reporting import claims, figures, results, sentences, stats, tables, widgets
 from kd_utils.reporting.results import Point
+from kd_utils.shelf import Shelf
+from kd_utils.study import load
 
 STUDENTS = ("resnet18", "shufflenet_v2_x1_0")
 
@@ -324,3 +327,49 @@ def test_every_claim_is_told_with_who_makes_it_and_cited(kept):
     for claim in claims.CLAIMS.values():
         assert claim.by in text and claim.says.rstrip(".").lower() in text.lower()
         assert not claim.reference or claim.reference in listed
+
+
+def outcome(study, name):
+    """The table that a run's notebook ends in, by what each row is, and its sentence."""
+    record = next(r for r in Shelf(study).students if r.cell.name == name)
+    table = tables.outcome(study, record)
+    return table.frame.set_index("role"), table.caption
+
+
+def test_a_run_ends_in_its_gain_over_the_baseline(kept):
+    rows, said = outcome(kept.study, "resnet18-T4-a0.5-s1")
+    cell = kept.cell("resnet18", 4, 0.5)
+    assert list(rows.index) == ["teacher", "baseline", "student"] and list(rows["seeds"]) == [1, 3, 3]
+    assert rows.loc["student", "gain"] == pytest.approx(cell["gain"])
+    assert rows.loc["student", "top1"] - rows.loc["baseline", "top1"] == pytest.approx(cell["gain"])
+    assert rows.loc["student", "low"] < cell["gain"] < rows.loc["student", "high"]
+    assert "With seed 1 the student has " in said and "It gains 5.38 points over the baseline." in said
+
+
+def test_a_run_with_one_seed_is_compared_on_that_seed(kept):
+    few = load("tiny-imagenet-20-pretrained")
+    rows, said = outcome(few, "tf_efficientnet_lite0-T4-a0.5-s0")
+    top1 = {r.cell.name: r.metrics.top1_best for r in Shelf(few).students}
+    paired = top1["tf_efficientnet_lite0-T4-a0.5-s0"] - top1["tf_efficientnet_lite0-baseline-s0"]
+    assert rows.loc["student", "gain"] == pytest.approx(paired)
+    assert "over images alone" in said and "brought to the same seeds" in said
+
+
+def test_a_run_without_a_baseline_says_so_and_so_does_one_beside_damaged_records(kept, monkeypatch):
+    baseline, said = outcome(kept.study, "resnet18-baseline-s0")
+    assert list(baseline.index) == ["teacher", "baseline"] and said.startswith("With seed 0 the baseline has ")
+    read = tables.read
+    monkeypatch.setattr(tables, "read", lambda folder: None if "baseline" in folder.name else read(folder))
+    rows, said = outcome(kept.study, "resnet18-T4-a0.5-s0")
+    assert list(rows.index) == ["teacher", "student"] and said.endswith("to train it, set alpha = 1.")
+    monkeypatch.setattr(tables, "read", mock.Mock(side_effect=RecordError("x/record.json: changed")))
+    rows, said = outcome(kept.study, "resnet18-T4-a0.5-s0")
+    assert list(rows.index) == ["teacher", "student"] and said.endswith("x/record.json\\: changed.")
+
+
+def test_a_candidate_ends_among_those_that_are_trained(kept, monkeypatch):
+    table = tables.outcome(kept.study, kept.teachers[1])
+    assert list(table.frame["candidate"]) == [record.teacher for record in kept.teachers]
+    assert table.caption.endswith("All candidates are trained. The teacher is tf_efficientnet_lite0.")
+    monkeypatch.setattr(Shelf, "candidates", {**dict.fromkeys("ab"), "c": kept.teachers[1]})
+    assert "1 of 3 candidates are trained" in tables.outcome(kept.study, kept.teachers[1]).caption
