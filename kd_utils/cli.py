@@ -206,12 +206,13 @@ def grid(study: StudyArgument, *, where: "Resources") -> None:
 def search(
     study: StudyArgument,
     budget: Annotated[
-        float, typer.Option(metavar="SHARE", min=0.01, max=1, help="of what the whole grid would take [default: 0.3]")
+        float,
+        typer.Option(metavar="SHARE", min=0.01, max=1, help="of what the whole grid would take [default: 0.3]"),
     ] = 0.3,
     *,
     where: "Resources",
 ) -> None:
-    """Find the best T and alpha at a part of the grid's cost."""
+    """Find the best T and alpha without the whole grid."""
     from .running import search as searching
 
     with _terminal() as tell:

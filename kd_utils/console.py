@@ -166,7 +166,7 @@ def _accuracies(console: Console, study: Study, student: str, cells: Mapping[Cel
     console.print(table)
     for method in study.methods:
         for T, alpha in ((T, alpha) for T in method.T for alpha in method.alpha):
-            point = f"T {short(T)}, alpha {short(alpha)}"
+            point = f"T {short(T)}, alpha {short(alpha)}" if method.teaching.temperature else f"alpha {short(alpha)}"
             console.print(f"  {method.label}, {point}: {shown(method.label, T, alpha)}", markup=False)
 
 

@@ -44,7 +44,7 @@ def root() -> Path:
 
 
 def notebook(name: str) -> Path:
-    """One of the checkout's notebooks: teacher, distill, analysis or explore."""
+    """One of the checkout's notebooks: teacher, distill, analysis, explore or own_data."""
     return CHECKOUT / "notebooks" / f"{name}.ipynb"
 
 

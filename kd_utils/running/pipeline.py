@@ -370,8 +370,13 @@ class _Clock:
         return self.words
 
 
-def run_all(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell: Listener) -> bool:
-    """Run tasks side by side, taking in each record as its run ends. Returns whether all succeeded."""
+def run_all(
+    stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell: Listener, *, of_grid: bool = True
+) -> bool:
+    """Run tasks side by side, taking in each record as its run ends. Returns whether all succeeded.
+
+    of_grid: by default it is told how long the study still takes.
+    """
     if not tasks:
         return True
     from ..learning import data
@@ -413,7 +418,7 @@ def run_all(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell:
         return pace.left(shelf, at, side_by_side or len(at), took)  # a cluster does not say how many
 
     def on_tick(running: dict[str, int]) -> None:
-        words = clock.ask(lambda: left(len(running)))
+        words = clock.ask(lambda: left(len(running))) if of_grid else ""
         tell(events.StageProgress(stage, finished + sum(running.values()), total, words))
 
     callbacks = Callbacks(on_done, on_retry, on_tick)

@@ -10,7 +10,7 @@ compared. Optuna is an extra: `uv pip install -e '.[search]'`.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from statistics import mean
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ from ..study import STANDARD, Cell, Grid, Model, Study, load, short
 from . import events, pipeline
 from .events import Listener
 from .pipeline import HERE, PipelineError, Resources
-from .pool import Task
+from .pool import Task, warm_up
 
 Point = tuple[float, float]  # T and alpha
 P = TypeVar("P")  # whatever is compared
@@ -35,14 +35,15 @@ ENOUGH = 8  # runs for a rank correlation to be told
 class Winner:
     """The best point of a student, by held-out images over all seeds.
 
-    runs: its seeds. holdout, top1: its mean accuracies on held-out images and on val; baseline: of the runs without
-    distillation, on val. All fractions.
+    run: its run with the first seed, as `kd status` and `kd export` call it. seeds: how many. holdout, top1: its mean
+    accuracies on held-out images and on val; baseline: of the runs without distillation, on val. All fractions.
     """
 
     student: str
     T: float
     alpha: float
-    runs: int
+    run: str
+    seeds: int
     holdout: float
     top1: float
     baseline: float
@@ -176,8 +177,10 @@ def search(
     """
     _optuna()
     study = study if isinstance(study, Study) else load(study)
-    tell = _without_the_grid(on_event or events.Printer())
+    tell = on_event or events.Printer()
     with pipeline.held(study):
+        if where.engine == "local":
+            warm_up()
         shelf = Shelf(study)
         if shelf.dataset and not shelf.dataset["counts"]["holdout"]:
             raise PipelineError(
@@ -192,7 +195,7 @@ def search(
         views = [
             task for seed in study.seeds for task in pipeline.view_tasks(shelf, seed, study.view_count(), where.device)
         ]
-        ok = pipeline.run_all("soft targets", views, shelf, where, tell)
+        ok = pipeline.run_all("soft targets", views, shelf, where, tell, of_grid=False)
         baselines = [Cell(label, None, 1.0, seed) for label in plans for seed in study.seeds]
         for label, (count, ends) in plans.items():
             counts = " -> ".join(f"{n} to {end}" for n, end in zip(_lefts(count, ends), ends, strict=True))
@@ -242,11 +245,6 @@ def _plan(study: Study, student: Model, budget: float) -> tuple[int, list[int]]:
     return count, ends
 
 
-def _without_the_grid(tell: Listener) -> Listener:
-    """Tells on, but for the time that the study's grid would still take."""
-    return lambda event: tell(replace(event, left="") if isinstance(event, events.StageProgress) else event)
-
-
 def _score(shelf: Shelf, cells: list[Cell], end: int, where: Resources, tell: Listener) -> dict[Cell, float]:
     """The accuracies on held-out images after so many epochs of these cells, which are trained as far as that."""
     if end == shelf.study.training(shelf.study.student(cells[0].student), teacher=False).epochs:
@@ -265,7 +263,7 @@ def _score(shelf: Shelf, cells: list[Cell], end: int, where: Resources, tell: Li
         for cell in cells
         if _at(shelf, cell, end) is None
     ]
-    pipeline.run_all(f"{cells[0].student}, to epoch {end}", tasks, shelf, where, tell)
+    pipeline.run_all(f"{cells[0].student}, to epoch {end}", tasks, shelf, where, tell, of_grid=False)
     return {cell: score for cell in cells if (score := _at(shelf, cell, end)) is not None}
 
 
@@ -299,23 +297,22 @@ def _record(shelf: Shelf, cell: Cell) -> StudentRecord | None:
 def _run(shelf: Shelf, cells: list[Cell], where: Resources, tell: Listener) -> bool:
     """Run these cells to their ends, those that are not done."""
     tasks = [pipeline.cell_task(shelf, cell, where.device) for cell in cells if not shelf.done(cell)]
-    return pipeline.run_all("runs", tasks, shelf, where, tell)
+    return pipeline.run_all("runs", tasks, shelf, where, tell, of_grid=False)
 
 
 def _winner(shelf: Shelf, label: str, finalists: list[Cell]) -> Winner | None:
     """The finalist with the highest mean accuracy on held-out images; None where a student has none with all seeds."""
     study = shelf.study
     baseline = [r for seed in study.seeds if (r := _record(shelf, Cell(label, None, 1.0, seed)))]
-    whole = []
+    if not baseline:
+        return None
+    base, whole = mean(r.metrics.top1_best for r in baseline), []
     for cell in finalists:
         runs = [r for seed in study.seeds if (r := _record(shelf, Cell(label, cell.T, cell.alpha, seed)))]
         if cell.student == label and len(runs) == len(study.seeds) and cell.T is not None:
             held, top1 = (mean(getattr(r.metrics, m) or 0.0 for r in runs) for m in ("top1_holdout", "top1_best"))
-            whole.append((held, cell.T, cell.alpha, len(runs), top1))
-    if not whole or not baseline:
-        return None
-    held, T, alpha, runs, top1 = max(whole)
-    return Winner(label, T, alpha, runs, held, top1, mean(r.metrics.top1_best for r in baseline))
+            whole.append(Winner(label, cell.T, cell.alpha, cell.name, len(runs), held, top1, base))
+    return max(whole, key=lambda winner: winner.holdout, default=None)
 
 
 def _trained(shelf: Shelf, label: str, seen: Mapping[int, Mapping[Cell, float]], finalists: list[Cell]) -> int:
@@ -365,10 +362,10 @@ def lines(found: Found) -> list[str]:
     """What a search came to, as the terminal shows it."""
     told = []
     for w in found.winners:
-        seeds = f"{w.runs} seed{'s' * (w.runs > 1)}"
+        seeds, gain = f"{w.seeds} seed{'s' * (w.seeds > 1)}", 100 * (w.top1 - w.baseline)
         told.append(
-            f"{w.student}: T = {short(w.T)}, alpha = {short(w.alpha)} ({seeds}): {w.holdout:.2%} on held-out images, "
-            f"by which it was chosen; {w.top1:.2%} on val, {100 * (w.top1 - w.baseline):+.2f} points to the baseline"
+            f"{w.student}: T = {short(w.T)}, alpha = {short(w.alpha)} ({w.run}; {seeds}): {w.holdout:.2%} on held-out "
+            f"images, by which it was chosen; {w.top1:.2%} on val, {gain:+.2f} points to the baseline"
         )
     share = found.epochs / found.whole
     told.append(f"cost of choosing: {found.epochs:,} epochs, {share:.0%} of the {found.whole:,} of the whole grid")

@@ -107,8 +107,11 @@ def check(given: dict, known: list) -> None:
 def check_values(values: dict) -> None:
     """Raise ParameterError for what the study of these parameters does not have, or has not done yet.
 
-    values: of all parameters that the notebook has, by their names. Loads no torch.
+    values: of all parameters that the notebook has, by their names; one without a study has nothing to check. Loads no
+    torch.
     """
+    if "study" not in values:
+        return
     from ..machine import DEVICES  # other notebooks do without these
     from ..shelf import Shelf, ShelfError
     from ..study import StudyError, load

@@ -73,6 +73,7 @@ def test_further_methods_are_added_to_a_finished_study(copied):
     assert "13 done, 0 failed, 0 running, 0 waiting" in shown
     best = 100 * table.loc[table["method"] == "dist", "top1_best"].iloc[0]
     assert re.search(rf"dist, T 4, alpha 0.5: {best:.2f}", shown)
+    assert re.search(r"^  label_smoothing, alpha ", shown, re.M)  # it has no temperature
     report = kd(copied, "report", "small")
     assert report.returncode == 0, report.stderr
     notebook = (copied / "results" / "small" / "analysis.ipynb").read_text()
