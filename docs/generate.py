@@ -27,10 +27,12 @@ from statistics import mean, median
 import calibration
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from scipy.stats import spearmanr
 
 from kd_utils import methods, records
 from kd_utils.reporting import claims, names, results, sentences, stats, tables
 from kd_utils.reporting.shown import Table, between, duration, p_value, percent, points, referring, width
+from kd_utils.running import search
 from kd_utils.sources import SOURCES
 from kd_utils.study import Study, student_settings
 
@@ -245,6 +247,19 @@ def calibrated() -> str:
         "intervals over images alone, and no verdicts."
     )
     return f"{about}\n\n{table(head, rows)}"
+
+
+def early_rankings() -> str:
+    """How well the ranking of the grid's cells after some epochs tells the one in the end."""
+    ends = search.stages(40, 5)
+    epochs = [5, *ends[:-1]]
+    rows = []
+    for student in students():
+        runs = [r for r in kept().students if (r.student, r.seed, r.method) == (student, 0, "kd") and r.T is not None]
+        last = [r.score for r in runs]
+        told: list[typing.Any] = [spearmanr([search.held_out(r.history, e) for r in runs], last) for e in epochs]
+        rows.append([kept().called(student), str(len(runs)), *(f"{one.statistic:.2f}" for one in told)])
+    return table(["student", "cells", *(f"epoch {e}" for e in epochs)], rows)
 
 
 def cost() -> str:
@@ -572,6 +587,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "seen-views": seen_views,
     "gains": gains,
     "reading": reading,
+    "early-rankings": early_rankings,
     "limits": limits,
     "calibrated": calibrated,
     "cost": cost,

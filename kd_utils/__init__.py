@@ -8,13 +8,14 @@ Importing the package loads nothing; each of these loads what it needs.
 """
 
 __version__ = "0.1.0"
-__all__ = ["export", "run_study", "student", "teacher"]
+__all__ = ["export", "run_study", "search", "student", "teacher"]
 
 TYPE_CHECKING = False  # what typing.TYPE_CHECKING is, without loading typing
 if TYPE_CHECKING:
     from .learning.export import export
     from .learning.run import student, teacher
     from .running.pipeline import run_study
+    from .running.search import search
 
 
 def __getattr__(name: str):
@@ -22,6 +23,10 @@ def __getattr__(name: str):
         from .running.pipeline import run_study
 
         return run_study
+    if name == "search":
+        from .running.search import search
+
+        return search
     if name == "export":
         from .learning.export import export
 

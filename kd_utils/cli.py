@@ -144,6 +144,22 @@ def grid(study: StudyArgument, *, where: "Resources") -> None:
 
 
 @app.command()
+@_takes_resources
+def search(
+    study: StudyArgument,
+    budget: Annotated[float, typer.Option(min=0.01, max=1, help="share of what the whole grid would take")] = 0.3,
+    *,
+    where: "Resources",
+) -> None:
+    """Find the best T and alpha within the grid's ranges, at a part of its cost (the extra 'search')."""
+    from .running import search as searching
+
+    with _terminal() as tell:
+        found = searching.search(study, budget, where=where, on_event=tell)
+    print(*searching.lines(found), sep="\n")
+
+
+@app.command()
 def report(study: StudyArgument) -> None:
     """Make results.csv and the report's PDF and HTML, from records alone."""
     from .running import pipeline

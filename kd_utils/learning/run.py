@@ -334,32 +334,40 @@ class Run:
             )
             return Fit(self.record.history, {}, self.record.metrics.best_epoch, self.record.score)
         if self._fit is None:
-            if not self.plan.train.epochs:
-                print("not trained (0 epochs): judged as it is")
-            for advice in machine.check(self.study, [self.plan.model], self.device.type):
-                print(advice)
-            files.remove(self.folder / paths.FAILURE)
-            torch.set_num_threads(self.study.threads_of(self.plan.model))
-            show = show or _Lines()
-            show.begin(self.plan.train.epochs)
-            self._fit = training.fit(
-                self.model,
-                self.images,
-                torch.as_tensor(self.dataset.labels("train")).to(self.device),
-                train=self.plan.train,
-                loss=self._loss(),
-                view=lambda epoch: self.view(self.study.view_number(epoch)),
-                seed=self.plan.seed,
-                score=self._scorer,
-                extra=self._soft_targets_of if self._taught_by else None,
-                forward=models.compiled(self.model) if self.plan.model.compile else None,
-                precision=self.precision,
-                checkpoint=self.folder / paths.CHECKPOINT,
-                on_epoch=lambda row: self._after_epoch(row, show),
-                on_batch=show.batch,
-            )
-            show.end()
+            self._fit = self._train(show or _Lines())
         return self._fit
+
+    def advance(self, until: int) -> list[dict]:
+        """Train as far as that epoch, for a later fit() to go on from there; returns the history so far."""
+        return self.record.history if self.record else self._train(_Lines(), until).history
+
+    def _train(self, show: Show, until: int | None = None) -> Fit:
+        if not self.plan.train.epochs:
+            print("not trained (0 epochs): judged as it is")
+        for advice in machine.check(self.study, [self.plan.model], self.device.type):
+            print(advice)
+        files.remove(self.folder / paths.FAILURE)
+        torch.set_num_threads(self.study.threads_of(self.plan.model))
+        show.begin(self.plan.train.epochs)
+        fit = training.fit(
+            self.model,
+            self.images,
+            torch.as_tensor(self.dataset.labels("train")).to(self.device),
+            train=self.plan.train,
+            loss=self._loss(),
+            view=lambda epoch: self.view(self.study.view_number(epoch)),
+            seed=self.plan.seed,
+            score=self._scorer,
+            extra=self._soft_targets_of if self._taught_by else None,
+            forward=models.compiled(self.model) if self.plan.model.compile else None,
+            precision=self.precision,
+            checkpoint=self.folder / paths.CHECKPOINT,
+            on_epoch=lambda row: self._after_epoch(row, show),
+            on_batch=show.batch,
+            until=until,
+        )
+        show.end()
+        return fit
 
     def evaluate(self) -> Evaluation:
         """The trained model on val, and on holdout if there is one. Raises RunError before fit()."""

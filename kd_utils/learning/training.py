@@ -69,6 +69,7 @@ def fit(
     checkpoint: Path | None = None,
     on_epoch: Callable[[dict], None] | None = None,
     on_batch: Callable[[float], None] | None = None,
+    until: int | None = None,
 ) -> Fit:
     """Train model, and go on from `checkpoint` if that file is there.
 
@@ -88,6 +89,7 @@ def fit(
     precision: 'fp32' or 'bf16' (autocast of the forward pass).
     on_epoch(row of the history) is called after each epoch, on_batch(epochs done, parts of one included) after each
     batch.
+    until: stop after so many epochs, with a checkpoint to go on from; by default at the end.
     train.epochs may be 0: the model is judged as it is, and the history is empty.
     All randomness of an epoch follows from (seed, epoch), and a checkpoint within one has the generators' states, so
     a resumed training equals an uninterrupted one.
@@ -102,7 +104,8 @@ def fit(
     keeper = _Keeper(checkpoint, net, optimizer, schedule)
     batches = max(1, -(-len(labels) // train.batch_size))
     state, under_way = keeper.resume()
-    while len(state.history) < train.epochs and not _stalled(state, train):
+    last = min(train.epochs, until or train.epochs)
+    while len(state.history) < last and not _stalled(state, train):
         epoch = len(state.history)
         if under_way is None:
             torch.manual_seed(seeds.epoch(seed, epoch))
@@ -149,6 +152,8 @@ def fit(
         keeper.after_epoch(state)
         if on_epoch:
             on_epoch(row)
+    if last < train.epochs:
+        keeper.keep(state)
     state.last = _snapshot(net)
     return state
 
@@ -266,6 +271,10 @@ class _Keeper:
         """Keep what an epoch has come to, if it is time."""
         if time.perf_counter() >= self.due:
             self._write(state, None)
+
+    def keep(self, state: Fit) -> None:
+        """Keep what the latest epoch has come to, whatever it costs."""
+        self._write(state, None)
 
     def within(self, state: Fit, epoch: _Epoch) -> None:
         """Keep an epoch that is under way, if it is time."""

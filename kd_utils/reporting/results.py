@@ -1,6 +1,6 @@
 """Records -> what a study has found, as DataFrames: one row a cell, with intervals and tests. Loads no torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files as package_files
@@ -103,6 +103,7 @@ class Results:
     dataset: dict
     teachers: list[TeacherRecord]  # best first
     students: list[StudentRecord]  # sorted as results.csv
+    off_grid: Sequence[StudentRecord] = ()  # finished runs of points that the study's grid has not; sorted as well
 
     @property
     def teacher(self) -> TeacherRecord:
@@ -350,9 +351,10 @@ def load(study: str | Study) -> Results:
         raise NoResults(f"study '{study.name}' has no teacher yet; run: kd run {study.name}")
     planned = set(study.cells())
     students = [r for r in shelf.students if r.cell in planned]
+    off_grid = [r for r in shelf.students if r.cell not in planned]
     if not students:
         raise NoResults(f"study '{study.name}' has no finished cell yet; run: kd run {study.name}")
-    return Results(study, shelf.dataset, shelf.teachers, students)
+    return Results(study, shelf.dataset, shelf.teachers, students, off_grid)
 
 
 def published() -> pd.DataFrame:

@@ -192,6 +192,55 @@ def further(results: Results) -> Table | None:
     return Table(frame.assign(name=called, T=frame["T"].where(hot)), caption, "further", columns)
 
 
+def off_grid(results: Results) -> Table | None:
+    """Runs of points that the grid has not, one row a point, best first; None where there are none.
+
+    top1, top1_holdout: means over its seeds. gain: top1 less the mean of the baseline's runs of the same seeds.
+    """
+    points: dict[Point, list[StudentRecord]] = {}
+    for record in results.off_grid:
+        points.setdefault(Point.of(record.cell), []).append(record)
+    if not points:
+        return None
+    rows = []
+    for point, runs in points.items():
+        baselines = {r.seed: r.metrics.top1_best for r in results.records_of(Point.baseline(point.student))}
+        gains = [r.metrics.top1_best - baselines[r.seed] for r in runs if r.seed in baselines]
+        held = [r.metrics.top1_holdout for r in runs if r.metrics.top1_holdout is not None]
+        rows.append(
+            {
+                "student": point.student,
+                "method": point.method,
+                "T": float("nan") if point.T is None else point.T,
+                "alpha": point.alpha,
+                "top1": pd.Series([r.metrics.top1_best for r in runs]).mean(),
+                "gain": pd.Series(gains, dtype=float).mean(),
+                "top1_holdout": pd.Series(held, dtype=float).mean(),
+                "n": len(runs),
+            }
+        )
+    columns = {
+        "Student": words("student", results.called),
+        "Method": words("method", lambda label: names.of_method(results.study, label)),
+        **PLACE,
+        "Top-1, %": number(percent, "top1"),
+        "Gain": number(_points_or_none, "gain"),
+        "n": number(str, "n"),
+    }
+    if results.dataset["counts"]["holdout"]:
+        columns["Held-out, %"] = number(percent, "top1_holdout")
+    caption = (
+        "Runs beside the grid, by a search or by hand: means over n seeds. Gain: over the baseline's runs of these "
+        "seeds. A search chooses by the held-out accuracy, which is therefore optimistic."
+    )
+    frame = pd.DataFrame(rows).sort_values(["student", "top1"], ascending=[True, False], kind="stable")
+    return Table(frame, caption, "off-grid", columns)
+
+
+def _points_or_none(gain: float) -> str:
+    return "–" if pd.isna(gain) else points(gain)
+
+
 def choice(results: Results) -> Table | None:
     """What a winner is worth: chosen on all seeds but one and reported on that, and chosen on held-out images.
 
@@ -392,6 +441,8 @@ def sources(results: Results) -> Mapping[str, Sequence[Record]]:
     by_label |= {"fig-agreement": grid, "fig-calibration": telling, "fig-classes": telling}
     if further(results) is not None:
         by_label["tbl-further"] = results.students
+    if off_grid(results) is not None:
+        by_label["tbl-off-grid"] = results.off_grid
     by_label["tbl-cost"] = [results.teacher, *results.students]
     return by_label | {label("tbl-grid", student): runs for student, runs in grid_of.items()}
 
@@ -415,9 +466,9 @@ def provenance(results: Results) -> Table:
 
 
 def _numbered(results: Results) -> Mapping[str, Record]:
-    """T1, T2, ... the teachers, best first; R1, R2, ... the runs, sorted as results.csv is."""
+    """T1, T2, ... the teachers, best first; R1, R2, ... the runs, sorted as results.csv is, those off the grid last."""
     teachers: dict[str, Record] = {f"T{k}": record for k, record in enumerate(results.teachers, 1)}
-    return teachers | {f"R{k}": record for k, record in enumerate(results.students, 1)}
+    return teachers | {f"R{k}": record for k, record in enumerate([*results.students, *results.off_grid], 1)}
 
 
 def _ranges(names: list[str]) -> str:

@@ -97,7 +97,7 @@ def train_teachers(shelf: Shelf, where: Resources, tell: Listener) -> bool:
     from ..learning import data
 
     note(shelf.study, data.load(shelf.study).meta)  # files that candidates are made of may have come after the data
-    ok = _run("teachers", teacher_tasks(shelf, where.device), shelf, where, tell)
+    ok = run_all("teachers", teacher_tasks(shelf, where.device), shelf, where, tell)
     if shelf.teacher is not None:
         top1, among = shelf.teacher.metrics.top1_best, len(shelf.candidates)
         tell(events.Said(f"teacher: {shelf.teacher.teacher}, {top1:.2%} top-1, best of {among}"))
@@ -108,7 +108,7 @@ def train_teachers(shelf: Shelf, where: Resources, tell: Listener) -> bool:
 
 def run_cells(shelf: Shelf, where: Resources, tell: Listener) -> bool:
     """Run the cells that are not done, in the study's order, the soft targets of a seed before the first that asks."""
-    ok = _run("cells", student_tasks(shelf, where.device), shelf, where, tell)
+    ok = run_all("cells", student_tasks(shelf, where.device), shelf, where, tell)
     write_results(shelf)
     done = sum(record is not None for record in shelf.cells.values())
     ok = _all_could_be_run(shelf, tell) and ok
@@ -227,13 +227,18 @@ def student_tasks(shelf: Shelf, device: str = "auto") -> list[Task]:
 
 def soft_target_tasks(shelf: Shelf, seed: int, device: str = "auto") -> list[Task]:
     """The views of a seed whose soft targets are missing and that a cell which is still to be run will ask for."""
+    left = [cell for cell, record in shelf.cells.items() if cell.seed == seed and record is None]
+    if not any(shelf.study.taught_by(cell) == "teacher" for cell in left):
+        return []
+    return view_tasks(shelf, seed, shelf.study.view_count(), device)
+
+
+def view_tasks(shelf: Shelf, seed: int, count: int, device: str = "auto") -> list[Task]:
+    """Those of the first views of a seed, so many, whose soft targets are missing."""
     from ..learning import data
     from ..learning.soft_targets import SoftTargets
 
     study, chosen = shelf.study, shelf.chosen_teacher()
-    left = [cell for cell, record in shelf.cells.items() if cell.seed == seed and record is None]
-    if not any(study.taught_by(cell) == "teacher" for cell in left):
-        return []
     store = SoftTargets.of(study, seed, chosen, data.load(study))
     tasks = [
         Task(
@@ -243,7 +248,7 @@ def soft_target_tasks(shelf: Shelf, seed: int, device: str = "auto") -> list[Tas
             paths.results(study.name) / f"soft-targets-seed{seed}-view{view:04d}",
             threads=study.threads,
         )
-        for view in range(study.view_count())
+        for view in range(count)
         if not store.has(view)
     ]
     beside = paths.results(study.name) / paths.TEACHER_WEIGHTS
@@ -269,19 +274,24 @@ def cell_tasks(shelf: Shelf, device: str = "auto") -> list[tuple[Cell, Task]]:
         learns_from_itself = study.taught_by(cell) == "self"
         if record or (learns_from_itself and shelf.done(baseline) and not baseline_weights(shelf, cell).is_file()):
             continue
-        model = study.student(cell.student)
-        parameters = {
-            "student": cell.student,
-            "T": cell.T or 1.0,
-            "alpha": cell.alpha,
-            "method": cell.method,
-            "seed": cell.seed,
-            "device": device,
-        }
-        steps = study.training(model, teacher=False).epochs
-        task = _notebook(study, "distill", cell.name, shelf.student_folder(cell), parameters, steps, model)
+        task = cell_task(shelf, cell, device)
         tasks.append((cell, replace(task, after=frozenset([baseline.name])) if learns_from_itself else task))
     return tasks
+
+
+def cell_task(shelf: Shelf, cell: Cell, device: str = "auto") -> Task:
+    """A cell's run of distill.ipynb."""
+    model = shelf.study.student(cell.student)
+    parameters = {
+        "student": cell.student,
+        "T": cell.T or 1.0,
+        "alpha": cell.alpha,
+        "method": cell.method,
+        "seed": cell.seed,
+        "device": device,
+    }
+    steps = shelf.study.training(model, teacher=False).epochs
+    return _notebook(shelf.study, "distill", cell.name, shelf.student_folder(cell), parameters, steps, model)
 
 
 def baseline_weights(shelf: Shelf, cell: Cell) -> Path:
@@ -338,7 +348,7 @@ def execute(study: Study, notebook: str, output: str, parameters: dict) -> None:
 ASK_AGAIN = 10.0  # seconds between two estimates of the time left
 
 
-def _run(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell: Listener) -> bool:
+def run_all(stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell: Listener) -> bool:
     """Run tasks side by side, taking in each record as its run ends. Returns whether all succeeded."""
     if not tasks:
         return True

@@ -1,0 +1,375 @@
+"""The best T and alpha, and not the map: points are drawn, trained briefly, and the promising ones go on. No torch.
+
+Half of the points are spread evenly, the others are drawn by Optuna's TPE sampler (Bergstra et al. 2011) near those of
+them that do well early. Then successive halving (Jamieson and Talwalkar 2016, 'Non-stochastic best arm identification
+and hyperparameter optimization'), judged on held-out images: all points are trained for a quarter of the epochs, the
+better half of them for a half, the better half of these to the end, each from its checkpoint. Those are the finalists;
+they get all seeds. Optuna's pruner for it decides as runs come in, by those before; here all runs of an end are
+compared. Optuna is an extra: `uv pip install -e '.[search]'`.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from statistics import mean
+from typing import Any, TypeVar
+
+from .. import files, paths
+from ..records import StudentRecord
+from ..shelf import Shelf
+from ..study import STANDARD, Cell, Grid, Model, Study, load, short
+from . import events, pipeline
+from .events import Listener
+from .pipeline import HERE, PipelineError, Resources
+from .pool import Task
+
+Point = tuple[float, float]  # T and alpha
+P = TypeVar("P")  # whatever is compared
+
+STAGES = 3  # of training: a quarter of the epochs, a half, the whole
+TOLD = 0.5  # Spearman's rank correlation below which an early ranking says little
+ENOUGH = 8  # runs for a rank correlation to be told
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The best point of a student, by held-out images over all seeds.
+
+    runs: its seeds. holdout, top1: its mean accuracies on held-out images and on val; baseline: of the runs without
+    distillation, on val. All fractions.
+    """
+
+    student: str
+    T: float
+    alpha: float
+    runs: int
+    holdout: float
+    top1: float
+    baseline: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search came to. epochs: trained for it; whole: that the study's whole grid would take."""
+
+    winners: list[Winner]
+    epochs: int
+    whole: int
+    notes: list[str]
+
+
+def stages(epochs: int, every: int) -> list[int]:
+    """The epochs after which points are compared, the last one the end; every: epochs between two evaluations."""
+    early = {math.ceil(epochs / 2**k / every) * every for k in range(1, STAGES)}
+    return sorted({e for e in early if e < epochs} | {epochs})
+
+
+def epochs_of(count: int, ends: Sequence[int]) -> int:
+    """The epochs that so many points take, halved after each end but the last."""
+    return sum(left * (end - before) for left, end, before in zip(_lefts(count, ends), ends, [0, *ends], strict=False))
+
+
+def _lefts(count: int, ends: Sequence[int]) -> list[int]:
+    """How many points are trained to each end."""
+    lefts = [count]
+    for _ in ends[1:]:
+        lefts.append(math.ceil(lefts[-1] / 2))
+    return lefts
+
+
+def affordable(budget: float, cells: int, seeds: int, ends: Sequence[int]) -> int:
+    """How many points a share of the whole grid pays for, their finalists' further seeds and the baselines included.
+
+    cells: of the grid, for one seed, the baseline among them. 0 where it does not even pay for two points.
+    """
+    pays_for = (budget * cells - 1) * seeds * ends[-1]
+
+    def takes(count: int) -> int:
+        return epochs_of(count, ends) + _lefts(count, ends)[-1] * (seeds - 1) * ends[-1]
+
+    return max((count for count in range(2, 2 * cells + 1) if takes(count) <= pays_for), default=0)
+
+
+def draw(grid: Grid, count: int) -> list[Point]:
+    """So many points of the ranges that the grid spans, spread evenly (Halton): T by its logarithm, alpha as it is.
+
+    The customary point comes first, where the ranges have it. The same grid gives the same points; a larger count
+    begins with those of a smaller one.
+    """
+    import numpy as np
+    from scipy.stats import qmc
+
+    (low, high), (least, most) = ranges(grid)
+    at = qmc.Halton(2, scramble=True, rng=np.random.default_rng(0)).random(4 * count + 16)
+    drawn = [_within(grid, low * (high / low) ** u, least + v * (most - least)) for u, v in at.tolist()]
+    customary = [STANDARD] if _within(grid, *STANDARD) == STANDARD else []
+    return list(dict.fromkeys([*customary, *drawn]))[:count]
+
+
+def draw_near(grid: Grid, scores: Mapping[Point, float], count: int) -> list[Point]:
+    """So many further points of the ranges, most of them near those with the best scores so far.
+
+    The same scores give the same points.
+    """
+    optuna = _optuna()
+    (low, high), (least, most) = ranges(grid)
+    axes = {
+        "T": optuna.distributions.FloatDistribution(low, high, log=True),
+        "alpha": optuna.distributions.FloatDistribution(least, most),
+    }
+    sampler = optuna.samplers.TPESampler(n_startup_trials=1, seed=0)
+    trials = optuna.create_study(direction="maximize", sampler=sampler)
+    for (T, alpha), score in scores.items():
+        params = {"T": T, "alpha": alpha}
+        trials.add_trial(optuna.trial.create_trial(params=params, distributions=axes, value=score))
+    drawn = [_within(grid, **trials.ask(axes).params) for _ in range(4 * count + 16)]
+    return list(dict.fromkeys(point for point in drawn if point not in scores))[:count]
+
+
+def ranges(grid: Grid) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The least and the greatest T and alpha of a grid, the baseline left out. Raises PipelineError without a range."""
+    points = [alpha for alpha in grid.alphas if alpha < 1]
+    if not points or (len(points) == 1 and len(grid.temperatures) == 1):
+        raise PipelineError("the grid spans no range of T or of alpha to search in; give `grid` at least two values")
+    return (min(grid.temperatures), max(grid.temperatures)), (min(points), max(points))
+
+
+def _within(grid: Grid, T: float, alpha: float) -> Point:
+    """A point in few digits, within the ranges."""
+    (low, high), (least, most) = ranges(grid)
+    return min(max(float(f"{T:.3g}"), low), high), min(max(round(alpha, 3), least), most)
+
+
+def _optuna() -> Any:
+    """Raises PipelineError where the extra is not installed."""
+    try:
+        import optuna
+    except ImportError:
+        raise PipelineError("Optuna is not installed; run: uv pip install -e '.[search]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def halve(
+    points: Sequence[P], ends: Sequence[int], score: Callable[[list[P], int], Mapping[P, float]]
+) -> dict[int, dict[P, float]]:
+    """Successive halving: what each end has seen, end -> point -> its score there; the last has the finalists.
+
+    score(points, end) trains these points as far as that end. A point that it has no score of is out.
+    """
+    left, seen = list(points), {}
+    for k, end in enumerate(ends):
+        seen[end] = dict(score(left, end))
+        ranked = sorted(seen[end], key=lambda point: -seen[end][point])
+        left = ranked[: math.ceil(len(left) / 2)] if k < len(ends) - 1 else ranked
+    return seen
+
+
+def search(
+    study: str | Study, budget: float = 0.3, *, where: Resources = HERE, on_event: Listener | None = None
+) -> Found:
+    """Find the best T and alpha of each student for this share of the cost of the study's whole grid.
+
+    The ranges are those that the grid spans. Runs are the study's own: records that are there are taken, and those of
+    a search that was stopped go on. Raises PipelineError where the study holds no images out, or the budget is too
+    small, and ShelfError where it has no teacher.
+    """
+    _optuna()
+    study = study if isinstance(study, Study) else load(study)
+    tell = _without_the_grid(on_event or events.Printer())
+    with pipeline.held(study):
+        shelf = Shelf(study)
+        if shelf.dataset and not shelf.dataset["counts"]["holdout"]:
+            raise PipelineError(
+                "a search judges on held-out images, and the study has none: set data.holdout_per_class in "
+                f"{study.file}, which makes other data and other runs"
+            )
+        shelf.chosen_teacher()
+        plans = {student.label: _plan(study, student, budget) for student in study.students}
+        pipeline.advise(shelf, where, tell)
+        first, *others = study.seeds
+        notes, seen = [], {}
+        views = [
+            task for seed in study.seeds for task in pipeline.view_tasks(shelf, seed, study.view_count(), where.device)
+        ]
+        ok = pipeline.run_all("soft targets", views, shelf, where, tell)
+        baselines = [Cell(label, None, 1.0, seed) for label in plans for seed in study.seeds]
+        for label, (count, ends) in plans.items():
+            counts = " -> ".join(f"{n} to {end}" for n, end in zip(_lefts(count, ends), ends, strict=True))
+            tell(events.Said(f"{label}: {count} points of T and alpha; trained to epoch: {counts}"))
+            spread = [Cell(label, T, alpha, first) for T, alpha in draw(study.grid, math.ceil(count / 2))]
+            early = _score(shelf, spread, ends[0], where, tell)
+            scores = {(cell.T, cell.alpha): score for cell, score in early.items() if cell.T is not None}
+            near = [Cell(label, T, alpha, first) for T, alpha in draw_near(study.grid, scores, count - len(spread))]
+            seen[label] = halve([*early, *near], ends, lambda some, end: _score(shelf, some, end, where, tell))
+            if advice := _early(shelf, label, ends, seen[label]):
+                notes.append(advice)
+        finalists = [cell for of_student in seen.values() for cell in of_student[max(of_student)]]
+        again = [Cell(c.student, c.T, c.alpha, seed) for c in finalists for seed in others]
+        ok = _run(shelf, [*baselines, *again], where, tell) and ok
+        if not ok:
+            notes.append("some runs failed, and are left out; the same command tries them again")
+        found = Found(
+            [winner for label in plans if (winner := _winner(shelf, label, finalists))],
+            sum(_trained(shelf, label, seen[label], finalists) for label in plans),
+            sum(
+                study.training(study.student(c.student), teacher=False).epochs
+                for c in study.cells()
+                if c.method == "kd"
+            ),
+            notes,
+        )
+        _tidy(shelf, seen, finalists)
+        told = {label: {end: {c.name: s for c, s in at.items()} for end, at in e.items()} for label, e in seen.items()}
+        files.write_json(paths.results(study.name) / paths.SEARCH, {"budget": budget, "seen": told, **asdict(found)})
+        pipeline.write_results(shelf)
+    return found
+
+
+def _plan(study: Study, student: Model, budget: float) -> tuple[int, list[int]]:
+    """How many points a student gets, and the epochs after which they are compared. Raises PipelineError."""
+    train = study.training(student, teacher=False)
+    ends = stages(train.epochs, train.eval_every)
+    ranges(study.grid)
+    cells = {(cell.T, cell.alpha) for cell in study.cells() if cell.student == student.label and cell.method == "kd"}
+    count = affordable(budget, len(cells), len(study.seeds), ends)
+    if not count:
+        enough = [share / 100 for share in range(1, 101) if affordable(share / 100, len(cells), len(study.seeds), ends)]
+        raise PipelineError(
+            f"a budget of {budget:g} of the grid does not pay for two points of {student.label} beside its baseline; "
+            + (f"take {enough[0]:g} or more" if enough else "the whole grid does not either: run it, with kd grid")
+        )
+    return count, ends
+
+
+def _without_the_grid(tell: Listener) -> Listener:
+    """Tells on, but for the time that the study's grid would still take."""
+    return lambda event: tell(replace(event, left="") if isinstance(event, events.StageProgress) else event)
+
+
+def _score(shelf: Shelf, cells: list[Cell], end: int, where: Resources, tell: Listener) -> dict[Cell, float]:
+    """The accuracies on held-out images after so many epochs of these cells, which are trained as far as that."""
+    if end == shelf.study.training(shelf.study.student(cells[0].student), teacher=False).epochs:
+        _run(shelf, cells, where, tell)
+        records = {cell: _record(shelf, cell) for cell in cells}
+        return {cell: record.score for cell, record in records.items() if record}
+    tasks = [
+        Task(
+            f"{cell.name} to epoch {end}",
+            advance,
+            {"study": shelf.study, "cell": cell, "until": end, "device": where.device},
+            shelf.student_folder(cell),
+            end,
+            threads=shelf.study.threads_of(shelf.study.student(cell.student)),
+        )
+        for cell in cells
+        if _at(shelf, cell, end) is None
+    ]
+    pipeline.run_all(f"{cells[0].student}, to epoch {end}", tasks, shelf, where, tell)
+    return {cell: score for cell in cells if (score := _at(shelf, cell, end)) is not None}
+
+
+def advance(study: Study, cell: Cell, until: int, device: str) -> None:
+    """Train a cell as far as that epoch, in a process of its own, and note its accuracies."""
+    from ..learning import run
+
+    plan = run.plan_student(Shelf(study), cell)
+    history = run.Run(plan, device).advance(until)
+    files.write_json(plan.folder / paths.SCORES, {"until": until, "history": history})
+
+
+def _at(shelf: Shelf, cell: Cell, end: int) -> float | None:
+    """A cell's accuracy on held-out images after so many epochs; None where it was not trained so far."""
+    if record := _record(shelf, cell):
+        return held_out(record.history, end)
+    noted = files.read_json(shelf.student_folder(cell) / paths.SCORES) or {}
+    return held_out(noted["history"], end) if noted.get("until", 0) >= end else None
+
+
+def held_out(history: Sequence[Mapping[str, float]], end: int) -> float | None:
+    """The latest accuracy on held-out images in the epochs up to that; patience may have stopped before."""
+    known = [row["holdout_top1"] for row in history if row["epoch"] <= end and row.get("holdout_top1") is not None]
+    return known[-1] if known else None
+
+
+def _record(shelf: Shelf, cell: Cell) -> StudentRecord | None:
+    return next((record for record in shelf.students if record.cell == cell), None)
+
+
+def _run(shelf: Shelf, cells: list[Cell], where: Resources, tell: Listener) -> bool:
+    """Run these cells to their ends, those that are not done."""
+    tasks = [pipeline.cell_task(shelf, cell, where.device) for cell in cells if not shelf.done(cell)]
+    return pipeline.run_all("runs", tasks, shelf, where, tell)
+
+
+def _winner(shelf: Shelf, label: str, finalists: list[Cell]) -> Winner | None:
+    """The finalist with the highest mean accuracy on held-out images; None where a student has none with all seeds."""
+    study = shelf.study
+    baseline = [r for seed in study.seeds if (r := _record(shelf, Cell(label, None, 1.0, seed)))]
+    whole = []
+    for cell in finalists:
+        runs = [r for seed in study.seeds if (r := _record(shelf, Cell(label, cell.T, cell.alpha, seed)))]
+        if cell.student == label and len(runs) == len(study.seeds) and cell.T is not None:
+            held, top1 = (mean(getattr(r.metrics, m) or 0.0 for r in runs) for m in ("top1_holdout", "top1_best"))
+            whole.append((held, cell.T, cell.alpha, len(runs), top1))
+    if not whole or not baseline:
+        return None
+    held, T, alpha, runs, top1 = max(whole)
+    return Winner(label, T, alpha, runs, held, top1, mean(r.metrics.top1_best for r in baseline))
+
+
+def _trained(shelf: Shelf, label: str, seen: Mapping[int, Mapping[Cell, float]], finalists: list[Cell]) -> int:
+    """The epochs that a student's search comes to: its points as far as they went, further seeds, baselines."""
+    reached: dict[Cell, int] = {cell: end for end in sorted(seen) for cell in seen[end]}
+    seeds, whole = len(shelf.study.seeds), max(seen)
+    of_student = sum(cell.student == label for cell in finalists)
+    return sum(reached.values()) + (of_student * (seeds - 1) + seeds) * whole
+
+
+def _early(shelf: Shelf, label: str, ends: Sequence[int], seen: Mapping[int, Mapping[Cell, float]]) -> str:
+    """A sentence where the ranking at the first end says little of the last one; '' where it says something.
+
+    By all runs of the student that are done, if they are enough; else by the points that went on to the second end.
+    """
+    from scipy.stats import spearmanr
+
+    if len(ends) < 2:
+        return ""
+    first, second = ends[:2]
+    done = [record for record in shelf.students if record.student == label and record.T is not None]
+    pairs = [(at, record.score) for record in done if (at := held_out(record.history, first)) is not None]
+    what = f"the end, among {len(pairs)} runs"
+    if len(pairs) < ENOUGH:
+        pairs = [(seen[first][cell], score) for cell, score in seen[second].items()]
+        what = f"epoch {second}, among the {len(pairs)} points that went on"
+    if len(pairs) < 3:
+        return ""
+    result: Any = spearmanr([before for before, _ in pairs], [after for _, after in pairs])
+    if result.statistic >= TOLD:
+        return ""
+    return (
+        f"{label}: the ranking at epoch {first} says little of that at {what} (Spearman {result.statistic:.2f}); the "
+        "search may have dropped the best: a larger budget, or the grid, tells more"
+    )
+
+
+def _tidy(shelf: Shelf, seen: Mapping[str, Mapping[int, Mapping[Cell, float]]], finalists: list[Cell]) -> None:
+    """Remove the checkpoints of the points that did not reach the end; their accuracies stay, for another search."""
+    for of_student in seen.values():
+        for cell in {cell for at in of_student.values() for cell in at} - set(finalists):
+            for name in (paths.CHECKPOINT, paths.PROGRESS):
+                files.remove(shelf.student_folder(cell) / name)
+
+
+def lines(found: Found) -> list[str]:
+    """What a search came to, as the terminal shows it."""
+    told = []
+    for w in found.winners:
+        seeds = f"{w.runs} seed{'s' * (w.runs > 1)}"
+        told.append(
+            f"{w.student}: T = {short(w.T)}, alpha = {short(w.alpha)} ({seeds}): {w.holdout:.2%} on held-out images, "
+            f"by which it was chosen; {w.top1:.2%} on val, {100 * (w.top1 - w.baseline):+.2f} points to the baseline"
+        )
+    share = found.epochs / found.whole
+    told.append(f"cost of choosing: {found.epochs:,} epochs, {share:.0%} of the {found.whole:,} of the whole grid")
+    return told + [f"note: {note}" for note in found.notes]

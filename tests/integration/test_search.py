@@ -1,0 +1,62 @@
+"""A search from drawn points to the winner: runs go on from their checkpoints, and are ordinary records."""
+
+import json
+
+import pytest
+from helpers import SMALL, write_study
+
+from kd_utils.learning import data
+from kd_utils.learning import run as runs
+from kd_utils.reporting import results, tables
+from kd_utils.running import search
+from kd_utils.running.pipeline import PipelineError
+from kd_utils.shelf import Shelf
+from kd_utils.study import load
+
+pytest.importorskip("optuna", reason="the extra search is not installed")
+
+NET = """
+from torch import nn
+
+def Net(classes):
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(392, classes))
+"""
+
+
+def test_a_search_comes_to_ordinary_records(root):
+    (root / "studies" / "nets.py").write_text(NET)
+    content = {**SMALL, "data": {**SMALL["data"], "holdout_per_class": 5}, "students": ["nets.py:Net"]}
+    content |= {"train": {"epochs": 4, "batch_size": 16}, "teacher": {"candidates": ["nets.py:Net"]}}
+    write_study(root, {**content, "grid": {"T": [1, 20], "alpha": [0.1, 0.9]}})
+    study, said = load("small"), []
+    data.prepare(study)
+    runs.teacher(study).go()
+    found = search.search(study, 0.8, on_event=lambda event: said.append(str(event)))
+    assert "Net: 5 points of T and alpha; trained to epoch: 5 to 1 -> 3 to 2 -> 2 to 4" in said
+    (winner,) = found.winners
+    assert (found.epochs, found.whole) == (2 * 1 + 1 * 2 + 2 * 4 + 4, 5 * 4)  # points as far as they went, baseline
+    shelf = Shelf(study)
+    done = {(r.T, r.alpha): r for r in shelf.students}
+    assert len(done) == 3 and (None, 1.0) in done
+    record = done[winner.T, winner.alpha]
+    assert record.score == max(r.score for (T, _), r in done.items() if T is not None)
+    assert (winner.holdout, winner.top1) == (record.metrics.top1_holdout, record.metrics.top1_best)
+    told = json.loads((root / "results" / "small" / "search.json").read_text())
+    assert [len(told["seen"]["Net"][end]) for end in ("1", "2", "4")] == [5, 3, 2]
+    assert not list(root.glob("results/small/students/*/checkpoint.pt"))
+    shown = tables.off_grid(results.load(study))
+    assert sorted(zip(shown.frame["T"], shown.frame["alpha"], strict=True)) == sorted(
+        p for p in done if p[0] is not None
+    )
+    before = {path: path.stat().st_mtime_ns for path in root.glob("results/small/students/*/record.json")}
+    assert search.search(study, 0.8, on_event=said.append).winners == [winner]
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    record.folder.rename(root / "searched")  # and trained in one go, it is the same
+    again = runs.student(study, T=winner.T, alpha=winner.alpha).go()
+    assert again.weights_sha256 == record.weights_sha256
+
+
+def test_a_search_wants_images_held_out(root):
+    data.prepare(load("small"))
+    with pytest.raises(PipelineError, match="judges on held-out images, and the study has none: set data.holdout"):
+        search.search("small")
