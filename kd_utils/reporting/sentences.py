@@ -673,6 +673,11 @@ def _further_gains(results: Results, student: str) -> list[str]:
     return [f"{_name(results, student)} gains by {_join(told)} points."] if told else []
 
 
+def off_grid(results: Results) -> Text:
+    """That there are runs beside the grid; nothing where there are none."""
+    return Text("@tbl-off-grid has the runs beside the grid.\n" if results.off_grid else "")
+
+
 def cost(results: Results) -> Text:
     """What storing the soft targets saved."""
     images, rate = results.dataset["counts"]["train"], results.teacher.cost.inference_images_per_second

@@ -304,7 +304,7 @@ def off_grid(results: Results) -> Table | None:
         rows.append(
             {
                 "student": point.student,
-                "name": names.of_method(results.study, point.method),
+                "method": point.method,
                 "T": float("nan") if point.T is None else point.T,
                 "alpha": point.alpha,
                 "top1": pd.Series([r.metrics.top1_best for r in runs]).mean(),
@@ -315,7 +315,7 @@ def off_grid(results: Results) -> Table | None:
         )
     columns = {
         "Student": words("student", results.called),
-        "Method": words("name"),
+        "Method": words("method", lambda label: names.of_method(results.study, label)),
         **PLACE,
         "Top-1, %": number(percent, "top1"),
         "Gain": number(_points_or_none, "gain"),
@@ -324,8 +324,8 @@ def off_grid(results: Results) -> Table | None:
     if results.dataset["counts"]["holdout"]:
         columns["Held-out, %"] = number(percent, "top1_holdout")
     caption = (
-        "Runs beside the grid, by a search or by hand: means over n seeds. Gain: over the baseline's runs of the same "
-        "seeds. A search chooses by the held-out accuracy, which is therefore optimistic; top-1 is not."
+        "Runs beside the grid, by a search or by hand: means over n seeds. Gain: over the baseline's runs of these "
+        "seeds. A search chooses by the held-out accuracy, which is therefore optimistic."
     )
     frame = pd.DataFrame(rows).sort_values(["student", "top1"], ascending=[True, False], kind="stable")
     return Table(frame, caption, "off-grid", columns)
