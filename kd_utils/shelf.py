@@ -3,7 +3,6 @@
 A record answers if and only if the name of its folder ends in the key of what the study asks for.
 """
 
-import platform
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -220,7 +219,7 @@ class Shelf:
             who = path.read_text(encoding="utf-8", errors="replace").strip()
         except OSError:
             return ""
-        here = re.match(rf"process (\d+) on {re.escape(platform.node())},", who)
+        here = re.match(rf"process (\d+) on {re.escape(files.HOST)},", who)
         return "" if here and not files.alive(int(here[1])) else who  # of another machine it cannot be told
 
     def running(self) -> dict[str, RunProgress]:

@@ -1,7 +1,6 @@
 """A study, from its file to its report: the stages in their order; what is done is not done again. Loads no torch."""
 
 import os
-import platform
 import shutil
 import time
 from collections import Counter
@@ -543,7 +542,7 @@ def held(study: Study) -> Iterator[None]:
     try:
         now = datetime.now().astimezone().isoformat(" ", "seconds")
         try:
-            holder.write_text(f"process {os.getpid()} on {platform.node()}, since {now}\n", encoding="utf-8")
+            holder.write_text(f"process {os.getpid()} on {files.HOST}, since {now}\n", encoding="utf-8")
         except OSError as e:
             raise _cannot_write(folder, e) from e
         files.remove(folder / paths.LEFT)
