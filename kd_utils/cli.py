@@ -127,6 +127,7 @@ def new(
     """Write a study for a folder of images, and say how long it takes."""
     from .learning import new as study_of
 
+    study_of.place(name)  # before anything is measured
     found = study_of.look(folder)
     for line in found.lines():
         print(line)

@@ -80,7 +80,7 @@ Count = Annotated[int, Field(ge=0, le=100_000_000)]  # of images
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-def _a_name(name: str) -> str:
+def a_name(name: str) -> str:
     """The name, if folders can be called so."""
     if _NAME.fullmatch(name):
         return name
@@ -221,7 +221,7 @@ class Model(_Section):
 
     @model_validator(mode="after")
     def _named(self):
-        _a_name(self.label)  # where the model's own name cannot be one, `name` gives another
+        a_name(self.label)  # where the model's own name cannot be one, `name` gives another
         if self.pretrained is True and (self.code or self.stem == "small"):
             what = "a model of one's own" if self.code else "stem: small"
             raise ValueError(f"there are no ImageNet weights for {what}; leave pretrained out, or name a file")
@@ -404,7 +404,7 @@ class Method(_Section):
     def _fits(self):
         if not self.teaching.temperature and self.T != [1.0]:
             raise ValueError(f"{self.method} has no temperature; leave T out, or [1], not {self.T}")
-        _a_name(self.label)
+        a_name(self.label)
         if self.label == "kd":
             raise ValueError("the name 'kd' is the grid's; give the row another")
         return self
@@ -891,7 +891,7 @@ def load(name: str | Path) -> Study:
     for key in {"name", "file"} & set(raw):
         raise StudyError(f"{path}: unknown key '{key}'; a study is named by its file")
     try:
-        _a_name(path.stem)
+        a_name(path.stem)
     except ValueError as e:
         raise StudyError(f"{path}: rename the file: {e}") from None
     raw |= {"name": path.stem, "file": str(path.resolve())}
