@@ -275,8 +275,8 @@ class Shelf:
         """The command that works on the study, 'process 12 on host, since ...'; '' where none does."""
         path = paths.results(self.study.name) / paths.HOLDER
         try:
-            who = path.read_text(encoding="utf-8", errors="replace").strip()
-        except OSError:
+            who = files.read_text(path).strip()
+        except (OSError, ValueError):
             return ""
         here = re.match(rf"process (\d+) on {re.escape(platform.node())},", who)
         return "" if here and not files.alive(int(here[1])) else who  # of another machine it cannot be told
