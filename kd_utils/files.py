@@ -15,7 +15,16 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-HOST = re.sub(r"\W", "_", platform.node())[:40]  # several machines may share a root
+
+def _host() -> str:
+    """Where this process's number is its own: several machines may share a root, and containers a machine's name."""
+    name, told = re.sub(r"\W", "_", platform.node())[:40], ""
+    with suppress(OSError):  # elsewhere than on Linux
+        told = Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+    return f"{name}_{hashlib.sha256(told.encode()).hexdigest()[:8]}" if told else name
+
+
+HOST = _host()
 OLD = 86_400  # seconds after which what another machine left unfinished is taken to be left for good
 
 

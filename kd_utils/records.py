@@ -143,7 +143,11 @@ class Record(_Strict):
             with np.load(path, allow_pickle=False) as stored:
                 if sum(entry.file_size for entry in stored.zip.infolist()) > MOST_PREDICTIONS:
                     raise ValueError(f"more than {MOST_PREDICTIONS:,} bytes, unpacked")
-                return {k: stored[k] for k in ("label", "predicted", "confidence", "example", "example_logits")}
+                arrays = {k: stored[k] for k in ("label", "predicted", "confidence", "example", "example_logits")}
+            right = arrays["predicted"] == arrays["label"]
+            if right.shape != (self.metrics.val_images,) or abs(right.mean() - self.metrics.top1_best) > 1e-9:
+                raise ValueError("they do not have the accuracy that the record speaks of")
+            return arrays
         except FileNotFoundError:
             raise RecordError(
                 f"{path} is gone; restore it, or delete the folder {self.folder} to run it again"

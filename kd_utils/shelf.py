@@ -3,7 +3,6 @@
 A record answers if and only if the name of its folder ends in the key of what the study asks for.
 """
 
-import platform
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -278,7 +277,7 @@ class Shelf:
             who = files.read_text(path).strip()
         except (OSError, ValueError):
             return ""
-        here = re.match(rf"process (\d+) on {re.escape(platform.node())},", who)
+        here = re.match(rf"process (\d+) on {re.escape(files.HOST)},", who)
         return "" if here and not files.alive(int(here[1])) else who  # of another machine it cannot be told
 
     def running(self) -> dict[str, RunProgress]:

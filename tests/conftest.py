@@ -2,6 +2,8 @@ import os
 import shutil
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests run side by side
+
 import pytest
 from filelock import FileLock
 from helpers import SMALL, kd, write_study

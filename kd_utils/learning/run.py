@@ -364,6 +364,7 @@ class Run:
                 forward=models.compiled(self.model) if self.plan.model.compile else None,
                 precision=self.precision,
                 checkpoint=self.folder / paths.CHECKPOINT,
+                run=self.folder.name,
                 on_epoch=lambda row: self._after_epoch(row, show),
                 on_batch=show.batch,
                 until=until,

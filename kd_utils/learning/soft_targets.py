@@ -2,7 +2,8 @@
 
 A store is bound to what its logits depend on: the teacher's weights and input, the data's fingerprint, the
 augmentation and the seed of the views. The hash of that names the folder, and binding.json in it says it in full.
-A note beside each view has the SHA-256 of its file, which is compared once a process, when the view is first read.
+A note beside each view says which view of which store it is, and the SHA-256 of its file; it is compared once a
+process, when the view is first read. A view without such a note is computed again.
 """
 
 import json
@@ -81,7 +82,12 @@ class SoftTargets:
         """The logits of a view, (n, classes) float16, mapped from disk. Raises SoftTargetsError."""
         path = self._path(view)
         try:
-            if (noted := self._note(view).get("sha256")) and files.sha256(path) != noted:
+            if not path.is_file():
+                raise FileNotFoundError
+            note = self._note(view)
+            if {k: note.get(k) for k in ("view", "store")} != self._place(view):
+                raise ValueError("its note is gone, or that of another view")
+            if files.sha256(path) != note.get("sha256"):
                 raise ValueError("changed after it was written")
             logits = np.load(path, mmap_mode="c")  # copy-on-write: shared, and torch takes it
         except FileNotFoundError:
@@ -144,10 +150,15 @@ class SoftTargets:
             with open(tmp, "wb") as f:
                 np.save(f, half)
             # the note comes first: a view is never there without its digest
-            files.write_json(self._path(view).with_suffix(".json"), {"device": device, "sha256": files.sha256(tmp)})
+            note = {"device": device, "sha256": files.sha256(tmp), **self._place(view)}
+            files.write_json(self._path(view).with_suffix(".json"), note)
+
+    def _place(self, view: int) -> dict:
+        """Which view of which store it is, as its note says it."""
+        return {"view": view, "store": self.folder.name}
 
     def _note(self, view: int) -> dict:
-        """device, and sha256 of the view's file; the first stores noted no digest, or nothing."""
+        """device, the sha256 of the view's file, and its place; {} where there is none."""
         path = self._path(view).with_suffix(".json")
         note = files.read_json(path)
         if note is None and path.is_file():

@@ -78,6 +78,7 @@ def fit(
     forward: Callable[[torch.Tensor], torch.Tensor] | None = None,
     precision: str = "fp32",
     checkpoint: Path | None = None,
+    run: str = "",
     on_epoch: Callable[[dict], None] | None = None,
     on_batch: Callable[[float], None] | None = None,
     until: int | None = None,
@@ -98,6 +99,7 @@ def fit(
     score(model, epoch) returns the metrics of an evaluation after that epoch (from 1); its `score`, higher is better,
     picks the best epoch.
     precision: 'fp32' or 'bf16' (autocast of the forward pass).
+    run: what is trained, which the checkpoint is marked with: that of another run is refused.
     on_epoch(row of the history) is called after each epoch, on_batch(epochs done, parts of one included) after each
     batch.
     until: stop after so many epochs, with a checkpoint to go on from; by default at the end.
@@ -112,7 +114,7 @@ def fit(
     device = labels.device
     optimizer = _optimizer(model, train)
     schedule = _schedule(optimizer, train)
-    keeper = _Keeper(checkpoint, net, optimizer, schedule)
+    keeper = _Keeper(checkpoint, run, net, optimizer, schedule)
     batches = max(1, -(-len(labels) // train.batch_size))
     state, under_way = keeper.resume()
     last = min(train.epochs, until or train.epochs)
@@ -273,8 +275,8 @@ def _snapshot(net: Classifier) -> dict[str, torch.Tensor]:
 class _Keeper:
     """Writes and reads the checkpoint of one training; without a path it does neither."""
 
-    def __init__(self, path: Path | None, net: Classifier, optimizer, schedule):
-        self.path, self.net, self.optimizer, self.schedule = path, net, optimizer, schedule
+    def __init__(self, path: Path | None, run: str, net: Classifier, optimizer, schedule):
+        self.path, self.run, self.net, self.optimizer, self.schedule = path, run, net, optimizer, schedule
         self.written = time.perf_counter()
         self.due = 0.0  # when an epoch's end is kept again: the first one at once
 
@@ -299,6 +301,7 @@ class _Keeper:
         with files.whole(self.path, durable=False) as tmp:
             torch.save(
                 {
+                    "run": self.run,
                     **{k: getattr(state, k) for k in ("history", "best", "best_epoch", "best_score")},
                     "model": dict(self.net.backbone.state_dict()),
                     "optimizer": self.optimizer.state_dict(),
@@ -316,6 +319,8 @@ class _Keeper:
             return Fit(), None
         try:
             saved = torch.load(self.path, map_location="cpu", weights_only=True)
+            if saved["run"] != self.run:
+                raise ValueError(f"it is of the run {saved['run']!r}, and this is {self.run!r}")
             set_state(self.net.backbone, saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
             self.schedule.load_state_dict(saved["schedule"])

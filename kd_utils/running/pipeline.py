@@ -1,7 +1,6 @@
 """A study, from its file to its report: the stages in their order; what is done is not done again. Loads no torch."""
 
 import os
-import platform
 import shutil
 import time
 from collections import Counter
@@ -544,7 +543,7 @@ def held(study: Study) -> Iterator[None]:
         now = datetime.now().astimezone().isoformat(" ", "seconds")
         try:
             with files.whole(holder, durable=False) as tmp:  # whatever is there, which may be a pipe
-                tmp.write_text(f"process {os.getpid()} on {platform.node()}, since {now}\n", encoding="utf-8")
+                tmp.write_text(f"process {os.getpid()} on {files.HOST}, since {now}\n", encoding="utf-8")
         except OSError as e:
             raise _cannot_write(folder, e) from e
         files.remove(folder / paths.LEFT)

@@ -14,8 +14,7 @@ if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9):
     pytest.skip("torch.onnx without TorchScript, as kd export uses it, is of PyTorch 2.9", allow_module_level=True)
 
 
-def test_from_a_folder_of_images_to_predictions(tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # other tests run beside it
+def test_from_a_folder_of_images_to_predictions(tmp_path):
     root = tmp_path / "own"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)

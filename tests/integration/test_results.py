@@ -8,6 +8,7 @@ import pytest
 
 from kd_utils.reporting import claims, sentences, tables
 from kd_utils.reporting.results import Point
+from kd_utils.reporting.shown import Figure
 
 
 def keep(root, *patterns):
@@ -45,7 +46,7 @@ def test_a_cell_has_one_identity(study_results):
         assert study_results.row(point).point == point == Point(point.student, point.T, point.alpha)
     assert study_results.cell("efficient", 4, 0.5).point == Point("efficient", 4.0, 0.5)
     assert study_results.cell("efficient", 5.0, 0.5) is None
-    assert Point("efficient", 4.0, 0.5).words == "T = 4, alpha = 0.5" and Point.baseline("x").words == "the baseline"
+    assert Point("efficient", 4.0, 0.5).words == "T = 4, α = 0.5" and Point.baseline("x").words == "the baseline"
     assert Point.at("x", 1.0, 1.0) == Point.baseline("x") and Point.at("x", 4.0, 0.5) == Point("x", 4.0, 0.5)
 
 
@@ -59,7 +60,7 @@ def test_tables_keep_numbers_and_show_them_formatted(study_results):
         assert formatted["T"] == ("–" if np.isnan(cell["T"]) else f"{cell['T']:g}")
         assert formatted["NLL"] == f"{cell['nll']:.3f}" and formatted["n"] == "1"
     head, rule, *rows = table.markdown().split("\n\n")[0].splitlines()
-    assert head.startswith("| T | alpha | Top-1, % |") and set(rule) == set("|-:") and len(rows) == 5
+    assert head.startswith("| T | α | Top-1, % |") and set(rule) == set("|-:") and len(rows) == 5
     verdicts = tables.verdicts(study_results)
     assert verdicts.frame["value"].tolist() == pytest.approx(
         [verdict.value for verdict in claims.verdicts(study_results)], nan_ok=True
@@ -83,8 +84,8 @@ def test_every_figure_and_table_names_its_records(at_finished, study_results):
     nb = nbformat.read(at_finished / "results" / "small" / "analysis.ipynb", as_version=4)
     shown = set()
     for output in (o for c in nb.cells for o in c.get("outputs", []) if "data" in o):
-        if "kd_utils" in output.get("metadata", {}):
-            shown.add(output["metadata"]["kd_utils"]["label"])
+        if Figure.MIME in output["data"]:
+            shown.add(output["data"][Figure.MIME]["label"])
         elif "{#tbl-" in output["data"].get("text/markdown", ""):
             shown.add(output["data"]["text/markdown"].split("{#")[1].split("}")[0])
     sources = tables.sources(study_results)

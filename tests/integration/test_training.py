@@ -144,6 +144,13 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         fit(make(), Train(epochs=1), checkpoint=path)
 
 
+def test_the_checkpoint_of_another_run_is_refused(tmp_path):
+    path = tmp_path / "c.pt"
+    fit(make(), Train(epochs=1), checkpoint=path, run="T4-a0.1")
+    with pytest.raises(training.TrainingError, match=r"c\.pt.*of the run 'T4-a0.1', and this is 'T4-a0.9'.*delete it"):
+        fit(make(), Train(epochs=1), checkpoint=path, run="T4-a0.9")
+
+
 def test_a_loss_that_is_not_finite_stops_with_its_epoch():
     with pytest.raises(training.TrainingError, match=r"epoch 1; lower train\.lr"):
         fit(make(), Train(epochs=3), loss=lambda x, y, _: losses.Loss(*[x.sum() * float("nan")] * 5))

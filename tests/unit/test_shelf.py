@@ -162,3 +162,12 @@ def test_predictions_that_unpack_to_more_than_they_can_be_are_not_read(record, m
     monkeypatch.setattr(records, "MOST_PREDICTIONS", 1000)
     with pytest.raises(RecordError, match=r"predictions\.npz: more than 1,000 bytes, unpacked"):
         records.read(record).predictions  # noqa: B018
+
+
+def test_predictions_of_another_run_are_refused_where_no_hash_binds_them(record):
+    """As in the records of schema 1: what the predictions come to must be what the record says."""
+    other = next((paths.results(STUDY) / "students").glob("resnet18-T4-a0.5-s0-*"))
+    assert records.read(record).predictions_sha256 is None and len(records.read(record).predictions["label"])
+    shutil.copy(other / "predictions.npz", record)
+    with pytest.raises(RecordError, match=r"predictions\.npz: they do not have the accuracy that the record speaks of"):
+        _ = records.read(record).predictions

@@ -1,5 +1,8 @@
 """The store of soft targets, without a teacher."""
 
+import hashlib
+import json
+import shutil
 import threading
 
 import numpy as np
@@ -15,6 +18,13 @@ BINDING = {"teacher": "a", "seed": 0}
 
 def logits(value=1.0):
     return np.full((5, 3), value, np.float32)
+
+
+def renote(store, view):
+    """The note of a view, as if its file had been written as it is now."""
+    path = store.folder / f"view_{view:04d}.json"
+    sha256 = hashlib.sha256(path.with_suffix(".npy").read_bytes()).hexdigest()
+    path.write_text(json.dumps({**json.loads(path.read_text()), "sha256": sha256}))
 
 
 def test_a_store_that_says_something_else_is_refused(root):
@@ -62,7 +72,7 @@ def test_a_missing_or_truncated_view_is_named(root):
     with pytest.raises(SoftTargetsError, match="view_0000.npy: damaged.*made anew"):
         store[0]
     np.save(path, logits())
-    path.with_suffix(".json").unlink()  # as in the first stores, which noted no digest
+    renote(store, 0)
     with pytest.raises(SoftTargetsError, match="float32.*expected float16"):
         store[0]
 
@@ -79,7 +89,7 @@ def test_soft_targets_that_are_not_finite_are_named_and_computed_again(root, cap
     store = SoftTargets(BINDING, 5, 3)
     store.ensure([0], logits, "here")
     np.save(store.folder / "view_0000.npy", np.full((5, 3), np.nan, np.float16))
-    (store.folder / "view_0000.json").unlink()  # as of a store from before digests were kept
+    renote(store, 0)
     with pytest.raises(SoftTargetsError, match=r"view_0000.npy: damaged \(not all of it is finite\); delete it"):
         store[0]
     assert store.ensure([0], logits, "here") == 1 and "view_0000.npy: damaged" in capsys.readouterr().out
@@ -124,13 +134,31 @@ def test_a_damaged_view_is_named_and_made_again(root, capsys, damage, name):
     assert (store[1] == 7).all() and (store[0] == 0).all()
 
 
-def test_a_store_that_noted_no_digests_is_read(root):
+def test_views_that_changed_places_are_computed_again(root):
+    """With their notes, so that each file is the one its note speaks of; within a store, and between two."""
+    store, other = SoftTargets(BINDING, 5, 3), SoftTargets({**BINDING, "seed": 1}, 5, 3)
+    for one in (store, other):
+        one.ensure(range(2), lambda view, one=one: logits(view + 10 * (one is other)), "here")
+    for ending in ("npy", "json"):
+        first, second = (store.folder / f"view_000{k}.{ending}" for k in range(2))
+        first.rename(second.with_suffix(".tmp"))
+        second.rename(first)
+        second.with_suffix(".tmp").rename(second)
+        shutil.copy(store.folder / f"view_0000.{ending}", other.folder)
+    for one, view in ((store, 0), (store, 1), (other, 0)):
+        with pytest.raises(SoftTargetsError, match="its note is gone, or that of another view"):
+            one[view]
+    assert store.ensure(range(2), logits, "here") == 2 and (store[0] == 0).all() and (store[1] == 1).all()
+    assert other.ensure(range(2), logits, "here") == 1
+
+
+@pytest.mark.parametrize("note", [None, '{"device": "there"}'])
+def test_a_view_whose_note_says_too_little_is_computed_again(root, note):
     store = SoftTargets(BINDING, 5, 3)
-    store.ensure([0, 1], logits, "here")
-    (store.folder / "view_0000.json").unlink()
-    (store.folder / "view_0001.json").write_text('{"device": "there"}')
-    assert store.ensure([0, 1], logits, "here") == 0
-    assert store.computed_on([0, 1]) == ["there", "unknown"]
+    store.ensure([0], logits, "here")
+    path = store.folder / "view_0000.json"
+    path.unlink() if note is None else path.write_text(note)
+    assert store.ensure([0], logits, "here") == 1
 
 
 def test_a_truncated_binding_is_written_again(root):
