@@ -555,7 +555,8 @@ def held(study: Study) -> Iterator[None]:
     try:
         now = datetime.now().astimezone().isoformat(" ", "seconds")
         try:
-            holder.write_text(f"process {os.getpid()} on {files.HOST}, since {now}\n", encoding="utf-8")
+            with files.whole(holder, durable=False) as tmp:  # whatever is there, which may be a pipe
+                tmp.write_text(f"process {os.getpid()} on {files.HOST}, since {now}\n", encoding="utf-8")
         except OSError as e:
             raise _cannot_write(folder, e) from e
         files.remove(folder / paths.LEFT)
