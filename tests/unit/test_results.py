@@ -373,6 +373,15 @@ def test_a_study_s_own_names_come_first(kept):
     assert names.of_method(kept.study, "dkd") == "DKD" and names.of_model("resnet9000x") == "resnet9000x"
 
 
+def test_a_model_of_one_s_own_is_called_as_its_code_calls_it(kept):
+    own = {"model": "/somewhere/mine.py:TinyNet"}
+    student = kept.study.students[0].model_copy(update=own)
+    candidate = kept.study.teacher.candidates[0].model_copy(update=own)
+    teacher = kept.study.teacher.model_copy(update={"candidates": [candidate]})
+    study = kept.study.model_copy(update={"students": [student], "teacher": teacher})
+    assert names.of_students(study) == {"TinyNet": "TinyNet"} and names.of_candidate(study, "TinyNet") == "TinyNet"
+
+
 def test_a_method_without_a_temperature_is_told_without_one(kept):
     assert "label smoothing ($\\alpha$ = 0.9)" in sentences.further(kept).markdown
     row = tables.further(kept).formatted().set_index("Method").loc["label smoothing"]
