@@ -357,7 +357,7 @@ def _decode_files(jobs: list[tuple], progress: OnProgress) -> None:
     done, others = 0, set(active_children())
     progress("decoding images", 0, total)
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent) as pool:
-        with machine.deaf_children():
+        with machine.deaf_children(), machine.strangers_to_main():
             futures = {pool.submit(_decode_some, *job): len(job[1]) for job in jobs}
         try:
             for future in as_completed(futures):
