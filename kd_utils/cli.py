@@ -206,9 +206,14 @@ def grid(study: StudyArgument, *, where: "Resources") -> None:
 def search(
     study: StudyArgument,
     budget: Annotated[
-        float,
-        typer.Option(metavar="SHARE", min=0.01, max=1, help="of what the whole grid would take [default: 0.3]"),
-    ] = 0.3,
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            min=0.01,
+            max=1,
+            help="of what the whole grid would take [default: 0.3; on a small grid the least that pays]",
+        ),
+    ] = None,
     *,
     where: "Resources",
 ) -> None:

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from kd_utils import cli, machine
 from kd_utils.learning import data, new
 from kd_utils.learning.data import DataError
+from kd_utils.running import search
 from kd_utils.study import StudyError, load
 
 
@@ -47,6 +48,10 @@ def test_a_folder_of_classes_alone_becomes_a_study(root, no_gpu_no_hub):
     assert not (root / "studies" / "a b.yaml").exists()
     (folder / "cat" / "broken.jpg").unlink()
     assert data.prepare(study).meta["counts"] == {"train": 38, "val": 8, "holdout": 4}
+    budget = search.default_budget(study)  # of a grid of 7 cells
+    assert search._plan(study, study.students[0], budget)[0] >= 2
+    with pytest.raises(search.PipelineError, match=f"a budget of 0.3 .*; take {budget:g} or more"):
+        search._plan(study, study.students[0], search.BUDGET)
 
 
 def test_a_folder_with_its_own_val_keeps_it(root, no_gpu_no_hub):
