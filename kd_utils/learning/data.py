@@ -121,6 +121,8 @@ def prepare(
                 if (folder / paths.META).exists():
                     say(f"{damage}: this is done now")
                 pools = _pools(study.data, source, progress)
+                if ignored := pools.ignored():
+                    say(ignored)
                 if _split_by_itself(study.data, pools):
                     say(
                         f"the data have no validation images: one in {VAL_SHARE} of each class's is set apart for "
@@ -216,6 +218,11 @@ VAL_SHARE = 5  # one in so many images of a class validates, where nobody says
 def _split_by_itself(data: Data, pools: Pools) -> bool:
     """Whether validation images are to be set apart though the study names no number of them."""
     return pools.val is None and not data.val_from_train_per_class
+
+
+def check(data: Data, pools: Pools) -> None:
+    """See to it that these data can be split as asked. Raises DataError."""
+    _choose(data, pools)
 
 
 def _choose(data: Data, pools: Pools) -> tuple[list[int], dict[str, list[tuple[Pool, np.ndarray]]]]:
