@@ -282,10 +282,17 @@ def predict(
     run: Run = "",
 ) -> None:
     """Name the likeliest classes of images, by a trained model."""
-    from .learning.export import predict as named
+    from .learning.data import DataError
+    from .learning.export import predictor
 
-    for image, likely in zip(images, named(study, images, run), strict=True):
-        print(image, *(f"{name} {share:.1%}" for name, share in likely[:3]), sep="\t")
+    likely_of, ok = predictor(study, run), True
+    for image in images:
+        try:
+            print(image, *(f"{name} {share:.1%}" for name, share in likely_of(image)[:3]), sep="\t")
+        except DataError as e:
+            print(f"kd: {e}", file=sys.stderr)
+            ok = False
+    raise typer.Exit(0 if ok else 1)
 
 
 @command()

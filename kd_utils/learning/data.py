@@ -399,7 +399,7 @@ def _decode_some(reader: Reader, names: list[str], path: Path, row: int) -> None
             pixels = decoded(encoded)
         except Exception as e:
             raise DataError(
-                f"{reader.source}: {name} is not an image that can be decoded ({e}); "
+                f"{reader.source}: {name} is not an image that can be decoded ({why_undecoded(e)}); "
                 "replace it, or delete it if the data set may do without"
             ) from None
         images[row + k] = _resize(pixels, images.shape[1])
@@ -408,13 +408,24 @@ def _decode_some(reader: Reader, names: list[str], path: Path, row: int) -> None
 
 def image(path: Path, size: int) -> np.ndarray:
     """An image file as this package stores images: (size, size, 3) uint8. Raises DataError, naming the file."""
+    if not path.is_file():
+        raise DataError(f"{path} is a folder; name image files" if path.is_dir() else f"there is no file {path}")
     reader = Reader(path.parent)
     try:
         return np.array(_resize(decoded(reader.read(path.name)), size))
     except DataError:
         raise
     except Exception as e:
-        raise DataError(f"{path}: not an image that can be decoded ({e})") from None
+        raise DataError(f"{path}: not an image that can be decoded ({why_undecoded(e)})") from None
+
+
+def why_undecoded(error: Exception) -> str:
+    """In a line what Pillow, which is given bytes and no name, says of an image."""
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return "no image, or none in a format that is read"
+    return " ".join(str(error).split())[:160]
 
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import UnidentifiedImageError
 
 from .. import files, machine, paths
 from ..study import Data, Model, Study, StudyError, load
@@ -81,10 +80,8 @@ def look(folder: str | Path) -> Found:
         read += 1
         try:
             sides.append(min(data.decoded(reader.read(names[k])).shape[:2]))
-        except UnidentifiedImageError:
-            damaged[names[k]] = "no image, or none in a format that is read"
-        except Exception as e:  # whatever else Pillow raises
-            damaged[names[k]] = " ".join(str(e).split())[:160]
+        except Exception as e:  # whatever Pillow raises
+            damaged[names[k]] = data.why_undecoded(e)
     if not sides:
         first, why = next(iter(damaged.items()))
         raise data.DataError(f"{path}: none of {read:,} images can be decoded; {first}: {why}")
