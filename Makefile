@@ -26,7 +26,7 @@ types: .venv/dev
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 unit: .venv/dev
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest -n 2 tests/unit
 
 # two at a time: whoever is free takes the next
 test: check

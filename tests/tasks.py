@@ -3,8 +3,10 @@
 import os
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 
 def work(path: str, seconds: float = 0, fail: bool = False, die: bool = False) -> None:
@@ -41,8 +43,6 @@ def lose_the_folder(folder: str) -> None:
 
 def a_kernel_that_dies_once(path: str) -> None:
     """A notebook's kernel ends before it has answered, as jupyter_client says it."""
-    import papermill.execute
-
     from kd_utils.running import kernels
 
     def execute(*_, **__):
@@ -50,7 +50,9 @@ def a_kernel_that_dies_once(path: str) -> None:
             raise RuntimeError("Kernel died before replying to kernel_info")
 
     begin(path)
-    papermill.execute.execute_notebook = execute
+    papermill = ModuleType("papermill.execute")
+    papermill.execute_notebook = execute
+    sys.modules |= {"papermill": papermill, "papermill.execute": papermill}  # the real one takes seconds to import
     kernels.FORKS = False
     kernels.run_notebook("in.ipynb", "out.ipynb", {})
 
