@@ -408,7 +408,7 @@ def _decode_some(reader: Reader, names: list[str], path: Path, row: int) -> None
 
 def image(path: Path, size: int) -> np.ndarray:
     """An image file as this package stores images: (size, size, 3) uint8. Raises DataError, naming the file."""
-    if not path.is_file():
+    if path.is_dir() or not files.exists(path):
         raise DataError(f"{path} is a folder; name image files" if path.is_dir() else f"there is no file {path}")
     reader = Reader(path.parent)
     try:
