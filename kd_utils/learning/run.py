@@ -330,7 +330,7 @@ class Run:
             print(
                 f"This run was done before, on {self.record.provenance.finished}, and is not trained again: what "
                 f"follows is read from its record. To train it anew, delete its folder, "
-                f"{paths.shown(self.folder)}, and start again."
+                f"{self.folder}, and start again."
             )
             return Fit(self.record.history, {}, self.record.metrics.best_epoch, self.record.score)
         if self._fit is None:

@@ -121,7 +121,7 @@ def _over_baseline(results: Results, rows: list[ContrastRow]) -> str:
         clauses += [f"{says} {_join(of)}"] if of else []
     alike = ""
     if all(len(row.cells) > 1 and row.alike >= LEVEL for row in rows):
-        alike = "; no cell of this range can be told from another"
+        alike = "; between the cells of this range no difference was detected"
     unknown = "" if results.varied else ", as with one run a cell nothing is known of other seeds"
     return f"{subject} {_join(clauses)}{alike}{unknown}."
 
@@ -308,9 +308,9 @@ def varies(results: Results) -> Text:
     if len(set(results.seed_counts())) > 1:
         lacking = " A cell that lacks a seed is brought to the mean of all seeds by what that seed does to other cells."
     return Text(
-        "Two runs of one cell differ by their seed alone, and by how far they do a difference between cells is to be "
-        "measured. The accuracy $y_{cs}$ of the run of cell $c$ with seed $s$ is taken to be the cell's own, plus "
-        "what the seed does to all cells alike, plus a residual:\n\n"
+        "Two runs of one cell differ only in their seed. How far apart they are says how large a difference between "
+        "cells must be to count. The accuracy $y_{cs}$ of the run of cell $c$ with seed $s$ is taken to be the cell's "
+        "own, plus what the seed does to all cells alike, plus a residual:\n\n"
         f"{_MODEL}\n\n"
         f"@eq-model is fitted by least squares, student by student; $\\nu_s$ cancels between cells.{lacking} {known}"
         f"{_judged(results) if estimated else ''}\n"
@@ -474,7 +474,7 @@ def claimed(results: Results) -> Text:
         asked = sorted({methods.FURTHER[method].title for claim in open_claims for method in claim.needs})
         needed = f"; they need cells of {_join(asked)}" if asked else ""
         said = _join([f"{claim.name} ({_lower(claim.says).rstrip('.')}; {claim.by})" for claim in open_claims])
-        tail = f"\n\nWithout data here: {said}{needed}."
+        tail = f"\n\nNeither our records nor its rows have data on these claims{needed}: {said}."
     twice = percent(claims.printed_gap())
     return Text(
         f"# Claims of the published study and of others\n\n{claims.PUBLISHED}. One cell it prints twice, with values "

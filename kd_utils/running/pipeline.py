@@ -68,6 +68,7 @@ def run_study(
     with held(study):
         if where.engine == "local":
             warm_up()
+        _check_names(study)
         prepare_data(study, source, tell)
         shelf = Shelf(study)
         advise(shelf, where, tell)
@@ -501,20 +502,32 @@ def _check_models(study: Study, models: list[Model]) -> None:
         raise PipelineError(failures[0].error)
 
 
+def _check_names(study: Study) -> None:
+    """Make each model once before data are fetched, so that a misspelt name does not wait for them."""
+    from ..learning import data
+
+    if not (data.folder_of(study.data) / paths.META).is_file():
+        _check_models(study, [model for model in (*study.teacher.candidates, *study.students) if model.model])
+
+
 def make_models(study: Study, models: list[Model]) -> None:
-    """See to it that each of these models can be made; raises ModelError that says all that cannot."""
+    """See to it that each of these models can be made; raises ModelError that says all that cannot.
+
+    Before the data are there, the number of classes is unknown, and heads are not compared with it.
+    """
     from ..learning import data
     from ..learning.models import Given, check
     from ..learning.weights import ModelError
 
-    dataset, errors = data.load(study), []
+    is_prepared, errors = (data.folder_of(study.data) / paths.META).is_file(), []
+    classes = len(data.load(study).classes) if is_prepared else 10
     for model in models:
         try:
             if isinstance(model, Candidate) and model.logits:
                 Given.read(Path(model.logits), dataset.meta["counts"], len(dataset.classes))
                 continue
             teaches_as_it_is = model in study.teacher.candidates and not study.training(model, teacher=True).epochs
-            check(model, len(dataset.classes), dataset.meta["image_size"], head=teaches_as_it_is)
+            check(model, classes, study.data.image_size, head=teaches_as_it_is and is_prepared)
         except ModelError as e:
             errors.append(str(e))
     if errors:
