@@ -431,6 +431,7 @@ class Run:
         fit, labels = self._fit, self.dataset.labels("val")
         last = self._scorer.val_logits(self.model, len(fit.history), fit.last)
         logits = self._scorer.val_logits(self.model, fit.best_epoch, fit.best)
+        models.finite(logits, self.plan.model)
         predicted, confidence = metrics.predictions(logits)
         example = np.linspace(0, len(labels) - 1, EXAMPLES).astype(np.uint32)
         values: dict[str, float | int] = {

@@ -11,7 +11,7 @@ import pandas as pd
 
 from .. import methods, paths, records
 from ..sources import SOURCES
-from ..study import PLATEAU, STANDARD, Augment, Model, short
+from ..study import PLATEAU, STANDARD, Model, Study, short
 from . import claims, names, tables
 from .results import CellRow, ContrastRow, Point, Results
 from .shown import (
@@ -206,9 +206,8 @@ def setting(results: Results) -> Text:
         f"{dataset['image_size']} px: {counts['train']:,} images for training, {counts['val']:,} for validation"
         f"{held_out}. We train {_join([_trained(results, student) for student in study.students])}, with "
         f"{seeds_a_cell(results.seed_counts())}, on {_join(devices)}.\n\n"
-        f"The view of an image is {_view(study.augment)}, a pure function of the seed, the epoch and the image's "
-        f"index. The teacher's logits for {study.view_count()} views a seed were computed once and serve every cell "
-        f"exactly{_soft_targets(results)}. The best epoch is chosen on {chosen_on}; the accuracy at the last epoch, "
+        f"{_views(study)} were computed once and serve every cell exactly{_soft_targets(results)}. The "
+        f"best epoch is chosen on {chosen_on}; the accuracy at the last epoch, "
         "which involves no choice, is in the tables of all cells.\n"
     )
 
@@ -248,15 +247,22 @@ def _trained(results: Results, student: Model) -> str:
     return f"{_name(results, student.label)} {weights} for {train.epochs} epochs ({', '.join(how)})"
 
 
-def _view(augment: Augment) -> str:
-    """What the training view of an image is."""
-    crop = {
-        "none": "no crop",
-        "shift": f"a shift of up to {augment.shift} pixels",
-        "resized": f"a resized crop of at least {augment.scale:.0%} of the area",
-    }[augment.crop]
-    crop += f" and a turn of up to {augment.rotate:g} degrees" if augment.rotate else ""
-    return f"a left-right flip with probability one half and {crop}" if augment.flip else crop
+def _views(study: Study) -> str:
+    """What the training views of the images are, and of how many the teacher's logits are."""
+    augment, count = study.augment, study.view_count()
+    if augment.none:
+        return "Every epoch shows the images as they are stored. The teacher's logits of them"
+    steps = ["a left-right flip with probability one half"] if augment.flip else []
+    if augment.crop == "shift":
+        steps.append(f"a shift of up to {augment.shift} pixels")
+    if augment.crop == "resized":
+        steps.append(f"a resized crop of at least {augment.scale:.0%} of the area")
+    if augment.rotate:
+        steps.append(f"a turn of up to {augment.rotate:g} degrees")
+    return (
+        f"The view of an image is {_join(steps)}, a pure function of the seed, the epoch and the image's index. The "
+        f"teacher's logits for {'one view' if count == 1 else f'{count} views'} a seed"
+    )
 
 
 def _soft_targets(results: Results) -> str:

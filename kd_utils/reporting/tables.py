@@ -56,7 +56,7 @@ def leaderboard(results: Results) -> Table:
         "No.": number(str, "rank"),
         "Candidate": words("candidate"),
         "Weights from": words("weights_from"),
-        "Parameters, M": number(lambda count: f"{count / 1e6:.2f}", "parameters"),
+        "Parameters, M": number(lambda count: f"{count / 1e6:.2f}" if count else "–", "parameters"),
         "Input, px": number(str, "input_size"),
         "Top-1, %": number(percent, "top1_best"),
         "NLL": number("{:.3f}".format, "nll"),

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from .. import files, machine, paths, records
 from ..records import TeacherRecord
 from ..shelf import Shelf, note
-from ..study import Cell, Model, Study, StudyError, short
+from ..study import Candidate, Cell, Model, Study, StudyError, short
 from ..study import load as load_study
 from . import events, pace
 from .events import Listener
@@ -469,7 +469,7 @@ def advise(shelf: Shelf, where: Resources, tell: Listener) -> None:
     if large := [label for label, batch in batches.items() if batch > images]:
         tell(events.Advised(f"a batch is more than the {images:,} training images: {', '.join(large)}"))
     _check_space(shelf, images * len(dataset.classes))
-    _check_models(study, [model for model in (*candidates, *students) if model.model])
+    _check_models(study, [model for model in (*candidates, *students) if model.model or model.files])
 
 
 def _check_space(shelf: Shelf, numbers: int) -> None:
@@ -489,7 +489,10 @@ def _check_space(shelf: Shelf, numbers: int) -> None:
 
 
 def _check_models(study: Study, models: list[Model]) -> None:
-    """Make each model once, in a process that has torch. Raises PipelineError for those that cannot be made."""
+    """Make each model, and read logits from elsewhere, once, in a process that has torch.
+
+    Raises PipelineError for those that cannot be.
+    """
     if not models:
         return
     with TemporaryDirectory() as folder:
@@ -513,13 +516,16 @@ def make_models(study: Study, models: list[Model]) -> None:
     Before the data are there, the number of classes is unknown, and heads are not compared with it.
     """
     from ..learning import data
-    from ..learning.models import check
+    from ..learning.models import Given, check
     from ..learning.weights import ModelError
 
     is_prepared, errors = (data.folder_of(study.data) / paths.META).is_file(), []
     classes = len(data.load(study).classes) if is_prepared else 10
     for model in models:
         try:
+            if isinstance(model, Candidate) and model.logits:
+                Given.read(Path(model.logits), dataset.meta["counts"], len(dataset.classes))
+                continue
             teaches_as_it_is = model in study.teacher.candidates and not study.training(model, teacher=True).epochs
             check(model, classes, study.data.image_size, head=teaches_as_it_is and is_prepared)
         except ModelError as e:
