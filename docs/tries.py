@@ -35,11 +35,11 @@ ROWS: list[tuple[str, str, dict[str, str]]] = [
         "refused.",
         {
             UNIT + "test_files.py": ".",
-            UNIT + "test_data.py": "full_disk|space|damaged|no_end",
+            UNIT + "test_data.py": "full_disk|space|damaged|no_end|is_noted",
             UNIT + "test_store.py": "damaged|truncated|missing|finite|says_something_else",
             UNIT + "test_shelf.py": "named_with_its_key|refused|unpack",
             UNIT + "test_pipeline.py": "damaged|cannot_be_written|gone|full_disk",
-            UNIT + "test_console.py": "refuses|gone|damaged",
+            UNIT + "test_console.py": "refuses|gone|damaged|cannot_be_read|a_pipe",
             UNIT + "test_machine.py": "home|temporary",
             UNIT + "test_models.py": "damaged",
             WHOLE + "test_records.py": "trusted|missing",
@@ -55,6 +55,7 @@ ROWS: list[tuple[str, str, dict[str, str]]] = [
             UNIT + "test_data.py": "archive|size|pixels|entries|lists|utf_8|zip|corrupt|missing_class|300|16_bits|"
             "folders_without|one_class|download|network|cifar|strange_class",
             UNIT + "test_models.py": "runs_code|something_else|without_a_hub",
+            UNIT + "test_pack.py": "cannot_be_read|does_not_write|another_format|cannot_be_made",
             WHOLE + "test_pack.py": "no_packed_study",
         },
     ),
@@ -72,7 +73,12 @@ ROWS: list[tuple[str, str, dict[str, str]]] = [
     (
         "**Names**: markup of HTML, Markdown, typst, TeX and terminals; control and right-to-left signs; paths",
         "They are shown as typed, in the report too. None is a path, and none is markup.",
-        {WHOLE + "test_names.py": ".", UNIT + "test_study.py": "named_as_a_folder|300"},
+        {
+            WHOLE + "test_names.py": ".",
+            UNIT + "test_study.py": "named_as_a_folder|300",
+            UNIT + "test_new.py": ".",
+            UNIT + "test_console.py": "as_they_are_typed|shown_as_it_is",
+        },
     ),
     (
         "**Two at once**: two commands on a study, two studies of one name, two machines on a root, edits and removals "
