@@ -524,7 +524,7 @@ def make_models(study: Study, models: list[Model]) -> None:
     for model in models:
         try:
             if isinstance(model, Candidate) and model.logits:
-                Given.read(Path(model.logits), dataset.meta["counts"], len(dataset.classes))
+                Given.read(Path(model.logits), data.load(study).meta["counts"], classes)
                 continue
             teaches_as_it_is = model in study.teacher.candidates and not study.training(model, teacher=True).epochs
             check(model, classes, study.data.image_size, head=teaches_as_it_is and is_prepared)
