@@ -76,7 +76,7 @@ Source = Annotated[
 def _where(
     jobs: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="runs side by side [default: as many as cores or GPUs hold]"),
+        typer.Option(metavar="N", min=1, max=1024, help="runs side by side [default: as many as cores or GPUs hold]"),
     ] = None,
     device: Annotated[
         str, typer.Option(metavar="NAME", help="cpu, cuda, mps or auto: the first of cuda, mps, cpu [default: auto]")
@@ -88,16 +88,17 @@ def _where(
         str | None, typer.Option(metavar="HOST:PORT", help="of a running Ray cluster [default: start one here]")
     ] = None,
     gpus: Annotated[
-        float | None, typer.Option(metavar="N", min=0, help="GPUs that a run takes on Ray, fractions too")
+        float | None, typer.Option(metavar="N", min=0, max=1024, help="GPUs that a run takes on Ray, fractions too")
     ] = None,
 ) -> "Resources":
     from .machine import DEVICES
     from .running.pipeline import Resources
 
     if engine not in ("local", "ray"):
-        raise typer.BadParameter(f"--engine is local or ray, not {engine!r}")
-    if device.partition(":")[0] not in DEVICES:
-        raise typer.BadParameter(f"--device is {', '.join(DEVICES)}, not {device!r}")
+        raise typer.BadParameter(f"--engine is local or ray, not {engine!r:.80}")
+    if device not in DEVICES:
+        hint = "; CUDA_VISIBLE_DEVICES chooses among GPUs" if device.startswith("cuda:") else ""
+        raise typer.BadParameter(f"--device is {', '.join(DEVICES)}, not {device!r:.80}{hint}")
     return Resources(jobs, device, cast(Literal["local", "ray"], engine), address, gpus)
 
 
@@ -127,14 +128,14 @@ def new(
     """Write a study for a folder of images, and say how long it takes."""
     from .learning import new as study_of
 
+    study_of.place(name)  # before anything is measured
     found = study_of.look(folder)
-    for line in found.lines():
-        print(line)
+    _say(*found.lines())
     study = study_of.write(name, found)
     apart = study.data.val_from_train_per_class + study.data.holdout_per_class
     kept = found.train - apart * len(found.classes)
     takes = study_of.estimate(study, kept, found.val + found.train - kept, len(found.classes))
-    print(f"written: {study.file}\nnext: kd run {name}\n{takes}")
+    _say(f"written: {study.file}", f"next: kd run {name}", str(takes))
 
 
 @command()
@@ -162,8 +163,10 @@ def data(
     if listed:
         from .learning.data import listed as images
 
+        if source is not None:
+            raise typer.BadParameter("--list prints the data as they were decoded; leave --source out")
         for image in images(loaded):
-            print(*image, sep="\t")
+            _row(*image)
         return
     with _terminal() as tell, pipeline.held(loaded):
         pipeline.prepare_data(loaded, source, tell)
@@ -222,7 +225,7 @@ def search(
 
     with _terminal() as tell:
         found = searching.search(study, budget, where=where, on_event=tell)
-    print(*searching.lines(found), sep="\n")
+    _say(*searching.lines(found))
 
 
 @command()
@@ -288,7 +291,7 @@ def predict(
     likely_of, ok = predictor(study, run), True
     for image in images:
         try:
-            print(image, *(f"{name} {share:.1%}" for name, share in likely_of(image)[:3]), sep="\t")
+            _row(image, *(f"{name} {share:.1%}" for name, share in likely_of(image)[:3]))
         except DataError as e:
             print(f"kd: {e}", file=sys.stderr)
             ok = False
@@ -305,9 +308,8 @@ def pack(
     from .study import load
 
     done = write(load(study), soft_targets=soft_targets)
-    for note in done.notes:
-        print(f"note: {note}")
-    print(f"{done.path}: {done.count} files, {done.path.stat().st_size / 1e6:.1f} MB")
+    _say(*(f"note: {note}" for note in done.notes))
+    _say(f"{done.path}: {done.count} files, {done.path.stat().st_size / 1e6:.1f} MB")
 
 
 @command()
@@ -320,13 +322,12 @@ def unpack(
     from .shelf import Shelf
 
     study, done = make(file, folder)
-    for note in done.notes:
-        print(f"note: {note}")
+    _say(*(f"note: {note}" for note in done.notes))
     os.environ["KD_ROOT"] = str(done.path)
     cells = Shelf(study).cells
     finished = sum(record is not None for record in cells.values())
-    print(f"{done.path}: study {study.name}, {finished} of {len(cells)} cells done")
-    print(f"next: KD_ROOT={done.path} kd status {study.name}")
+    _say(f"{done.path}: study {study.name}, {finished} of {len(cells)} cells done")
+    _say(f"next: KD_ROOT={done.path} kd status {study.name}")
 
 
 @command()
@@ -356,9 +357,25 @@ def main() -> int:
         said = _of_the_system(e) if isinstance(e, OSError) else ""
         if isinstance(e, SystemExit) or not (said or type(e).__module__.startswith("kd_utils")):
             raise
-        print(f"kd: {said or e}", file=sys.stderr)
+        from .study import printable, shortened
+
+        print(f"kd: {printable(shortened(said or str(e)))}", file=sys.stderr)
         sys.exit(2)
     return 0
+
+
+def _say(*lines: str) -> None:
+    """Print lines, the names in them as they are typed."""
+    from .study import printable
+
+    print(*map(printable, lines), sep="\n", end="\n" if lines else "")
+
+
+def _row(*values: object) -> None:
+    """Print a row, tabs between its values."""
+    from .study import printable
+
+    print(*(printable(str(value)) for value in values), sep="\t")
 
 
 RIGHTS = "change its rights, or let KD_ROOT name another folder, with the study in its studies/"

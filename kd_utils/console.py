@@ -1,21 +1,23 @@
 """What the terminal shows: a study's events as bars and lines, how far it is, and what a run has printed."""
 
 import difflib
+import os
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from . import files, paths, records
 from .records import RecordError, StudentRecord
 from .running import events
 from .shelf import Shelf, ShelfError
-from .study import Cell, Study, StudyError, load, short
+from .study import Cell, Study, StudyError, load, printable, short, shortened
 
 if TYPE_CHECKING:
     from .learning.export import Export
@@ -48,7 +50,7 @@ class Terminal:
 
     def __call__(self, event: events.Event) -> None:
         if not isinstance(event, events.StageProgress):
-            self.console.print(str(event), style=STYLES.get(type(event)), markup=False, soft_wrap=True)
+            _say(self.console, str(event), STYLES.get(type(event)))
             return
         total = event.total or None
         if event.stage != self._stage:
@@ -58,24 +60,43 @@ class Terminal:
         self._bar.update(self._line, completed=event.done, total=total, left=event.left)
 
 
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    """Print a line, the names in it as they are typed: none is markup."""
+    console.print(Text(printable(text)), style=style, soft_wrap=True)
+
+
 def listed(console: Console | None = None) -> None:
     """Show the studies of this root, and how far each is."""
     console = console or Console(highlight=False)
     folder = paths.root() / "studies"
     studies = sorted(folder.glob("*.yaml"))
-    elsewhere = [files.read_json(path, file=str) for path in sorted(paths.results("").glob(f"*/{paths.DATA}"))]
-    run = [(paths.root() / about["file"]).resolve() for about in elsewhere if about]
-    studies += [file for file in run if file.is_file() and file not in [study.resolve() for study in studies]]
+    known = {os.path.realpath(file) for file in studies}
+    studies += [file for file in _elsewhere() if os.path.realpath(file) not in known]
     if not studies:
-        console.print(f"no study in {folder} yet; write one with: kd new NAME --data FOLDER", soft_wrap=True)
+        _say(console, f"no study in {folder} yet; write one with: kd new NAME --data FOLDER")
         return
     table = Table("study", "teachers", "cells", "state", box=None, pad_edge=False)
     for file in studies:
+        name, style = Text(printable(file.stem)), None
         try:
-            table.add_row(file.stem, *_far(load(file)))
+            far = _far(load(file))
         except (StudyError, ShelfError, RecordError) as e:
-            table.add_row(file.stem, "", "", escape(str(e)), style="red")
+            far, style = ("", "", str(e)), "red"
+        except OSError as e:  # of this study alone
+            far, style = ("", "", f"{e.filename}: {e.strerror}"), "red"
+        table.add_row(name, *(Text(printable(shortened(part))) for part in far), style=style)
     console.print(table)
+
+
+def _elsewhere() -> list[Path]:
+    """The study files that results are of, as far as that is noted and they are there."""
+    found = []
+    for path in sorted(paths.results("").glob(f"*/{paths.DATA}")):
+        with suppress(OSError):  # which the study itself tells of, if it is one
+            about = files.read_json(path, file=str)
+            if about and files.exists(file := paths.root() / about["file"]):
+                found.append(Path(os.path.realpath(file)))
+    return found
 
 
 def _far(study: Study) -> tuple[str, str, str]:
@@ -108,14 +129,14 @@ def status(study: Study, console: Console | None = None) -> None:
             state = f"{record.metrics.top1_best:.2%}{' (the teacher)' if record is shelf.teacher else ''}"
         else:
             state = "failed" if label in failures else str(running.get(label, "waiting"))
-        console.print(f"  {label:<{width}}  {state}", markup=False, soft_wrap=True)
+        _say(console, f"  {label:<{width}}  {state}")
     done = sum(record is not None for record in cells.values())
     failed = sum(cell.name in failures for cell in cells)
     working = {cell.name: running[cell.name] for cell in cells if cell.name in running}
     waiting = len(cells) - done - failed - len(working)
     console.print(f"cells: {done} done, {failed} failed, {len(working)} running, {waiting} waiting")
     for name, at in working.items():
-        console.print(f"  {name}: {at}", markup=False, soft_wrap=True)
+        _say(console, f"  {name}: {at}")
     for student in study.students:
         _accuracies(console, study, student.label, cells)
     if beside := sum(record.cell not in cells for record in shelf.students):
@@ -126,18 +147,18 @@ def status(study: Study, console: Console | None = None) -> None:
             "they are not part of the study as its file stands"
         )
     for name, error in failures.items():
-        console.print(f"failed: {name}: {error}", style="red", markup=False, soft_wrap=True)
+        _say(console, f"failed: {name}: {error}", "red")
     if at_work:
-        console.print(f"at work: {at_work}", markup=False, soft_wrap=True)
+        _say(console, f"at work: {at_work}")
         if left := _left(study):
-            console.print(left, markup=False, soft_wrap=True)
+            _say(console, left)
 
 
 def _left(study: Study) -> str:
     """The time left as the command at work has estimated it; '' where it has not."""
     try:
-        return (paths.results(study.name) / paths.LEFT).read_text(encoding="utf-8")
-    except OSError:
+        return files.read_text(paths.results(study.name) / paths.LEFT)
+    except (OSError, ValueError):
         return ""
 
 
@@ -156,7 +177,7 @@ def _accuracies(console: Console, study: Study, student: str, cells: Mapping[Cel
         return f"{100 * sum(values) / len(values):.2f}" if values else "–"
 
     over = ", mean over seeds" if len(study.seeds) > 1 else ""
-    console.print(f"{student}, top-1 on val in %{over}", markup=False)
+    _say(console, f"{student}, top-1 on val in %{over}")
     table = Table()
     alphas = sorted({*study.grid.alphas, 1.0})
     table.add_column("T")
@@ -169,7 +190,7 @@ def _accuracies(console: Console, study: Study, student: str, cells: Mapping[Cel
     for method in study.methods:
         for T, alpha in ((T, alpha) for T in method.T for alpha in method.alpha):
             point = f"T {short(T)}, alpha {short(alpha)}" if method.teaching.temperature else f"alpha {short(alpha)}"
-            console.print(f"  {method.label}, {point}: {shown(method.label, T, alpha)}", markup=False)
+            _say(console, f"  {method.label}, {point}: {shown(method.label, T, alpha)}")
 
 
 def exported(result: "Export", console: Console | None = None) -> None:
@@ -180,16 +201,17 @@ def exported(result: "Export", console: Console | None = None) -> None:
         table.add_column(column, justify="right")
     for row in result.rows:
         numbers = ("–" if n is None else f"{n:.2f}" for n in (100 * row.top1, row.megabytes, row.milliseconds))
-        table.add_row(escape(row.model), row.form, *numbers)
+        table.add_row(Text(printable(row.model)), row.form, *numbers)
     console.print(table)
-    console.print("ms: one image of the stored size, on one thread of this processor, by ONNX Runtime", soft_wrap=True)
+    _say(console, "ms: one image of the stored size, on one thread of this processor, by ONNX Runtime")
     for row in result.rows:
         if row.path:
-            console.print(str(row.path), markup=False, soft_wrap=True)
+            _say(console, str(row.path))
     for note in result.notes:
-        console.print(f"note: {note}", style="yellow", markup=False, soft_wrap=True)
+        _say(console, f"note: {note}", "yellow")
     if result.loading:
-        console.print(f"the weights alone:\n{result.loading}", markup=False, soft_wrap=True)
+        for line in ("the weights alone:", *result.loading.split("\n")):
+            _say(console, line)
 
 
 def logs(study: Study, run: str = "") -> None:
@@ -213,7 +235,7 @@ def logs(study: Study, run: str = "") -> None:
         print(f"{run} has not run yet; start what is left of the study with: kd run {study.name}")
         return
     folder, record = folders[run], records.read(folders[run])
-    print(f"{run}: {folder}")
+    print(f"{run}: {printable(str(folder))}")
     if record:
         print(f"done: {record.metrics.top1_best:.2%} top-1, {record.provenance.finished}")
     if at := shelf.running().get(run):
@@ -223,12 +245,12 @@ def logs(study: Study, run: str = "") -> None:
         try:
             printed = _printed(files.read_json(path) or {})
         except (AttributeError, KeyError, TypeError):
-            print(f"{path}: damaged; the run writes it anew")
+            print(f"{printable(str(path))}: damaged; the run writes it anew")
         else:
-            print(*printed, path, sep="")
+            _print_lines(f"{printed}{path}")
     for path in (folder / paths.LOG, folder / paths.FAILURE):
         if path.is_file() and path.stat().st_size:
-            print(path.read_text(encoding="utf-8", errors="replace"), path, sep="")
+            _print_lines(f"{path.read_text(encoding='utf-8', errors='replace')}{path}")
             found.append(path)
     if not found:
         print(
@@ -236,12 +258,17 @@ def logs(study: Study, run: str = "") -> None:
         )
 
 
+def _print_lines(text: str) -> None:
+    """Print lines that others wrote."""
+    print(*map(printable, text.split("\n")), sep="\n")
+
+
 def _latest(folder: Path) -> float:
     """When something in a folder was last changed."""
     return max((path.stat().st_mtime for path in folder.iterdir()), default=0.0)
 
 
-def _printed(notebook: dict) -> list[str]:
+def _printed(notebook: dict) -> str:
     """What an executed notebook's cells have printed, and their errors. Raises KeyError and others if it is none."""
     printed = []
     for output in (o for cell in notebook["cells"] for o in cell.get("outputs", [])):
@@ -251,4 +278,4 @@ def _printed(notebook: dict) -> list[str]:
             printed.append("".join(output["data"]["text/plain"]) + "\n")
         elif output["output_type"] == "error":
             printed.append(f"{output['ename']}: {output['evalue']}\n")
-    return printed
+    return "".join(printed)

@@ -90,13 +90,17 @@ def read_text(path: Path, most: int = MOST_TEXT) -> str:
 
     Raises OSError for what is no file, as a pipe or a device, or has more bytes.
     """
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as f:  # which does not wait for a pipe's writer
+    with open(path, "rb", opener=_without_waiting) as f:
         about = os.fstat(f.fileno())
         if not stat.S_ISREG(about.st_mode):
             raise OSError(errno.EINVAL, "not a file", str(path))
         if about.st_size > most:
             raise OSError(errno.EFBIG, f"{about.st_size:,} bytes, and at most {most:,} are read", str(path))
         return f.read().decode("utf-8").replace("\r\n", "\n")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # for a pipe's writer
 
 
 def read_json(path: Path, **kinds: type | tuple[type, ...]) -> dict | None:

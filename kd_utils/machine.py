@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from typing import Any
 
 from .study import Model, Study
 
-DEVICES = ("auto", "cpu", "cuda", "mps")  # what runs may be told to use; behind a colon the number of one of several
+DEVICES = ("auto", "cpu", "cuda", "mps")  # what runs may be told to use
 
 
 class MachineError(RuntimeError):
@@ -42,6 +43,19 @@ def gpus() -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     return answer.stdout.split() if answer.returncode == 0 else []
+
+
+def one_device(name: str) -> str:
+    """The name of a device that one run may be told to use: of DEVICES, or of one of several GPUs, as cuda:1.
+
+    Raises MachineError for another, and for a GPU that is not there.
+    """
+    kind, colon, number = name.partition(":")
+    if kind not in DEVICES or colon and not (kind == "cuda" and re.fullmatch("[0-9]{1,4}", number)):
+        raise MachineError(f"device is {', '.join(DEVICES)} or one GPU, as cuda:0, not {name!r:.80}")
+    if colon and int(number) >= (count := len(gpus())):
+        raise MachineError(f"there is no device {name!r}: GPUs are counted from 0, and this machine has {count}")
+    return name
 
 
 LONGEST = 55  # letters of a temporary folder's path: below it are sockets, whose paths have at most 103

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 # pydantic looks through every installed package for plugins, of which there are none
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -60,30 +60,33 @@ class RecordError(ValueError):
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Metrics(_Strict):
     """What a run came to on val, as COLUMNS describes it. Fractions, and nats for nll."""
 
-    top1_best: float
-    top1_last: float
-    top5: float
-    nll: float
-    ece: float
-    best_epoch: int
-    epochs: int
-    val_images: int
-    top1_holdout: float | None = None
-    agreement: float | None = None  # of a student with its teacher
+    top1_best: Share
+    top1_last: Share
+    top5: Share
+    nll: float = Field(ge=0)
+    ece: Share
+    best_epoch: int = Field(ge=0)  # from 1; 0 of what was not trained
+    epochs: int = Field(ge=0)
+    val_images: int = Field(ge=1)
+    top1_holdout: Share | None = None
+    agreement: Share | None = None  # of a student with its teacher
 
 
 class Cost(_Strict):
     """What a run took: seconds of training, and images per second in training and in evaluation."""
 
-    train_seconds: float
-    images_per_second: float
-    inference_images_per_second: float | None = None
+    train_seconds: float = Field(ge=0)
+    images_per_second: float = Field(ge=0)
+    inference_images_per_second: float | None = Field(default=None, ge=0)
 
 
 class Provenance(_Strict):
@@ -113,7 +116,7 @@ class Record(_Strict):
     study: str
     teacher: str
     seed: int
-    score: float  # what the best epoch, and the teacher, was chosen by: accuracy on holdout, or on val
+    score: Share  # what the best epoch, and the teacher, was chosen by: accuracy on holdout, or on val
     weights_sha256: str
     predictions_sha256: str | None = None  # of the file; None in schema 1
     metrics: Metrics
@@ -182,8 +185,8 @@ class StudentRecord(Record):
     """A finished cell; `teacher` is the teacher's name in the study file, teacher_id its run."""
 
     student: str
-    T: float | None  # None at alpha = 1
-    alpha: float
+    T: float | None = Field(gt=0)  # None at alpha = 1
+    alpha: Share
     method: str = "kd"
     teacher_id: str
 
@@ -191,6 +194,13 @@ class StudentRecord(Record):
     def _baseline_has_no_temperature(self):
         if (self.T is None) != (self.alpha == 1):
             raise ValueError(f"alpha {self.alpha} does not go with T {self.T}: at alpha = 1, and only there, T is null")
+        return self
+
+    @model_validator(mode="after")
+    def _was_trained(self):
+        needed = {"epoch", "loss", "ce_grad", "kl_grad"}  # what tables and figures are made of
+        if not self.history or any(not needed <= epoch.keys() for epoch in self.history):
+            raise ValueError(f"history is empty, or an epoch has not all of {', '.join(sorted(needed))}")
         return self
 
     @property

@@ -11,6 +11,7 @@ import numbers
 import os
 import re
 import reprlib
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ Count = Annotated[int, Field(ge=0, le=100_000_000)]  # of images
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-def _a_name(name: str) -> str:
+def a_name(name: str) -> str:
     """The name, if folders can be called so."""
     if _NAME.fullmatch(name):
         return name
@@ -98,7 +99,7 @@ def _known(names: Collection[str], name: str) -> str:
     """The name, if it is one of these; else an error that says which there are."""
     if name in names:
         return name
-    close = difflib.get_close_matches(name, names, 1)
+    close = difflib.get_close_matches(name[:80], names, 1)
     *others, last = map(repr, names)
     raise ValueError((f"did you mean {close[0]!r}? " if close else "") + f"It must be {', '.join(others)} or {last}")
 
@@ -223,7 +224,7 @@ class Model(_Section):
     def _named(self):
         if self.model.removesuffix(":").endswith(".py"):
             raise ValueError(f"model {self.model}: a model of one's own is FILE.py:NAME, NAME what the file calls it")
-        _a_name(self.label)  # where the model's own name cannot be one, `name` gives another
+        a_name(self.label)  # where the model's own name cannot be one, `name` gives another
         if self.pretrained is True and (self.code or self.stem == "small"):
             what = "a model of one's own" if self.code else "stem: small"
             raise ValueError(f"there are no ImageNet weights for {what}; leave pretrained out, or name a file")
@@ -406,7 +407,7 @@ class Method(_Section):
     def _fits(self):
         if not self.teaching.temperature and self.T != [1.0]:
             raise ValueError(f"{self.method} has no temperature; leave T out, or [1], not {self.T}")
-        _a_name(self.label)
+        a_name(self.label)
         if self.label == "kd":
             raise ValueError("the name 'kd' is the grid's; give the row another")
         return self
@@ -429,6 +430,30 @@ class Method(_Section):
 def short(number: Any) -> str:
     """A T or an alpha as people write it, and as run names have it: six digits where that is the number, else all."""
     return f"{number:g}" if float(f"{number:g}") == number else repr(float(number))
+
+
+def printable(text: str) -> str:
+    """Text for a terminal, on one line: what has no glyph is written as Python does, \\x1b, \\u202e; blanks as spaces.
+
+    So no name can turn, hide or colour the text around it.
+    """
+    return "".join(map(_printable, text))
+
+
+def shortened(text: str, most: int = 1500) -> str:
+    """Text of so many letters at most, cut in its middle: an error begins with what, and ends with what to do."""
+    return text if len(text) <= most else f"{text[: 2 * most // 3]} … {text[-most // 3 :]}"
+
+
+_JOINERS = "\u200c\u200d"  # have no glyph of their own, but Persian and emoji need them
+
+
+def _printable(char: str) -> str:
+    if char in "\t\n\r" or unicodedata.category(char) == "Zs":
+        return " "
+    if char.isprintable() or char in _JOINERS:
+        return char
+    return char.encode("unicode_escape").decode("ascii")
 
 
 @dataclass(frozen=True)
@@ -836,6 +861,9 @@ class _Loader(yaml.SafeLoader):
         key_nodes = [k for k, _ in node.value if k.tag != "tag:yaml.org,2002:merge"]  # `<<` takes in another mapping
         keys = [self.construct_object(k, deep=True) for k in key_nodes]
         for key_node, key in zip(key_nodes, keys, strict=True):
+            if not isinstance(key, str):
+                line = key_node.start_mark.line + 1
+                raise StudyError(f"line {line}: the key {_shown.repr(key)} is no word; put a name before the colon")
             if keys.count(key) > 1:
                 raise StudyError(f"line {key_node.start_mark.line + 1}: the key '{key}' is given twice")
         return super().construct_mapping(node, deep)
@@ -886,14 +914,15 @@ def load(name: str | Path) -> Study:
         raise StudyError(f"{path}: nested too deep; a study has a handful of levels") from None
     except OSError as e:
         raise StudyError(f"{path}: cannot be read ({e.strerror}); is it the right file, and may you read it?") from None
-    except (yaml.YAMLError, ValueError) as e:  # ValueError: a number or a date that is none
-        raise StudyError(f"{path}: not YAML: {' '.join(str(e).split())}") from None
+    except Exception as e:  # PyYAML raises many kinds for a number or a date that is none
+        why = str(e) if isinstance(e, (yaml.YAMLError, ValueError)) else "a value is not of the type that its tag says"
+        raise StudyError(f"{path}: not YAML: {' '.join(why.split())}") from None
     if not isinstance(raw, dict):
         raise StudyError(f"{path}: a study is a mapping with the keys {', '.join(Study.model_fields)}")
     for key in {"name", "file"} & set(raw):
         raise StudyError(f"{path}: unknown key '{key}'; a study is named by its file")
     try:
-        _a_name(path.stem)
+        a_name(path.stem)
     except ValueError as e:
         raise StudyError(f"{path}: rename the file: {e}") from None
     raw |= {"name": path.stem, "file": str(path.resolve())}
@@ -910,7 +939,10 @@ def _resolved(study: Study, folder: Path) -> Study:
     def absolute(name: str) -> str:
         if "\0" in name or any(len(os.fsencode(part)) > 255 for part in Path(name).parts):
             raise StudyError(f"{study.file}: no file is called {_shown.repr(name)}; write its path from the study file")
-        return str((folder / Path(name).expanduser()).resolve())
+        try:
+            return str((folder / Path(name).expanduser()).resolve())
+        except (OSError, RuntimeError) as e:  # a loop of links, or nobody's home
+            raise StudyError(f"{study.file}: the path {_shown.repr(name)} leads nowhere ({e})") from None
 
     def models(listed: Sequence[AnyModel]) -> list[AnyModel]:
         found = []
@@ -936,23 +968,28 @@ _shown = reprlib.Repr()  # of what was given, a line at most
 _shown.maxstring = _shown.maxother = _shown.maxlong = 60
 
 
+MOST_ERRORS = 5  # that are told at once
+
+
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """One line an error: the key, what is wrong, what is allowed."""
-    lines = []
-    for e in error.errors():
-        where = ".".join(str(x) for x in e["loc"])
+    """What is wrong in one line, the first MOST_ERRORS: the key, what is wrong, what is allowed."""
+    lines, errors = [], error.errors()
+    for e in errors[:MOST_ERRORS]:
+        where = ".".join(shortened(str(x), 80) for x in e["loc"])
         if e["type"] == "extra_forbidden":
             allowed = _keys(model, e["loc"][:-1])
-            close = difflib.get_close_matches(str(e["loc"][-1]), allowed, 1)
+            close = difflib.get_close_matches(str(e["loc"][-1])[:80], allowed, 1)
             hint = f"did you mean '{close[0]}'?" if close else f"allowed: {', '.join(allowed)}"
             lines.append(f"unknown key '{where}'; {hint}")
         elif e["type"] == "missing":
             lines.append(f"the key '{where}' is missing")
         else:
-            message = e["msg"].removeprefix("Value error, ")
+            message = shortened(e["msg"].removeprefix("Value error, "), 600)
             message = message[:1].lower() + message[1:]
             got = f" (got {_shown.repr(e['input'])})" if where and not isinstance(e["input"], dict) else ""
             lines.append(f"{where}: {message}{got}" if where else message)
+    if more := len(errors) - len(lines):
+        lines.append(f"and {more} more")
     return "; ".join(lines)
 
 

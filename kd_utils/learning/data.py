@@ -46,7 +46,7 @@ class Dataset:
         Raises DataError if it is damaged.
         """
         path = self.folder / paths.META
-        meta = files.read_json(path, fingerprint=str, classes=list, counts=dict, image_size=int)
+        meta = shelf.read_about(path, shelf.Decoded)
         if meta is None:
             raise DataError(f"{path}: damaged, or not there; `kd data` decodes the data set again")
         return meta
@@ -81,9 +81,13 @@ class Dataset:
     def check(self) -> None:
         """Read every file once. Raises DataError for one that is damaged."""
         for split in SPLITS:
-            for what in ("images", "labels"):
-                self._array(split, what)
-        if "sha256" not in self.meta and _fingerprint(self.folder, self.classes) != self.fingerprint:
+            n, size = self.meta["counts"][split], self.meta["image_size"]
+            for what, shape in (("images", (n, size, size, 3)), ("labels", (n,))):
+                if self._array(split, what).shape != shape:
+                    raise DataError(
+                        f"{self.folder}: changed after it was written; `kd data` decodes the data set again"
+                    )
+        if "checksum" not in self.meta and _fingerprint(self.folder, self.classes) != self.fingerprint:
             raise DataError(f"{self.folder}: changed after it was written; `kd data` decodes the data set again")
 
 
@@ -114,7 +118,7 @@ def prepare(
     if source is not None:
         _may_lie_anywhere(study.data)
     folder = folder_of(study.data)
-    if _damage(Dataset(folder)) or "sha256" not in Dataset(folder).meta:
+    if _damage(Dataset(folder)) or "checksum" not in Dataset(folder).meta:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if damage := _damage(Dataset(folder)):
@@ -133,9 +137,9 @@ def prepare(
                     _decode(study.data, pools, tmp, progress)
                     if SOURCES[study.data.name].path == "optional":
                         meta = {**Dataset(tmp).meta, "source": _resolved(source or study.data.source)}
-                        files.write_json(tmp / paths.META, meta)
-            elif "sha256" not in (meta := Dataset(folder).meta):  # decoded before digests were noted
-                files.write_json(folder / paths.META, {**meta, "sha256": _digests(folder)})
+                        shelf.write_about(tmp / paths.META, meta)
+            elif "checksum" not in (meta := Dataset(folder).meta):  # decoded before these were noted
+                shelf.write_about(folder / paths.META, {**meta, "sha256": _digests(folder)})
     dataset = Dataset(folder)
     if source is not None and dataset.meta.get("source") not in (None, where := _resolved(source)):
         raise DataError(
@@ -326,7 +330,7 @@ def _decode(data: Data, pools: Pools, folder: Path, progress: OnProgress) -> Non
         "counts": {s: int(sum(len(i) for _, i in parts)) for s, parts in splits.items()},
         "image_size": size,
     }
-    files.write_json(folder / paths.META, meta)
+    shelf.write_about(folder / paths.META, meta)
 
 
 def _allocate(path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .. import files, machine, paths
-from ..study import Data, Model, Study, StudyError, load
+from ..study import Data, Model, Study, StudyError, a_name, load
 from . import data, loaders, losses, models, training
 
 LOOK_SECONDS = 8.0  # for reading images
@@ -97,19 +97,27 @@ def look(folder: str | Path) -> Found:
     )
 
 
-def write(name: str, found: Found) -> Study:
-    """Write studies/NAME.yaml, with comments, and give the study back. Raises StudyError if there is one already."""
+def place(name: str) -> Path:
+    """Where the study of this name is to be written. Raises StudyError if it cannot be a name, or is one already."""
+    try:
+        a_name(name)
+    except ValueError as e:
+        raise StudyError(str(e)) from None
+    if name.endswith((".yaml", ".yml")):
+        raise StudyError(f"{name}: the file's ending is added by itself; leave it out of the name")
     path = paths.root() / "studies" / f"{name}.yaml"
     if files.exists(path):
         raise StudyError(f"{path} is there already; choose another name, or remove it")
+    return path
+
+
+def write(name: str, found: Found) -> Study:
+    """Write studies/NAME.yaml, with comments, and give the study back. Raises StudyError as `place` does."""
+    path = place(name)
     text = _text(name, found)
     with files.whole(path) as tmp:
         tmp.write_text(text, encoding="utf-8")
-    try:
-        return load(path)
-    except StudyError:
-        files.remove(path)  # a name that cannot be one
-        raise
+    return load(path)
 
 
 def _text(name: str, found: Found) -> str:

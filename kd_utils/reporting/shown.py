@@ -11,15 +11,12 @@ import hashlib
 import html
 import io
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-from ..study import short
-
-_JOINERS = "\u200c\u200d"  # have no glyph of their own, but Persian and emoji need them
+from ..study import printable, short
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def visible(name: str) -> str:
 
     So nothing can turn the text around it to the other direction, or end a file that may not hold it.
     """
-    return " ".join("".join(map(_visible, name)).split())
+    return " ".join(printable(name).split())
 
 
 def in_markdown(name: str) -> str:
@@ -310,14 +307,6 @@ def _cell(text: str, markup: bool) -> str:
 def _escaped(sign: re.Match) -> str:
     """A backslash before ASCII punctuation; other signs are no markup."""
     return "\\" + sign[0] if sign[0].isascii() else sign[0]
-
-
-def _visible(char: str) -> str:
-    if char in "\t\n\r" or unicodedata.category(char) == "Zs":
-        return " "
-    if char.isprintable() or char in _JOINERS:
-        return char
-    return char.encode("unicode_escape").decode("ascii")
 
 
 def _html_caption(label: str, caption: str) -> str:

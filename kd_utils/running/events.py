@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..study import printable
+
 
 @dataclass(frozen=True)
 class Said:
@@ -95,7 +97,7 @@ class Printer:
     def __call__(self, event: Event) -> None:
         clear = "\r" + " " * len(self.bar) + "\r"
         if not isinstance(event, StageProgress):
-            print(f"{clear if self.bar else ''}{event}", flush=True)
+            print(f"{clear if self.bar else ''}{printable(str(event))}", flush=True)
             self.bar = ""
             return
         done = round(BAR * event.done / event.total) if event.total else 0

@@ -12,14 +12,16 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
-from .. import __version__, files, paths
-from ..records import StudentRecord
-from ..shelf import Shelf
+from .. import __version__, files, paths, records
+from ..records import RecordError, StudentRecord
+from ..shelf import AboutData, Shelf, read_about
 from ..sources import SOURCES
-from ..study import Study, load, short
+from ..study import Study, StudyError, a_name, load, short
 
 MANIFEST, CARD = "manifest.json", "README.md"
 FORMAT = 1  # of the manifest
@@ -173,29 +175,37 @@ def card(shelf: Shelf) -> str:
 def unpack(source: Path, folder: Path) -> tuple[Study, Packed]:
     """Make a root of a packed study: `folder`, which must not be there yet, or be empty. Returns the study in it.
 
-    Each file's name, size and SHA-256 are checked against the manifest, and its place against those of a root.
-    Raises PackError, and leaves nothing half-made behind.
+    Each file's name, size and SHA-256 are checked against the manifest, and its place against those of a root; then
+    the study, its records and what is noted of its data are read. Raises PackError, and leaves nothing half-made
+    behind.
     """
     folder = folder.expanduser().resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PackError(f"{folder} is there already, and is not empty; name another folder")
     try:
-        if not source.is_file():  # a device or a pipe may have no end
-            raise zipfile.BadZipFile("there is no such file")
-        with zipfile.ZipFile(source) as archive:
-            manifest = _manifest(source, archive)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise PackError(f"{folder} is there already, and is not empty; name another folder")
+        with _reading(source):
+            if not source.is_file():  # a device or a pipe may have no end
+                raise zipfile.BadZipFile("there is no such file")
+            archive = zipfile.ZipFile(source)
+        with archive:
+            with _reading(source):
+                manifest = _manifest(source, archive)
             name, listed = manifest["study"], manifest["files"]
             need = sum(about["bytes"] for about in listed.values())
             folder.parent.mkdir(parents=True, exist_ok=True)
             if shutil.disk_usage(folder.parent).free < need:
                 raise PackError(f"{folder}: {need:,} bytes are needed, and fewer are free")
-            with files.whole(folder) as tmp:
-                tmp.mkdir()
+            with _filled(folder) as made:
                 for entry, about in listed.items():
-                    _extract(source, archive, entry, about, tmp / entry)
-                (tmp / CARD).write_bytes(archive.open(CARD).read(1 << 20))
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, RuntimeError, UnicodeError) as e:
-        raise PackError(f"{source}: not a packed study that can be read ({e}); pack it again") from None
+                    _extract(source, archive, entry, about, made / entry)
+                with _reading(source):
+                    text = archive.open(_plain(archive, CARD)).read(1 << 20)
+                (made / CARD).write_bytes(text)
+                _read_once(source, made, name, listed)
+    except files.DiskFull:
+        raise
+    except OSError as e:
+        raise PackError(f"{folder}: cannot be made ({e.strerror or e}); name another folder") from None
     notes = [
         f"{folder / entry} is code: it runs when you train a model of it; read it first"
         for entry in listed
@@ -204,15 +214,64 @@ def unpack(source: Path, folder: Path) -> tuple[Study, Packed]:
     return load(folder / "studies" / f"{name}.yaml"), Packed(folder, len(listed), notes)
 
 
+@contextmanager
+def _reading(source: Path) -> Iterator[None]:
+    """Whatever reading a zip raises, as PackError."""
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, RuntimeError, UnicodeError) as e:
+        raise PackError(f"{source}: not a packed study that can be read ({e}); pack it again") from None
+
+
+@contextmanager
+def _filled(folder: Path) -> Iterator[Path]:
+    """Yield a folder that takes the place of this one when the block ends well.
+
+    An empty one that is there already stays, since a shell may be in it: what was made is moved into it.
+    """
+    if not folder.exists():
+        with files.whole(folder) as made:
+            made.mkdir()
+            yield made
+        return
+    with TemporaryDirectory(dir=folder) as made:
+        yield Path(made)
+        for path in sorted(Path(made).iterdir()):
+            path.rename(folder / path.name)
+
+
+def _plain(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
+    """An entry that is packed as `pack` does it. Raises BadZipFile for another, KeyError where there is none."""
+    entry = archive.getinfo(name)
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise zipfile.BadZipFile(f"{name} is neither stored nor deflated")
+    return entry
+
+
+def _read_once(source: Path, made: Path, name: str, listed: dict) -> None:
+    """See to it that what was unpacked is a study, with its records and data. Raises PackError."""
+    try:
+        load(made / "studies" / f"{name}.yaml")
+        if read_about(made / "results" / name / paths.DATA, AboutData) is None:
+            raise PackError(f"{source}: results/{name}/{paths.DATA} is not there, or is damaged; pack it again")
+        for entry in listed:
+            if PurePosixPath(entry).name == paths.RECORD:
+                records.read((made / entry).parent)
+    except (StudyError, RecordError) as e:
+        why = str(e).partition("; move the folder")[0].partition("; delete the folder")[0]
+        raise PackError(f"{source}: {why.replace(f'{made}/', '')}; pack it again") from None
+
+
 def _manifest(source: Path, archive: zipfile.ZipFile) -> dict:
     """What the file says that it holds, checked. Raises PackError."""
-    entry = archive.getinfo(MANIFEST)
+    entry = _plain(archive, MANIFEST)
     try:
         manifest = json.loads(archive.open(entry).read(64 << 20))
         name, listed = manifest["study"], manifest["files"]
         if manifest["format"] != FORMAT:
-            raise PackError(f"{source}: written by another version (format {manifest['format']}, this reads {FORMAT})")
-        whole = isinstance(name, str) and NAME.fullmatch(name) and isinstance(listed, dict) and len(listed) < MOST_FILES
+            format = f"{manifest['format']!r:.40}"
+            raise PackError(f"{source}: written by another version (format {format}, this reads {FORMAT})")
+        whole = isinstance(name, str) and a_name(name) and isinstance(listed, dict) and len(listed) < MOST_FILES
         sizes = [about["bytes"] for about in listed.values()]
         if not whole or not all(type(size) is int and size >= 0 for size in sizes) or sum(sizes) > MOST_BYTES:
             raise ValueError("its manifest makes no sense")
@@ -227,7 +286,7 @@ def _manifest(source: Path, archive: zipfile.ZipFile) -> dict:
         parts = PurePosixPath(entry).parts
         proper = "\\" not in entry and all(NAME.fullmatch(part) for part in parts) and "/".join(parts) == entry
         if not proper or not allowed.fullmatch(entry) or PurePosixPath(entry).suffix not in SUFFIXES:
-            raise PackError(f"{source}: {entry!r} is no place of a packed study; do not use this file")
+            raise PackError(f"{source}: {entry!r:.200} is no place of a packed study; do not use this file")
     return manifest
 
 
@@ -235,10 +294,14 @@ def _extract(source: Path, archive: zipfile.ZipFile, entry: str, about: dict, pa
     """One file, of the size and the content that the manifest says. Raises PackError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     hashed, left = hashlib.sha256(), about["bytes"]
-    with archive.open(entry) as packed, open(path, "wb") as out:
-        while chunk := packed.read(min(1 << 20, left + 1)):
+    with _reading(source):
+        packed = archive.open(_plain(archive, entry))
+    with packed, open(path, "wb") as out:
+        while True:
+            with _reading(source):
+                chunk = packed.read(min(1 << 20, left + 1))
             left -= len(chunk)
-            if left < 0:
+            if not chunk or left < 0:
                 break
             hashed.update(chunk)
             out.write(chunk)

@@ -519,15 +519,15 @@ def make_models(study: Study, models: list[Model]) -> None:
     from ..learning.models import Given, check
     from ..learning.weights import ModelError
 
-    is_prepared, errors = (data.folder_of(study.data) / paths.META).is_file(), []
-    classes = len(data.load(study).classes) if is_prepared else 10
+    dataset = data.load(study) if (data.folder_of(study.data) / paths.META).is_file() else None
+    classes, errors = len(dataset.classes) if dataset else 10, []
     for model in models:
         try:
-            if isinstance(model, Candidate) and model.logits:
-                Given.read(Path(model.logits), data.load(study).meta["counts"], classes)
+            if dataset and isinstance(model, Candidate) and model.logits:
+                Given.read(Path(model.logits), dataset.meta["counts"], len(dataset.classes))
                 continue
             teaches_as_it_is = model in study.teacher.candidates and not study.training(model, teacher=True).epochs
-            check(model, classes, study.data.image_size, head=teaches_as_it_is and is_prepared)
+            check(model, classes, study.data.image_size, head=teaches_as_it_is and dataset is not None)
         except ModelError as e:
             errors.append(str(e))
     if errors:
@@ -561,7 +561,8 @@ def held(study: Study) -> Iterator[None]:
     try:
         now = datetime.now().astimezone().isoformat(" ", "seconds")
         try:
-            holder.write_text(f"process {os.getpid()} on {files.HOST}, since {now}\n", encoding="utf-8")
+            with files.whole(holder, durable=False) as tmp:  # whatever is there, which may be a pipe
+                tmp.write_text(f"process {os.getpid()} on {files.HOST}, since {now}\n", encoding="utf-8")
         except OSError as e:
             raise _cannot_write(folder, e) from e
         files.remove(folder / paths.LEFT)

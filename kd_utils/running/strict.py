@@ -112,14 +112,12 @@ def check_values(values: dict) -> None:
     """
     if "study" not in values:
         return
-    from ..machine import DEVICES  # other notebooks do without these
+    from ..machine import MachineError, one_device  # other notebooks do without these
     from ..shelf import Shelf, ShelfError
     from ..study import StudyError, load
 
-    kind, *_ = values.get("device", "auto").split(":")
-    if kind not in DEVICES:
-        raise ParameterError(f"parameter 'device' is {', '.join(DEVICES)}, not {values['device']!r}")
     try:
+        one_device(values.get("device", "auto"))
         study = load(values["study"])
         if "candidate" in values:
             study.candidate(values["candidate"] or study.teacher.candidates[0].label)
@@ -127,7 +125,7 @@ def check_values(values: dict) -> None:
         elif "student" in values:
             study.asked_for(**{k: values[k] for k in ("student", "T", "alpha", "method", "seed", "epochs")})
             Shelf(study).chosen_teacher()
-    except (StudyError, ShelfError) as e:
+    except (MachineError, StudyError, ShelfError) as e:
         raise ParameterError(str(e)) from None
 
 

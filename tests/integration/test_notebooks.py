@@ -74,7 +74,7 @@ def test_the_line_of_the_readme_works_from_anywhere(copied, tmp_path_factory):
         (("-p", "T", "hot"), "parameter 'T' is float, not 'hot'"),
         (("-p", "seed", "0.5"), "parameter 'seed' is int, not 0.5"),
         (("-p", "T", "-3"), "T: input should be greater than or equal to 0.001 (got -3)"),
-        (("-p", "device", "gpu"), "parameter 'device' is auto, cpu, cuda, mps, not 'gpu'"),
+        (("-p", "device", "gpu"), "device is auto, cpu, cuda, mps or one GPU, as cuda:0, not 'gpu'"),
         (
             ("-p", "student", "resnet81"),
             "no student of study 'digits' is called 'resnet81'; there are: resnet18, shufflenet_v2_x1_0",

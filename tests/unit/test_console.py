@@ -1,5 +1,6 @@
 import errno
 import io
+import json
 import os
 import re
 import shutil
@@ -10,14 +11,14 @@ from types import SimpleNamespace
 from unittest import mock
 
 import pytest
-from helpers import interruptible, kd, write_study
+from helpers import SMALL, interruptible, kd, write_study
 from rich.console import Console
 
 import kd_utils
 from kd_utils import cli, console, files
-from kd_utils.running import events, pace
+from kd_utils.running import events, pace, pipeline
 from kd_utils.shelf import RunProgress
-from kd_utils.study import Cell
+from kd_utils.study import Cell, load
 
 INTERRUPTED = """
 import os, signal, sys
@@ -218,3 +219,86 @@ def test_logs_of_a_damaged_notebook_say_so(tmp_path, monkeypatch, capsys, conten
     console.logs(SimpleNamespace(), "one")
     damaged = f"{notebook}: damaged; the run writes it anew"
     assert capsys.readouterr().out.splitlines() == [f"one: {tmp_path}", damaged, "caf\ufffd", f"{tmp_path / 'run.log'}"]
+
+
+ESC = "a\x1b[31m[bold]b[link=http:x]:smile:\u202e"
+SEEN = "a\\x1b[31m[bold]b[link=http:x]:smile:\\u202e"
+
+
+def test_names_are_shown_as_they_are_typed(root, monkeypatch, capsys):
+    """Of studies, images, classes, notes and what a run has printed: none of it is markup, or moves the cursor."""
+    shutil.copy(root / "studies" / "small.yaml", root / "studies" / f"{ESC}.yaml")
+    assert SEEN in kd(root, "list").stdout
+    assert f"in studies/ there are: {SEEN}, small" in kd(root, "status", "smal").stderr
+    from kd_utils.learning import data, export
+
+    monkeypatch.setattr(export, "predict", lambda study, images, run: [[(f"class {ESC}", 0.5)]])
+    assert kd(root, "predict", "small", ESC).stdout == f"{SEEN}\tclass {SEEN} 50.0%\n"
+    monkeypatch.setattr(data, "listed", lambda study: [("train", 0, ESC, f"{ESC}\udc80\n")])
+    assert kd(root, "data", "small", "--list").stdout == f"train\t0\t{SEEN}\t{SEEN}\\udc80 \n"
+    events.Printer()(events.Said(ESC))
+    assert capsys.readouterr().out == f"{SEEN}\n"
+    out = io.StringIO()
+    with console.Terminal(Console(file=out, width=200)) as tell:
+        tell(events.Failed(ESC, ESC, root))
+    assert f"failed: {SEEN}: {SEEN}; see" in out.getvalue()
+
+
+def test_what_a_run_has_printed_is_shown_as_it_is(tmp_path, monkeypatch, capsys):
+    outputs = [
+        {"output_type": "stream", "text": [f"one {ESC}\n", "two \ud800\n"]},
+        {"output_type": "error", "ename": "E", "evalue": f"{ESC}\udfff"},
+    ]
+    (tmp_path / "distill.ipynb").write_text(json.dumps({"cells": [{"outputs": outputs}]}))
+    (tmp_path / "run.log").write_text(f"{ESC}\n")
+    shelf = SimpleNamespace(folders=lambda: [("one", tmp_path)], running=dict, failures=dict)
+    monkeypatch.setattr(console, "Shelf", lambda study: shelf)
+    console.logs(SimpleNamespace(), "one")
+    _, *lines = capsys.readouterr().out.splitlines()
+    told = [f"one {SEEN}", "two \\ud800", f"E: {SEEN}\\udfff", f"{tmp_path}/distill.ipynb", SEEN, f"{tmp_path}/run.log"]
+    assert lines == told
+
+
+def test_one_study_that_cannot_be_read_does_not_end_the_list(root):
+    for name in ("folder", "null", "gone", "loop", "locked"):
+        write_study(root, SMALL, name)
+        (root / "results" / name).mkdir(parents=True)
+    (root / "results" / "folder" / "data.json").mkdir()
+    (root / "results" / "null" / "data.json").write_text('{"file": "a\\u0000b"}')
+    (root / "results" / "gone" / "data.json").write_text(json.dumps({"file": "x" * 5000}))
+    os.mkfifo(root / "results" / "locked" / "data.json")
+    (root / "studies" / "loop.yaml").unlink()
+    (root / "studies" / "loop.yaml").symlink_to("loop.yaml")
+    told = kd(root, "list")
+    assert told.returncode == 0 and told.stderr == ""
+    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in told.stdout.splitlines() if line.strip()}
+    assert rows["small"].endswith("not begun") and "no study file" in rows["loop"]
+    one_line = " ".join(told.stdout.split())
+    assert f"{root}/results/folder/data.json: Is a directory" in one_line.replace("data. json", "data.json")
+    assert "data.json: damaged" in rows["null"] + rows["gone"] and "not a file" in one_line
+
+
+def test_a_pipe_in_the_place_of_a_note_is_not_waited_for(root):
+    folder = root / "results" / "small"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "study.holder")
+    assert kd(root, "status", "small").stdout.startswith("data: not prepared")
+    with pipeline.held(load("small")):
+        assert kd(root, "status", "small").stdout.startswith("data: under way")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["run", "small", "--jobs", "9" * 20], "'--jobs'"),
+        (["run", "small", "--device", "cpu:x"], "--device is auto, cpu, cuda, mps, not 'cpu:x'"),
+        (["run", "small", "--device", "cuda:99"], "CUDA_VISIBLE_DEVICES chooses among GPUs"),
+        (["data", "small", "--list", "--source", "/x"], "leave --source out"),
+        (["status", "x" * 100_000], "no study file"),
+        (["logs", "small", "x" * 100_000], "has no run 'xxx"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_said_at_once_and_in_short(root, words, says):
+    told = kd(root, *words)
+    assert told.returncode == 2 and len(told.stderr) < 2000
+    assert says in " ".join(told.stderr.replace("│", " ").split()) and not (root / "results").exists()

@@ -21,6 +21,7 @@ from PIL import Image
 
 from kd_utils import paths
 from kd_utils.learning import data, loaders
+from kd_utils.shelf import Shelf, ShelfError
 from kd_utils.sources import SOURCES
 from kd_utils.study import load
 
@@ -293,7 +294,9 @@ def test_another_source_is_refused_once_the_data_are_decoded(tiny):
         data.prepare(load("small"), tiny / "other.zip")
     data.prepare(load("small"))
     meta = found.folder / "meta.json"  # as it was before sources were noted
-    meta.write_text(json.dumps({k: v for k, v in json.loads(meta.read_text()).items() if k != "source"}))
+    meta.write_text(
+        json.dumps({k: v for k, v in json.loads(meta.read_text()).items() if k not in ("source", "checksum")})
+    )
     data.prepare(load("small"), tiny / "other.zip")
 
 
@@ -356,7 +359,7 @@ def test_data_that_were_decoded_before_digests_were_noted(root):
     found = data.prepare(load("small"))
     meta = found.folder / "meta.json"
     noted = json.loads(meta.read_text())
-    old = json.dumps({k: v for k, v in noted.items() if k != "sha256"})
+    old = json.dumps({k: v for k, v in noted.items() if k not in ("sha256", "checksum")})
     meta.write_text(old)
     assert data.load(load("small")).images("train").shape == (120, 16, 16, 3)
     data.prepare(load("small"), say=pytest.fail)
@@ -366,6 +369,56 @@ def test_data_that_were_decoded_before_digests_were_noted(root):
     said = []
     data.prepare(load("small"), say=said.append)
     assert "changed after it was written" in said[0] and json.loads(meta.read_text()) == noted
+
+
+META_CHANGES = [
+    {"sha256": None},
+    {"sha256": 5},
+    {"sha256": [1]},
+    {"sha256": {}},
+    {"counts": {}},
+    {"counts": {"train": 119, "val": 100, "holdout": 0}},
+    {"classes": []},
+    {"classes": [str(9 - k) for k in range(10)]},
+    {"classes": [1, 2]},
+    {"image_size": 8},
+    {"source": 7},
+    {"checksum": 3},
+]
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+@pytest.mark.parametrize("change", META_CHANGES)
+def test_what_is_noted_of_the_data_is_not_believed_when_it_was_changed(root, change, sealed):
+    """With and without the checksum, which the first notes do not have."""
+    meta = data.prepare(load("small")).folder / "meta.json"
+    noted = json.loads(meta.read_text())
+    changed = {**noted, **change}
+    if not sealed and "checksum" not in change:
+        del changed["checksum"]
+    meta.write_text(json.dumps(changed))
+    said = []
+    data.prepare(load("small"), say=said.append)
+    assert len(said) == 1 and said[0].endswith("decodes the data set again: this is done now")
+    assert json.loads(meta.read_text()) == noted
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+@pytest.mark.parametrize("change", [*META_CHANGES[4:10], {"spec": 5}, {"file": "a\0b"}, {"pretrained": {"a": 5}}])
+def test_nor_is_what_is_noted_beside_the_records(root, change, sealed):
+    """Without the checksum it is compared with what is noted beside the images."""
+    data.prepare(load("small"))
+    path = paths.results("small") / "data.json"
+    noted = json.loads(path.read_text())
+    assert Shelf(load("small")).dataset == noted
+    old = {k: v for k, v in noted.items() if k != "checksum"}
+    path.write_text(json.dumps(old))
+    assert Shelf(load("small")).dataset == old
+    path.write_text(json.dumps({**(noted if sealed else old), **change}))
+    with pytest.raises(ShelfError, match=r"data\.json: damaged; restore it, or write it again with: kd data small"):
+        Shelf(load("small")).dataset  # noqa: B018 - raises
+    data.prepare(load("small"))
+    assert json.loads(path.read_text()) == noted
 
 
 def test_digits_are_scikit_learn_s(root):

@@ -120,5 +120,8 @@ def test_what_has_no_end_is_not_read(tmp_path):
         for read in (files.read_text, files.sha256):
             with pytest.raises(OSError, match=says):
                 read(path)
+    with pytest.raises(IsADirectoryError) as e:
+        files.read_text(tmp_path)
+    assert e.value.filename == str(tmp_path)
     with pytest.raises(OSError, match="5 bytes, and at most 4 are read"):
         files.read_text(tmp_path / "large", 4)

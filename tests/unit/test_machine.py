@@ -146,3 +146,13 @@ def test_temporary_files_go_where_a_socket_can_be(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(long))
     machine.settle()
     assert tempfile.gettempdir() == "/tmp"
+
+
+def test_a_device_is_a_kind_or_one_of_the_gpus_that_are_there(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    for name in (*machine.DEVICES, "cuda:0", "cuda:1"):
+        assert machine.one_device(name) == name
+    for name in ("cpu:x", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "cuda:99", "cuda:0:1", "gpu", "", "x" * 100_000):
+        with pytest.raises(machine.MachineError, match="device") as e:
+            machine.one_device(name)
+        assert len(str(e.value)) < 200

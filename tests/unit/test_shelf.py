@@ -97,6 +97,11 @@ def record(study, tmp_path):
         (lambda r: r["metrics"].pop("nll"), r"record\.json: metrics\.nll: Field required"),
         (lambda r: r.update(extra=1), r"record\.json: extra: Extra inputs are not permitted"),
         (lambda r: r["provenance"].update(host="x"), r"record\.json: provenance\.host: Extra inputs"),
+        (lambda r: r["metrics"].update(top1_best=7.0), r"record\.json: metrics\.top1_best: .*less than or equal to 1"),
+        (lambda r: r["metrics"].update(ece=-0.1), r"record\.json: metrics\.ece: .*greater than or equal to 0"),
+        (lambda r: r["metrics"].update(nll=float("inf")), r"record\.json: metrics\.nll: .*finite"),
+        (lambda r: r.update(history=[]), r"record\.json: .*history is empty"),
+        (lambda r: r["history"][-1].pop("loss"), r"record\.json: .*an epoch has not all of .*loss"),
         (lambda r: r["metrics"].update(top1_best="0.4"), r"record\.json: metrics\.top1_best: Input should be a valid"),
     ],
 )

@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import numpy as np
@@ -315,6 +316,17 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x]\n" + "".join(
         ("title: 2026-99-99\n", "not YAML: month must be"),
         ("title: [\n", "not YAML: while parsing"),
         (f"title: {['x' * 100] * 100}\n", r"title: .*valid string \(got \['x"),
+        ("~: 1\n", "line 1: the key None is no word"),
+        ("title: x\ndata: {2020-01-01: 1}\n", "line 2: the key datetime.date.* is no word"),
+        ("[1, 2]: 1\n", "line 1: the key .* is no word"),
+        ("on: 1\n", "line 1: the key True is no word"),
+        ('title: !!int ""\n', "not YAML: a value is not of the type that its tag says"),
+        ('title: !!float ""\n', "not YAML: a value is not of the type that its tag says"),
+        ('title: !!bool ""\n', "not YAML: a value is not of the type that its tag says"),
+        ('title: !!timestamp "x"\n', "not YAML: a value is not of the type that its tag says"),
+        (f"seeds: {['x'] * 200}\n", r"seeds.0: .*; and 199 more$"),
+        (f"{'x' * 900}: 1\n", r"unknown key 'x+ … x+'; allowed: "),
+        (f"data: {{name: {'x' * 100_000}}}\n", "data.name: .*must be 'digits'"),
     ],
 )
 def test_a_file_that_is_no_study_is_one_line(root, content, says):
@@ -338,6 +350,16 @@ def test_a_name_of_300_letters_is_one_line(root):
         load("x" * 300)
     write_study(root, {**SMALL, "data": {"name": "folder", "source": "x" * 300}})
     with pytest.raises(StudyError, match="small.yaml: no file is called 'x+...x+'"):
+        load("small")
+
+
+def test_a_path_that_leads_nowhere_is_one_line(root):
+    (root / "loop").symlink_to("loop")
+    write_study(root, {**SMALL, "data": {"name": "folder", "source": "~nobody-of-this-name/x"}})
+    with pytest.raises(StudyError, match="the path '~nobody-of-this-name/x' leads nowhere"):
+        load("small")
+    write_study(root, {**SMALL, "data": {"name": "folder", "source": str(root / "loop" / "x")}})
+    with contextlib.suppress(StudyError):  # Python 3.13 takes a loop as it is
         load("small")
 
 
