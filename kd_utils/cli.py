@@ -209,9 +209,14 @@ def grid(study: StudyArgument, *, where: "Resources") -> None:
 def search(
     study: StudyArgument,
     budget: Annotated[
-        float,
-        typer.Option(metavar="SHARE", min=0.01, max=1, help="of what the whole grid would take [default: 0.3]"),
-    ] = 0.3,
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            min=0.01,
+            max=1,
+            help="of what the whole grid would take [default: 0.3; on a small grid the least that pays]",
+        ),
+    ] = None,
     *,
     where: "Resources",
 ) -> None:
@@ -280,10 +285,17 @@ def predict(
     run: Run = "",
 ) -> None:
     """Name the likeliest classes of images, by a trained model."""
-    from .learning.export import predict as named
+    from .learning.data import DataError
+    from .learning.export import predictor
 
-    for image, likely in zip(images, named(study, images, run), strict=True):
-        _row(image, *(f"{name} {share:.1%}" for name, share in likely[:3]))
+    likely_of, ok = predictor(study, run), True
+    for image in images:
+        try:
+            _row(image, *(f"{name} {share:.1%}" for name, share in likely_of(image)[:3]))
+        except DataError as e:
+            print(f"kd: {e}", file=sys.stderr)
+            ok = False
+    raise typer.Exit(0 if ok else 1)
 
 
 @command()

@@ -139,6 +139,8 @@ def status(study: Study, console: Console | None = None) -> None:
         _say(console, f"  {name}: {at}")
     for student in study.students:
         _accuracies(console, study, student.label, cells)
+    if beside := sum(record.cell not in cells for record in shelf.students):
+        console.print(f"finished beside the grid, by a search or by hand: {beside}; the report has a table of them")
     if shelf.others:
         console.print(
             f"{shelf.others} finished runs of other settings are kept in results/{study.name}/students; "

@@ -12,8 +12,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from multiprocessing import spawn
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
+from typing import Any
 
 from .study import Model, Study
 
@@ -84,6 +86,25 @@ def deaf_children() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+_OF_MAIN = ("init_main_from_name", "init_main_from_path")  # of what multiprocessing tells a process that it starts
+_preparing = threading.Lock()
+
+
+@contextmanager
+def strangers_to_main() -> Iterator[None]:
+    """Processes that multiprocessing starts in this block do not import the script that this one runs.
+
+    They have no use for it, and a script without `if __name__ == "__main__":` would do all that it does again.
+    """
+    with _preparing:
+        prepare: Any = spawn.get_preparation_data
+        setattr(spawn, prepare.__name__, lambda name: {k: v for k, v in prepare(name).items() if k not in _OF_MAIN})
+        try:
+            yield
+        finally:
+            setattr(spawn, prepare.__name__, prepare)
 
 
 def slots(study: Study, jobs: int | None, device: str, threads: int = 1) -> list[dict[str, str]]:

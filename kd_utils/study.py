@@ -222,6 +222,8 @@ class Model(_Section):
 
     @model_validator(mode="after")
     def _named(self):
+        if self.model.removesuffix(":").endswith(".py"):
+            raise ValueError(f"model {self.model}: a model of one's own is FILE.py:NAME, NAME what the file calls it")
         a_name(self.label)  # where the model's own name cannot be one, `name` gives another
         if self.pretrained is True and (self.code or self.stem == "small"):
             what = "a model of one's own" if self.code else "stem: small"

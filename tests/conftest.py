@@ -72,3 +72,11 @@ def copied(finished, tmp_path, monkeypatch) -> Path:
 @pytest.fixture(scope="session")
 def checkout() -> Path:
     return paths.CHECKOUT
+
+
+@pytest.fixture(scope="session")
+def kept():
+    """What the committed records say."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("KD_ROOT", raising=False)
+        return results.load("tiny-imagenet-20")

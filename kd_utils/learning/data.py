@@ -125,6 +125,8 @@ def prepare(
                 if (folder / paths.META).exists():
                     say(f"{damage}: this is done now")
                 pools = _pools(study.data, source, progress)
+                if ignored := pools.ignored():
+                    say(ignored)
                 if _split_by_itself(study.data, pools):
                     say(
                         f"the data have no validation images: one in {VAL_SHARE} of each class's is set apart for "
@@ -220,6 +222,11 @@ VAL_SHARE = 5  # one in so many images of a class validates, where nobody says
 def _split_by_itself(data: Data, pools: Pools) -> bool:
     """Whether validation images are to be set apart though the study names no number of them."""
     return pools.val is None and not data.val_from_train_per_class
+
+
+def check(data: Data, pools: Pools) -> None:
+    """See to it that these data can be split as asked. Raises DataError."""
+    _choose(data, pools)
 
 
 def _choose(data: Data, pools: Pools) -> tuple[list[int], dict[str, list[tuple[Pool, np.ndarray]]]]:
@@ -361,7 +368,7 @@ def _decode_files(jobs: list[tuple], progress: OnProgress) -> None:
     done, others = 0, set(active_children())
     progress("decoding images", 0, total)
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent) as pool:
-        with machine.deaf_children():
+        with machine.deaf_children(), machine.strangers_to_main():
             futures = {pool.submit(_decode_some, *job): len(job[1]) for job in jobs}
         try:
             for future in as_completed(futures):
@@ -396,7 +403,7 @@ def _decode_some(reader: Reader, names: list[str], path: Path, row: int) -> None
             pixels = decoded(encoded)
         except Exception as e:
             raise DataError(
-                f"{reader.source}: {name} is not an image that can be decoded ({e}); "
+                f"{reader.source}: {name} is not an image that can be decoded ({why_undecoded(e)}); "
                 "replace it, or delete it if the data set may do without"
             ) from None
         images[row + k] = _resize(pixels, images.shape[1])
@@ -405,13 +412,24 @@ def _decode_some(reader: Reader, names: list[str], path: Path, row: int) -> None
 
 def image(path: Path, size: int) -> np.ndarray:
     """An image file as this package stores images: (size, size, 3) uint8. Raises DataError, naming the file."""
+    if path.is_dir() or not files.exists(path):
+        raise DataError(f"{path} is a folder; name image files" if path.is_dir() else f"there is no file {path}")
     reader = Reader(path.parent)
     try:
         return np.array(_resize(decoded(reader.read(path.name)), size))
     except DataError:
         raise
     except Exception as e:
-        raise DataError(f"{path}: not an image that can be decoded ({e})") from None
+        raise DataError(f"{path}: not an image that can be decoded ({why_undecoded(e)})") from None
+
+
+def why_undecoded(error: Exception) -> str:
+    """In a line what Pillow, which is given bytes and no name, says of an image."""
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return "no image, or none in a format that is read"
+    return " ".join(str(error).split())[:160]
 
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")

@@ -8,7 +8,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,11 @@ def predict(study: str | Study, images: Sequence[str | Path], run: str = "") -> 
 
     run: as `kd status` calls it; by default the best student. Raises DataError for what is no image, and ShelfError.
     """
+    yield from map(predictor(study, run), images)
+
+
+def predictor(study: str | Study, run: str = "") -> Callable[[str | Path], list[tuple[str, float]]]:
+    """As predict, of one image file at a time."""
     study = study if isinstance(study, Study) else load_study(study)
     plan, record = finished(study, run)
     about = Shelf(study).dataset
@@ -143,14 +148,18 @@ def predict(study: str | Study, images: Sequence[str | Path], run: str = "") -> 
     model = restored(plan, record, about).eval()
     if isinstance(model, models.Given):
         raise ExportError(f"{record.teacher} is logits that were computed elsewhere: it has no model")
-    for path in images:
-        pixels = data.image(Path(path), about["image_size"])
+    size, classes = about["image_size"], about["classes"]
+
+    def of(path: str | Path) -> list[tuple[str, float]]:
+        pixels = data.image(Path(path), size)
         logits = torch.from_numpy(training.predict_logits(model, pixels[None])[0])
         likely = logits.softmax(dim=0).sort(descending=True, stable=True)
-        yield [
-            (about["classes"][index], share)
+        return [
+            (classes[index], share)
             for share, index in zip(likely.values.tolist(), likely.indices.tolist(), strict=True)
         ]
+
+    return of
 
 
 def _onnx() -> None:

@@ -63,6 +63,12 @@ class Pools:
     keys: list[str]  # as sorted and chosen by
     train: Pool
     val: Pool | None
+    unread: tuple[str, ...] = ()  # folders of its own that hold no part of it
+
+    def ignored(self) -> str:
+        """A sentence on the folders that are not read; '' where there are none."""
+        these = " and ".join(f"{name}/" for name in self.unread)
+        return f"{these}, beside train/, not read: the folder of validation images is called val/" if these else ""
 
 
 class Reader:
@@ -203,7 +209,8 @@ def image_folder(path: Path | None, progress: OnProgress) -> Pools:
     class_of = {n: key for n, _, key in found}
     of_train, of_val = ([n for n, split, _ in found if (split == "val") is val] for val in (False, True))
     train, val = (_named_pool(reader, some, keys, class_of.__getitem__) for some in (of_train, of_val))
-    return Pools(keys, keys, train, val if len(val.labels) else None)
+    beside = [p.name for p in path.glob("*/") if split_up and p.name not in ("train", "val") and not hidden(p.name)]
+    return Pools(keys, keys, train, val if len(val.labels) else None, tuple(sorted(beside)))
 
 
 def hidden(name: str) -> bool:

@@ -93,6 +93,8 @@ class Given(Classifier):
             logits = np.load(path, mmap_mode="r", allow_pickle=False)  # whatever its header says of its size
         except (OSError, EOFError, ValueError) as e:
             raise ModelError(f"logits: {path} cannot be read as .npy ({e}); write it by numpy.save") from None
+        if not isinstance(logits, np.ndarray):  # an .npz has several
+            raise ModelError(f"logits: {path} is no .npy, of one array; write it by numpy.save")
         if logits.shape != (sum(counts.values()), classes) or logits.dtype.kind != "f":
             splits = ", ".join(f"{count:,} of {split}" for split, count in counts.items() if count)
             raise ModelError(
@@ -178,14 +180,26 @@ def check(spec: Model, classes: int, image_size: int, head: bool = False) -> Non
     """
     without_hub = spec.model_copy(update={"pretrained": False}) if spec.pretrained is True else spec
     model = create(without_hub, classes, image_size, head).eval()
+    noise = torch.Generator().manual_seed(0)
     try:
         with torch.inference_mode():
-            model(torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8))
+            logits = model(torch.randint(256, (2, image_size, image_size, 3), dtype=torch.uint8, generator=noise))
     except Exception as e:
         raise ModelError(
             f"model {spec.model!r} does not take images of {model.input_size} pixels a side "
             f"({str(e).splitlines()[0]}); set its input_size, or data.image_size"
         ) from None
+    finite(logits.numpy(), spec)
+
+
+def finite(logits: np.ndarray, spec: Model) -> None:
+    """Raise ModelError, naming the files of the study's `spec`, where its logits are not all finite."""
+    if not np.isfinite(logits).all():
+        files = " and ".join(str(path) for path in spec.files)
+        raise ModelError(
+            f"model {spec.label!r}: its logits are not finite (NaN or infinity); "
+            + (f"look at {files}" if files else "train it with a smaller lr, or in fp32")
+        )
 
 
 def find(name: str) -> tuple[str, str]:
@@ -253,7 +267,7 @@ def _own(path: Path, name: str, classes: int, size: int) -> nn.Module:
         exec(compile(path.read_bytes(), path, "exec"), vars(module))
     except FileNotFoundError:
         raise ModelError(f"model: there is no file {path}") from None
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         raise ModelError(f"model: {path} cannot be run ({type(e).__name__}: {e})") from e
     make = getattr(module, name, None)
     if make is None:
@@ -269,7 +283,7 @@ def _own(path: Path, name: str, classes: int, size: int) -> nn.Module:
         if not isinstance(out, torch.Tensor) or out.shape != (2, classes):
             shape = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
             raise ValueError(f"of 2 images and {classes} classes it makes {shape}, not logits of shape (2, {classes})")
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         raise ModelError(f"model: {where}({classes}) cannot be used ({type(e).__name__}: {e})") from e
     return model.train()
 

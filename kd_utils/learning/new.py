@@ -11,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import UnidentifiedImageError
 
 from .. import files, machine, paths
-from ..study import Model, Study, StudyError, a_name, load
+from ..study import Data, Model, Study, StudyError, a_name, load
 from . import data, loaders, losses, models, training
 
 LOOK_SECONDS = 8.0  # for reading images
@@ -29,6 +28,7 @@ class Found:
 
     classes: name -> its training images. val: the number of validation images. sides: the shorter side in pixels of
     each image that was read: the least, the median and the greatest. read, of how many; damaged: name -> why.
+    ignored: a sentence on folders that are not read.
     """
 
     folder: Path
@@ -38,6 +38,7 @@ class Found:
     read: int
     total: int
     damaged: dict[str, str]
+    ignored: str = ""
 
     @property
     def train(self) -> int:
@@ -50,6 +51,8 @@ class Found:
         own = f"{self.val:,} for validation" if self.val else "none of its own for validation"
         a_class = f"{fewest:,} to {most:,} a class"
         yield f"{self.folder}: {len(self.classes)} classes, {self.train:,} training images ({a_class}), {own}"
+        if self.ignored:
+            yield self.ignored
         yield f"shorter side: {self.sides[0]:,} to {self.sides[2]:,} px, median {self.sides[1]:,}"
         todo = "; replace or delete them before the study runs:" if self.damaged else ""
         yield f"{self.read:,} of {self.total:,} files read, {len(self.damaged) or 'none'} damaged{todo}"
@@ -57,11 +60,16 @@ class Found:
 
 
 def look(folder: str | Path) -> Found:
-    """Look at a folder of images, for LOOK_SECONDS at most. Raises DataError for what is no such folder."""
+    """Look at a folder of images, for LOOK_SECONDS at most. Raises DataError for what no study can be made of."""
     path = Path(folder).expanduser().resolve()
     if not path.is_dir():
         raise data.DataError(f"there is no folder {path}")
     pools = loaders.image_folder(path, lambda what, done, total: None)
+    counts = np.bincount(pools.train.labels, minlength=len(pools.keys))
+    if not pools.val and counts.min() < 2:
+        few = pools.keys[int(counts.argmin())]
+        raise data.DataError(f"{path}: the class {few} has {counts.min()} image; with no val/, at least 2 are needed")
+    data.check(Data(name="folder", source=str(path), val_from_train_per_class=0 if pools.val else 1), pools)
     names = [*pools.train.names, *(pools.val.names if pools.val else ())]
     reader = loaders.Reader(path)
     sides, damaged, read = [], {}, 0
@@ -72,14 +80,11 @@ def look(folder: str | Path) -> Found:
         read += 1
         try:
             sides.append(min(data.decoded(reader.read(names[k])).shape[:2]))
-        except UnidentifiedImageError:
-            damaged[names[k]] = "no image, or none in a format that is read"
-        except Exception as e:  # whatever else Pillow raises
-            damaged[names[k]] = " ".join(str(e).split())[:160]
+        except Exception as e:  # whatever Pillow raises
+            damaged[names[k]] = data.why_undecoded(e)
     if not sides:
         first, why = next(iter(damaged.items()))
         raise data.DataError(f"{path}: none of {read:,} images can be decoded; {first}: {why}")
-    counts = np.bincount(pools.train.labels, minlength=len(pools.keys))
     return Found(
         path,
         dict(zip(pools.keys, map(int, counts), strict=True)),
@@ -88,6 +93,7 @@ def look(folder: str | Path) -> Found:
         read,
         len(names),
         dict(sorted(damaged.items())),
+        pools.ignored(),
     )
 
 
@@ -120,9 +126,6 @@ def _text(name: str, found: Found) -> str:
     size, fewest = max(fits, default=SIZES[0]), min(found.classes.values())
     val = 0 if found.val else max(1, fewest // 5)
     holdout = max(1, fewest // 10) if fewest - val > 2 else 0
-    if fewest - val < 1:
-        few = min(found.classes, key=lambda c: found.classes[c])
-        raise data.DataError(f"{found.folder}: the class {few} has {fewest} image; with no val/, at least 2 are needed")
     train = found.train - (val + holdout) * len(found.classes)
     batch = int(np.clip(2 ** int(np.log2(max(train, 8) / 10)), 8, 128))
     epochs = int(np.clip(round(60_000 / train), 10, 60))

@@ -330,7 +330,7 @@ class Run:
             print(
                 f"This run was done before, on {self.record.provenance.finished}, and is not trained again: what "
                 f"follows is read from its record. To train it anew, delete its folder, "
-                f"{paths.shown(self.folder)}, and start again."
+                f"{self.folder}, and start again."
             )
             return Fit(self.record.history, {}, self.record.metrics.best_epoch, self.record.score)
         if self._fit is None:
@@ -431,6 +431,7 @@ class Run:
         fit, labels = self._fit, self.dataset.labels("val")
         last = self._scorer.val_logits(self.model, len(fit.history), fit.last)
         logits = self._scorer.val_logits(self.model, fit.best_epoch, fit.best)
+        models.finite(logits, self.plan.model)
         predicted, confidence = metrics.predictions(logits)
         example = np.linspace(0, len(labels) - 1, EXAMPLES).astype(np.uint32)
         values: dict[str, float | int] = {

@@ -78,7 +78,7 @@ def learning(results: Results) -> Figure:
         }
         histories[results.names[student]] = {name: records.history(record) for name, record in first_runs.items()}
     split = "held-out training images" if results.score_column.startswith("holdout") else "the validation images"
-    caption = f"Accuracy on {split} against epoch: the first run of telling cells."
+    caption = f"Accuracy on {split} against epoch: a run each of best, standard and worst cell, and of the baseline."
     says = {name: f"curves of {', '.join(runs)}" for name, runs in histories.items()}
     return Figure(plots.learning_curves(histories, results.score_column), caption, "learning", says)
 

@@ -66,5 +66,5 @@ def of_data(study: Study) -> str:
 
 
 def _of(model: Model) -> str:
-    called = of_model(model.model) if model.model and not model.code else ""
-    return model.name or (called if called != model.model else model.label)
+    called = of_model(model.model)
+    return model.name or (called if called != model.model else model.label)  # of one's own, or of no model: the label

@@ -11,7 +11,7 @@ import pandas as pd
 
 from .. import methods, paths, records
 from ..sources import SOURCES
-from ..study import PLATEAU, STANDARD, Augment, Model, short
+from ..study import PLATEAU, STANDARD, Model, Study, short
 from . import claims, names, tables
 from .results import CellRow, ContrastRow, Point, Results
 from .shown import (
@@ -121,7 +121,7 @@ def _over_baseline(results: Results, rows: list[ContrastRow]) -> str:
         clauses += [f"{says} {_join(of)}"] if of else []
     alike = ""
     if all(len(row.cells) > 1 and row.alike >= LEVEL for row in rows):
-        alike = "; no cell of this range can be told from another"
+        alike = "; between the cells of this range no difference was detected"
     unknown = "" if results.varied else ", as with one run a cell nothing is known of other seeds"
     return f"{subject} {_join(clauses)}{alike}{unknown}."
 
@@ -206,9 +206,8 @@ def setting(results: Results) -> Text:
         f"{dataset['image_size']} px: {counts['train']:,} images for training, {counts['val']:,} for validation"
         f"{held_out}. We train {_join([_trained(results, student) for student in study.students])}, with "
         f"{seeds_a_cell(results.seed_counts())}, on {_join(devices)}.\n\n"
-        f"The view of an image is {_view(study.augment)}, a pure function of the seed, the epoch and the image's "
-        f"index. The teacher's logits for {study.view_count()} views a seed were computed once and serve every cell "
-        f"exactly{_soft_targets(results)}. The best epoch is chosen on {chosen_on}; the accuracy at the last epoch, "
+        f"{_views(study)} were computed once and serve every cell exactly{_soft_targets(results)}. The "
+        f"best epoch is chosen on {chosen_on}; the accuracy at the last epoch, "
         "which involves no choice, is in the tables of all cells.\n"
     )
 
@@ -248,15 +247,22 @@ def _trained(results: Results, student: Model) -> str:
     return f"{_name(results, student.label)} {weights} for {train.epochs} epochs ({', '.join(how)})"
 
 
-def _view(augment: Augment) -> str:
-    """What the training view of an image is."""
-    crop = {
-        "none": "no crop",
-        "shift": f"a shift of up to {augment.shift} pixels",
-        "resized": f"a resized crop of at least {augment.scale:.0%} of the area",
-    }[augment.crop]
-    crop += f" and a turn of up to {augment.rotate:g} degrees" if augment.rotate else ""
-    return f"a left-right flip with probability one half and {crop}" if augment.flip else crop
+def _views(study: Study) -> str:
+    """What the training views of the images are, and of how many the teacher's logits are."""
+    augment, count = study.augment, study.view_count()
+    if augment.none:
+        return "Every epoch shows the images as they are stored. The teacher's logits of them"
+    steps = ["a left-right flip with probability one half"] if augment.flip else []
+    if augment.crop == "shift":
+        steps.append(f"a shift of up to {augment.shift} pixels")
+    if augment.crop == "resized":
+        steps.append(f"a resized crop of at least {augment.scale:.0%} of the area")
+    if augment.rotate:
+        steps.append(f"a turn of up to {augment.rotate:g} degrees")
+    return (
+        f"The view of an image is {_join(steps)}, a pure function of the seed, the epoch and the image's index. The "
+        f"teacher's logits for {'one view' if count == 1 else f'{count} views'} a seed"
+    )
 
 
 def _soft_targets(results: Results) -> str:
@@ -302,9 +308,9 @@ def varies(results: Results) -> Text:
     if len(set(results.seed_counts())) > 1:
         lacking = " A cell that lacks a seed is brought to the mean of all seeds by what that seed does to other cells."
     return Text(
-        "Two runs of one cell differ by their seed alone, and by how far they do a difference between cells is to be "
-        "measured. The accuracy $y_{cs}$ of the run of cell $c$ with seed $s$ is taken to be the cell's own, plus "
-        "what the seed does to all cells alike, plus a residual:\n\n"
+        "Two runs of one cell differ only in their seed. How far apart they are says how large a difference between "
+        "cells must be to count. The accuracy $y_{cs}$ of the run of cell $c$ with seed $s$ is taken to be the cell's "
+        "own, plus what the seed does to all cells alike, plus a residual:\n\n"
         f"{_MODEL}\n\n"
         f"@eq-model is fitted by least squares, student by student; $\\nu_s$ cancels between cells.{lacking} {known}"
         f"{_judged(results) if estimated else ''}\n"
@@ -468,7 +474,7 @@ def claimed(results: Results) -> Text:
         asked = sorted({methods.FURTHER[method].title for claim in open_claims for method in claim.needs})
         needed = f"; they need cells of {_join(asked)}" if asked else ""
         said = _join([f"{claim.name} ({_lower(claim.says).rstrip('.')}; {claim.by})" for claim in open_claims])
-        tail = f"\n\nWithout data here: {said}{needed}."
+        tail = f"\n\nNeither our records nor its rows have data on these claims{needed}: {said}."
     twice = percent(claims.printed_gap())
     return Text(
         f"# Claims of the published study and of others\n\n{claims.PUBLISHED}. One cell it prints twice, with values "

@@ -56,7 +56,7 @@ def leaderboard(results: Results) -> Table:
         "No.": number(str, "rank"),
         "Candidate": words("candidate"),
         "Weights from": words("weights_from"),
-        "Parameters, M": number(lambda count: f"{count / 1e6:.2f}", "parameters"),
+        "Parameters, M": number(lambda count: f"{count / 1e6:.2f}" if count else "–", "parameters"),
         "Input, px": number(str, "input_size"),
         "Top-1, %": number(percent, "top1_best"),
         "NLL": number("{:.3f}".format, "nll"),
@@ -193,9 +193,9 @@ def contrasts(results: Results) -> Table | None:
         "Alike, p": number(p_value, "alike"),
         "Verdict": words("verdict"),
     }
-    fixed = "in the study file" if results.study.contrasts else "by default, the study file naming none"
+    fixed = "named in the study file" if results.study.contrasts else "the defaults, as the study file names none"
     caption = (
-        f"What is asked beforehand ({fixed}): the mean accuracy of some cells less that of others, by default the "
+        f"The comparisons ({fixed}): the mean accuracy of some cells less that of others, by default the "
         "baseline. Alike: p of an F test that all these cells are equally accurate."
     )
     return Table(pd.DataFrame(rows), caption, "contrasts", columns)

@@ -16,8 +16,8 @@ class Left:
 
     @property
     def short(self) -> str:
-        """In few words: 'over' where something is not counted; '' where nothing is known."""
-        return f"{'over' if self.without else 'about'} {_in_words(self.seconds)} left" if self.seconds else ""
+        """In few words: 'at least' where something is not counted; '' where nothing is known."""
+        return f"{'at least' if self.without else 'about'} {_in_words(self.seconds)} left" if self.seconds else ""
 
     def __str__(self) -> str:
         """The same words, and the names of what is not counted."""

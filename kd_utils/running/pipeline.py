@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from .. import files, machine, paths, records
 from ..records import TeacherRecord
 from ..shelf import Shelf, note
-from ..study import Cell, Model, Study, StudyError, short
+from ..study import Candidate, Cell, Model, Study, StudyError, short
 from ..study import load as load_study
 from . import events, pace
 from .events import Listener
@@ -68,6 +68,7 @@ def run_study(
     with held(study):
         if where.engine == "local":
             warm_up()
+        _check_names(study)
         prepare_data(study, source, tell)
         shelf = Shelf(study)
         advise(shelf, where, tell)
@@ -468,7 +469,7 @@ def advise(shelf: Shelf, where: Resources, tell: Listener) -> None:
     if large := [label for label, batch in batches.items() if batch > images]:
         tell(events.Advised(f"a batch is more than the {images:,} training images: {', '.join(large)}"))
     _check_space(shelf, images * len(dataset.classes))
-    _check_models(study, [model for model in (*candidates, *students) if model.model])
+    _check_models(study, [model for model in (*candidates, *students) if model.model or model.files])
 
 
 def _check_space(shelf: Shelf, numbers: int) -> None:
@@ -488,7 +489,10 @@ def _check_space(shelf: Shelf, numbers: int) -> None:
 
 
 def _check_models(study: Study, models: list[Model]) -> None:
-    """Make each model once, in a process that has torch. Raises PipelineError for those that cannot be made."""
+    """Make each model, and read logits from elsewhere, once, in a process that has torch.
+
+    Raises PipelineError for those that cannot be.
+    """
     if not models:
         return
     with TemporaryDirectory() as folder:
@@ -498,17 +502,32 @@ def _check_models(study: Study, models: list[Model]) -> None:
         raise PipelineError(failures[0].error)
 
 
-def make_models(study: Study, models: list[Model]) -> None:
-    """See to it that each of these models can be made; raises ModelError that says all that cannot."""
+def _check_names(study: Study) -> None:
+    """Make each model once before data are fetched, so that a misspelt name does not wait for them."""
     from ..learning import data
-    from ..learning.models import check
+
+    if not (data.folder_of(study.data) / paths.META).is_file():
+        _check_models(study, [model for model in (*study.teacher.candidates, *study.students) if model.model])
+
+
+def make_models(study: Study, models: list[Model]) -> None:
+    """See to it that each of these models can be made; raises ModelError that says all that cannot.
+
+    Before the data are there, the number of classes is unknown, and heads are not compared with it.
+    """
+    from ..learning import data
+    from ..learning.models import Given, check
     from ..learning.weights import ModelError
 
-    dataset, errors = data.load(study), []
+    dataset = data.load(study) if (data.folder_of(study.data) / paths.META).is_file() else None
+    classes, errors = len(dataset.classes) if dataset else 10, []
     for model in models:
         try:
+            if dataset and isinstance(model, Candidate) and model.logits:
+                Given.read(Path(model.logits), dataset.meta["counts"], len(dataset.classes))
+                continue
             teaches_as_it_is = model in study.teacher.candidates and not study.training(model, teacher=True).epochs
-            check(model, len(dataset.classes), dataset.meta["image_size"], head=teaches_as_it_is)
+            check(model, classes, study.data.image_size, head=teaches_as_it_is and dataset is not None)
         except ModelError as e:
             errors.append(str(e))
     if errors:

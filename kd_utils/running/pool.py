@@ -208,7 +208,8 @@ def _start(process: BaseProcess) -> None:
     """Start a process, once more where the fork server ended a moment ago. Raises PoolError."""
     for last in (False, True):
         try:
-            return process.start()
+            with machine.strangers_to_main():
+                return process.start()
         except (ConnectionError, EOFError) as e:
             if last:
                 raise PoolError(

@@ -29,6 +29,7 @@ P = TypeVar("P")  # whatever is compared
 STAGES = 3  # of training: a quarter of the epochs, a half, the whole
 TOLD = 0.5  # Spearman's rank correlation below which an early ranking says little
 ENOUGH = 8  # runs for a rank correlation to be told
+BUDGET = 0.3  # of the whole grid, where nobody says
 
 
 @dataclass(frozen=True)
@@ -167,12 +168,13 @@ def halve(
 
 
 def search(
-    study: str | Study, budget: float = 0.3, *, where: Resources = HERE, on_event: Listener | None = None
+    study: str | Study, budget: float | None = None, *, where: Resources = HERE, on_event: Listener | None = None
 ) -> Found:
     """Find the best T and alpha of each student for this share of the cost of the study's whole grid.
 
-    The ranges are those that the grid spans. Runs are the study's own: records that are there are taken, and those of
-    a search that was stopped go on. Raises PipelineError where the study holds no images out, or the budget is too
+    budget: by default BUDGET, or the least that pays for a search where that does not. The ranges are those that the
+    grid spans. Runs are the study's own: records that are there are taken, and those of a search that was stopped go
+    on. Raises PipelineError where the study holds no images out, or the budget is too
     small, and ShelfError where it has no teacher.
     """
     _optuna()
@@ -188,6 +190,8 @@ def search(
                 f"{study.file}, which makes other data and other runs"
             )
         shelf.chosen_teacher()
+        if budget is None and (budget := default_budget(study)) != BUDGET:
+            tell(events.Advised(f"budget: {budget:g} of the grid; {BUDGET:g} of so small a grid pays for no search"))
         plans = {student.label: _plan(study, student, budget) for student in study.students}
         pipeline.advise(shelf, where, tell)
         first, *others = study.seeds
@@ -229,20 +233,43 @@ def search(
     return found
 
 
+def default_budget(study: Study) -> float:
+    """BUDGET, or the least share in hundredths that pays for a search of every student where that does not.
+
+    Raises PipelineError where not even the whole grid's cost does, or the grid spans no range.
+    """
+    return max([BUDGET, *(_least(study, student) for student in study.students)])
+
+
+def _least(study: Study, student: Model) -> float:
+    """The least share in hundredths that pays for a search of this student. Raises PipelineError."""
+    for share in range(1, 101):
+        if _points(study, student, share / 100)[0]:
+            return share / 100
+    raise PipelineError(
+        f"the cost of the whole grid does not pay for two points of {student.label} beside its baseline: run it, with "
+        f"kd grid {study.name}"
+    )
+
+
 def _plan(study: Study, student: Model, budget: float) -> tuple[int, list[int]]:
     """How many points a student gets, and the epochs after which they are compared. Raises PipelineError."""
+    count, ends = _points(study, student, budget)
+    if not count:
+        raise PipelineError(
+            f"a budget of {budget:g} of the grid does not pay for two points of {student.label} beside its baseline; "
+            f"take {_least(study, student):g} or more"
+        )
+    return count, ends
+
+
+def _points(study: Study, student: Model, budget: float) -> tuple[int, list[int]]:
+    """As _plan, with 0 points where the budget pays for none."""
     train = study.training(student, teacher=False)
     ends = stages(train.epochs, train.eval_every)
     ranges(study.grid)
     cells = {(cell.T, cell.alpha) for cell in study.cells() if cell.student == student.label and cell.method == "kd"}
-    count = affordable(budget, len(cells), len(study.seeds), ends)
-    if not count:
-        enough = [share / 100 for share in range(1, 101) if affordable(share / 100, len(cells), len(study.seeds), ends)]
-        raise PipelineError(
-            f"a budget of {budget:g} of the grid does not pay for two points of {student.label} beside its baseline; "
-            + (f"take {enough[0]:g} or more" if enough else "the whole grid does not either: run it, with kd grid")
-        )
-    return count, ends
+    return affordable(budget, len(cells), len(study.seeds), ends), ends
 
 
 def _score(shelf: Shelf, cells: list[Cell], end: int, where: Resources, tell: Listener) -> dict[Cell, float]:

@@ -104,9 +104,14 @@ def test_the_classes_of_images_are_named(root, distilled):
     assert [best[0][0] for best in likely] == [str(label) for label in named[:3]]
     assert all(sum(share for _, share in best) == pytest.approx(1) for best in likely)
     (root / "not.png").write_text("no image")
-    told = kd(root, "predict", "small", str(root / "0.png"), str(root / "not.png"), "--run", CELL)
-    assert told.stdout.startswith(f"{root / '0.png'}\t{named[0]} ")
-    assert told.returncode == 2 and "not.png: not an image that can be decoded" in told.stderr
+    bad = [root / "not.png", root, root / "none.png"]
+    told = kd(root, "predict", "small", *map(str, (*bad, root / "0.png")), "--run", CELL)
+    assert told.stdout.startswith(f"{root / '0.png'}\t{named[0]} ") and told.returncode == 1
+    assert told.stderr.splitlines() == [
+        f"kd: {root / 'not.png'}: not an image that can be decoded (no image, or none in a format that is read)",
+        f"kd: {root} is a folder; name image files",
+        f"kd: there is no file {root / 'none.png'}",
+    ]
 
 
 def test_a_run_that_is_not_done_is_named(distilled):

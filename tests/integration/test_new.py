@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from kd_utils import cli, machine
 from kd_utils.learning import data, new
 from kd_utils.learning.data import DataError
+from kd_utils.running import search
 from kd_utils.study import StudyError, load
 
 
@@ -47,15 +48,23 @@ def test_a_folder_of_classes_alone_becomes_a_study(root, no_gpu_no_hub):
     assert not (root / "studies" / "a b.yaml").exists()
     (folder / "cat" / "broken.jpg").unlink()
     assert data.prepare(study).meta["counts"] == {"train": 38, "val": 8, "holdout": 4}
+    budget = search.default_budget(study)  # of a grid of 7 cells
+    assert search._plan(study, study.students[0], budget)[0] >= 2
+    with pytest.raises(search.PipelineError, match=f"a budget of 0.3 .*; take {budget:g} or more"):
+        search._plan(study, study.students[0], search.BUDGET)
 
 
 def test_a_folder_with_its_own_val_keeps_it(root, no_gpu_no_hub):
     images(root / "pets" / "train", {"cat": 4, "dog": 3}, (12, 12))
     images(root / "pets" / "val", {"cat": 2, "dog": 2}, (12, 12))
-    found = new.look(root / "pets")
+    images(root / "pets" / "validation", {"cat": 2}, (12, 12))
+    found, said = new.look(root / "pets"), []
+    ignored = "validation/, beside train/, not read: the folder of validation images is called val/"
+    assert ignored in list(found.lines())
     study = new.write("pets", found)
     assert (found.train, found.val, study.data.val_from_train_per_class, study.data.image_size) == (7, 4, 0, 16)
-    assert data.prepare(study).meta["counts"] == {"train": 5, "val": 4, "holdout": 2}
+    assert data.prepare(study, say=said.append).meta["counts"] == {"train": 5, "val": 4, "holdout": 2}
+    assert said == [ignored]
 
 
 def test_what_no_study_can_be_made_of_is_said(root, no_gpu_no_hub):
@@ -65,10 +74,17 @@ def test_what_no_study_can_be_made_of_is_said(root, no_gpu_no_hub):
         new.look(root / "studies")
     one = images(root / "one", {"cat": 3, "dog": 1})
     with pytest.raises(DataError, match="the class dog has 1 image; with no val/, at least 2 are needed"):
-        new.write("one", new.look(one))
+        new.look(one)
+    Image.new("RGB", (8, 8)).save(one / "dog" / "1.png")
+    alone = images(root / "alone", {"cat": 3})
+    images(root / "half" / "train", {"cat": 3, "dog": 3})
+    images(root / "half" / "val", {"cat": 1})
+    for folder, says in ((alone, "the data have one class, cat"), (root / "half", "class dog has no validation image")):
+        with pytest.raises(DataError, match=says):
+            new.look(folder)
     for path in one.rglob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(DataError, match="none of 4 images can be decoded; .*: no image"):
+    with pytest.raises(DataError, match="none of 5 images can be decoded; .*: no image"):
         new.look(one)
 
 

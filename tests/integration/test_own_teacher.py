@@ -145,13 +145,27 @@ def test_logits_from_elsewhere_teach_in_the_order_that_is_listed(root):
         (np.zeros((220, 10), int), "write floating point numbers"),
         (np.full((220, 10), np.nan), "not finite, the first in row 0"),
         (np.array([{}]), "cannot be read as .npy"),
+        ("npz", r"far\.npy is no \.npy, of one array"),
     ],
 )
 def test_logits_that_do_not_fit_are_refused(root, array, says):
+    """Before anything is computed, and where a run reads them."""
     study = study_of(root, {"logits": "far.npy"}, augment=AS_STORED)
-    np.save(root / "studies" / "far.npy", array)
-    with pytest.raises(ModelError, match=says):
-        runs.teacher(study).go()
+    with open(root / "studies" / "far.npy", "wb") as f:
+        np.savez(f, a=np.zeros(2)) if isinstance(array, str) else np.save(f, array)
+    for refuses in (lambda: pipeline.make_models(study, study.teacher.candidates), runs.teacher(study).go):
+        with pytest.raises(ModelError, match=says):
+            refuses()
+
+
+def test_weights_that_are_not_finite_are_named(root):
+    study = study_of(root, MINE)
+    weights = torchvision.models.shufflenet_v2_x0_5(num_classes=10).state_dict()
+    weights["fc.bias"][3] = torch.nan
+    torch.save(weights, root / "studies" / "mine.pth")
+    for refuses in (lambda: pipeline.make_models(study, study.teacher.candidates), runs.teacher(study).go):
+        with pytest.raises(ModelError, match=r"model 'mine': its logits are not finite .*; look at .*mine\.pth"):
+            refuses()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import pytest
 from helpers import SMALL, write_study
 
+from kd_utils import console
 from kd_utils.learning import data
 from kd_utils.learning import run as runs
 from kd_utils.reporting import results, tables
@@ -23,7 +24,7 @@ def Net(classes):
 """
 
 
-def test_a_search_comes_to_ordinary_records(root):
+def test_a_search_comes_to_ordinary_records(root, capsys):
     (root / "studies" / "nets.py").write_text(NET)
     content = {**SMALL, "data": {**SMALL["data"], "holdout_per_class": 5}, "students": ["nets.py:Net"]}
     content |= {"train": {"epochs": 4, "batch_size": 16}, "teacher": {"candidates": ["nets.py:Net"]}}
@@ -47,6 +48,10 @@ def test_a_search_comes_to_ordinary_records(root):
     shown = tables.off_grid(results.load(study))
     assert sorted(zip(shown.frame["T"], shown.frame["alpha"], strict=True)) == sorted(
         p for p in done if p[0] is not None
+    )
+    console.status(study)
+    assert (
+        f"finished beside the grid, by a search or by hand: {len(shown.frame)}; the report" in capsys.readouterr().out
     )
     before = {path: path.stat().st_mtime_ns for path in root.glob("results/small/students/*/record.json")}
     assert search.search(study, 0.8, on_event=said.append).winners == [winner]

@@ -99,8 +99,8 @@ def test_the_time_left_counts_candidates_too_and_divides_by_what_goes_side_by_si
     running = {"big": RunProgress(1, 4, 60.0)}
     found = pace.left(shelf({B: None}, candidates), running, 2)
     assert found.seconds == pytest.approx(3 * 60 / 2) and found.without == ("small", "x")
-    assert found.short == "over 2 min left"
-    assert str(found) == "over 2 min left; not counted: small, x"
+    assert found.short == "at least 2 min left"
+    assert str(found) == "at least 2 min left; not counted: small, x"
 
 
 def test_a_candidate_s_pace_is_not_that_of_a_student_of_its_name():
@@ -122,7 +122,7 @@ def test_the_time_left_in_words(seconds, words):
 
 
 def test_a_stage_s_own_time_left_says_that_more_comes():
-    assert pace.of_stage(0, 10, 5.0).short == "" and pace.of_stage(2, 10, 5.0).short == "over 20 s left"
+    assert pace.of_stage(0, 10, 5.0).short == "" and pace.of_stage(2, 10, 5.0).short == "at least 20 s left"
 
 
 def told(root, *words, columns=80) -> list[str]:

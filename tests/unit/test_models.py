@@ -224,6 +224,8 @@ def test_a_model_of_one_s_own(own, tmp_path):
         ("word", OWN, r"own\.py:word\(7\) cannot be used \(TypeError: it gives back a str, not a torch\.nn\.Module"),
         ("deaf", OWN, r"of 2 images and 7 classes it makes \(2, 6\), not logits of shape \(2, 7\)"),
         ("Net", "import nothing_of_that_name", r"own\.py cannot be run \(ModuleNotFoundError: No module named"),
+        ("Net", "raise SystemExit(3)", r"own\.py cannot be run \(SystemExit: 3"),
+        ("Net", "Net = exit", r"own\.py:Net\(7\) cannot be used \(SystemExit: 7"),
         ("Net", "def Net(:", r"own\.py cannot be run \(SyntaxError"),
     ],
 )

@@ -106,11 +106,13 @@ def test_soft_targets_are_computed_for_the_study_as_it_was_read(root, monkeypatc
     assert given == [(study, 0, [1], "cpu")]
 
 
-def test_every_model_is_made_before_anything_is_computed_and_all_that_cannot_be_are_named(root):
+@pytest.mark.parametrize("prepared", [True, False])
+def test_every_model_is_made_before_anything_is_computed_and_all_that_cannot_be_are_named(root, prepared):
     content = {**SMALL, "students": ["test_byobnet", "resnet81", {"model": "inception_v3", "pretrained": "none.pth"}]}
     write_study(root, content | {"teacher": {"candidates": ["vit_tiny_patch16_224"]}})
     study = load("small")
-    data.prepare(study)
+    if prepared:
+        data.prepare(study)
     with pytest.raises(ModelError) as says:
         pipeline.make_models(study, [*study.teacher.candidates, *study.students])
     wanted = [

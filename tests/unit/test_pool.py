@@ -133,6 +133,24 @@ def test_kernels_are_spoken_to_in_a_folder_of_this_user_alone(monkeypatch):
     assert len(folders) == 1 and not folders[0].exists()
 
 
+def test_a_script_without_a_guard_is_run_once(tmp_path):
+    """What it starts, by the pool and to decode images, does not run the script again."""
+    script = tmp_path / "three_lines.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from kd_utils.learning import data\n"
+        "from kd_utils.running import pool\n"
+        "print('begun', flush=True)\n"
+        "data._decode_some = print\n"
+        "data._decode_files([('', [''] * 1001, '', 0)], lambda *_: None)\n"
+        "pool.PRELOADED = []\n"
+        f"print(pool.run_tasks([pool.Task('one', print, {{}}, Path({str(tmp_path / 'run')!r}))], [{{}}]))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split("\n")[0] == "begun" and done.stdout.count("begun") == 1, done.stderr
+    assert done.stdout.endswith("[]\n"), done.stderr
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the others have no such signal")
 def test_what_is_started_by_a_process_that_has_ended_ends_at_once():
     """As when a command is killed just after it has started the process that forks."""

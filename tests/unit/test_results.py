@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
 
+from kd_utils import study as study_of
 from kd_utils.records import RecordError
 from kd_utils.reporting import claims, figures, names, results, sentences, shown, stats, tables, widgets
 from kd_utils.reporting.results import Point
@@ -377,6 +378,31 @@ def test_a_study_s_own_names_come_first(kept):
     row = type(kept.study.methods[0])(method="dkd", name="ours")
     assert names.of_method(kept.study.model_copy(update={"methods": [row]}), "ours") == "ours"
     assert names.of_method(kept.study, "dkd") == "DKD" and names.of_model("resnet9000x") == "resnet9000x"
+
+
+def test_a_model_of_one_s_own_is_called_as_its_code_calls_it(kept):
+    own = {"model": "/somewhere/mine.py:TinyNet"}
+    student = kept.study.students[0].model_copy(update=own)
+    candidate = kept.study.teacher.candidates[0].model_copy(update=own)
+    teacher = kept.study.teacher.model_copy(update={"candidates": [candidate]})
+    study = kept.study.model_copy(update={"students": [student], "teacher": teacher})
+    assert names.of_students(study) == {"TinyNet": "TinyNet"} and names.of_candidate(study, "TinyNet") == "TinyNet"
+
+
+def test_views_are_told_as_they_are(kept):
+    study = kept.study.model_copy(update={"views": 1})
+    assert "teacher's logits for one view a seed" in sentences._views(study)
+    only_flipped = study.model_copy(update={"augment": study_of.Augment(crop="none")})
+    assert "image is a left-right flip with probability one half, a pure" in sentences._views(only_flipped)
+    stored = study.model_copy(update={"augment": study_of.Augment(flip=False, crop="none")})
+    assert sentences._views(stored).startswith("Every epoch shows the images as they are stored.")
+
+
+def test_logits_from_elsewhere_have_no_parameters(kept):
+    best, *others = kept.teachers
+    none = best.model_copy(update={"provenance": best.provenance.model_copy(update={"parameters": 0})})
+    shown = tables.leaderboard(dataclasses.replace(kept, teachers=[none, *others])).formatted()["Parameters, M"]
+    assert shown.iloc[0] == "–" and "–" not in set(shown.iloc[1:])
 
 
 def test_a_method_without_a_temperature_is_told_without_one(kept):

@@ -233,6 +233,8 @@ def test_a_study_s_file_is_named_as_a_folder_can_be(root, stem):
             {"methods": [{"method": "early_teacher"}], "teacher": {"candidates": ["a"], "train": {"epochs": 1}}},
             "methods: early_teacher is the teacher after its first epoch, and candidate a is trained for less than two",
         ),
+        ({"students": ["mine.py"]}, "model mine.py: a model of one's own is FILE.py:NAME"),
+        ({"students": ["folder/mine.py:"]}, "mine.py:: a model of one's own is FILE.py:NAME"),
     ],
 )
 def test_errors_name_the_key_and_what_is_allowed(root, change, says):
