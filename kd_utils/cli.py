@@ -293,7 +293,7 @@ def predict(
         try:
             _row(image, *(f"{name} {share:.1%}" for name, share in likely_of(image)[:3]))
         except DataError as e:
-            print(f"kd: {e}", file=sys.stderr)
+            _complain(str(e))
             ok = False
     raise typer.Exit(0 if ok else 1)
 
@@ -357,11 +357,16 @@ def main() -> int:
         said = _of_the_system(e) if isinstance(e, OSError) else ""
         if isinstance(e, SystemExit) or not (said or type(e).__module__.startswith("kd_utils")):
             raise
-        from .study import printable, shortened
-
-        print(f"kd: {printable(shortened(said or str(e)))}", file=sys.stderr)
+        _complain(said or str(e))
         sys.exit(2)
     return 0
+
+
+def _complain(error: str) -> None:
+    """Print an error in one line."""
+    from .study import printable, shortened
+
+    print(f"kd: {printable(shortened(error))}", file=sys.stderr)
 
 
 def _say(*lines: str) -> None:

@@ -232,7 +232,7 @@ def test_names_are_shown_as_they_are_typed(root, monkeypatch, capsys):
     assert f"in studies/ there are: {SEEN}, small" in kd(root, "status", "smal").stderr
     from kd_utils.learning import data, export
 
-    monkeypatch.setattr(export, "predict", lambda study, images, run: [[(f"class {ESC}", 0.5)]])
+    monkeypatch.setattr(export, "predictor", lambda study, run: lambda image: [(f"class {ESC}", 0.5)])
     assert kd(root, "predict", "small", ESC).stdout == f"{SEEN}\tclass {SEEN} 50.0%\n"
     monkeypatch.setattr(data, "listed", lambda study: [("train", 0, ESC, f"{ESC}\udc80\n")])
     assert kd(root, "data", "small", "--list").stdout == f"train\t0\t{SEEN}\t{SEEN}\\udc80 \n"
