@@ -274,8 +274,8 @@ def _checked(folder: Path, text: str, values: Any) -> dict[str, Any]:
     is_whole = checksum == (digest(values) if schema == 1 else _hash(text.rpartition(_CHECKSUM)[0]))
     if schema == 1 and isinstance(values.get("settings"), dict):
         values["settings"]["precision"] = (values.get("provenance") or {}).get("precision")
-    _validated(folder, values)  # first, since it names the key
     if not is_whole:
+        _validated(folder, values)  # which names the key, where that is what was changed
         raise _changed(folder)
     return values
 

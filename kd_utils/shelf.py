@@ -240,6 +240,10 @@ class Shelf:
         """How many finished students lie in the study's results that do not fit the study as it stands."""
         return len(self._on_disk) - len(self._answering)
 
+    def record(self, cell: Cell) -> StudentRecord | None:
+        """The record of a cell, one off the grid too; None if it is not done."""
+        return self._answering.get(cell)
+
     def done(self, cell: Cell) -> bool:
         """Whether a cell is done."""
         return cell in self._answering

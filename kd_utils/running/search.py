@@ -15,7 +15,6 @@ from statistics import mean
 from typing import Any, TypeVar
 
 from .. import files, paths
-from ..records import StudentRecord
 from ..shelf import Shelf
 from ..study import STANDARD, Cell, Grid, Model, Study, load, short
 from . import events, pipeline
@@ -276,7 +275,7 @@ def _score(shelf: Shelf, cells: list[Cell], end: int, where: Resources, tell: Li
     """The accuracies on held-out images after so many epochs of these cells, which are trained as far as that."""
     if end == shelf.study.training(shelf.study.student(cells[0].student), teacher=False).epochs:
         _run(shelf, cells, where, tell)
-        records = {cell: _record(shelf, cell) for cell in cells}
+        records = {cell: shelf.record(cell) for cell in cells}
         return {cell: record.score for cell, record in records.items() if record}
     tasks = [
         Task(
@@ -305,7 +304,7 @@ def advance(study: Study, cell: Cell, until: int, device: str) -> None:
 
 def _at(shelf: Shelf, cell: Cell, end: int) -> float | None:
     """A cell's accuracy on held-out images after so many epochs; None where it was not trained so far."""
-    if record := _record(shelf, cell):
+    if record := shelf.record(cell):
         return held_out(record.history, end)
     noted = files.read_json(shelf.student_folder(cell) / paths.SCORES) or {}
     return held_out(noted["history"], end) if noted.get("until", 0) >= end else None
@@ -317,10 +316,6 @@ def held_out(history: Sequence[Mapping[str, float]], end: int) -> float | None:
     return known[-1] if known else None
 
 
-def _record(shelf: Shelf, cell: Cell) -> StudentRecord | None:
-    return next((record for record in shelf.students if record.cell == cell), None)
-
-
 def _run(shelf: Shelf, cells: list[Cell], where: Resources, tell: Listener) -> bool:
     """Run these cells to their ends, those that are not done."""
     tasks = [pipeline.cell_task(shelf, cell, where.device) for cell in cells if not shelf.done(cell)]
@@ -330,12 +325,12 @@ def _run(shelf: Shelf, cells: list[Cell], where: Resources, tell: Listener) -> b
 def _winner(shelf: Shelf, label: str, finalists: list[Cell]) -> Winner | None:
     """The finalist with the highest mean accuracy on held-out images; None where a student has none with all seeds."""
     study = shelf.study
-    baseline = [r for seed in study.seeds if (r := _record(shelf, Cell(label, None, 1.0, seed)))]
+    baseline = [r for seed in study.seeds if (r := shelf.record(Cell(label, None, 1.0, seed)))]
     if not baseline:
         return None
     base, whole = mean(r.metrics.top1_best for r in baseline), []
     for cell in finalists:
-        runs = [r for seed in study.seeds if (r := _record(shelf, Cell(label, cell.T, cell.alpha, seed)))]
+        runs = [r for seed in study.seeds if (r := shelf.record(Cell(label, cell.T, cell.alpha, seed)))]
         if cell.student == label and len(runs) == len(study.seeds) and cell.T is not None:
             held, top1 = (mean(getattr(r.metrics, m) or 0.0 for r in runs) for m in ("top1_holdout", "top1_best"))
             whole.append(Winner(label, cell.T, cell.alpha, cell.name, len(runs), held, top1, base))

@@ -10,7 +10,6 @@ import nbformat
 import numpy as np
 import pytest
 import typst
-from helpers import CHROMIUM
 from PIL import Image
 from pypdf import PdfReader
 
@@ -163,17 +162,6 @@ def test_the_html_is_built_for_every_reader(report):
     assert listed.count('<a href="https://arxiv.org/abs/') == report.text.split("References")[-1].count("arXiv:")
 
 
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no chromium on the PATH")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield browser
-        browser.close()
-
-
 @pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1200, "light")])
 def test_the_html_is_accessible_and_fits(report, browser, width, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
@@ -196,4 +184,3 @@ def test_the_html_is_accessible_and_fits(report, browser, width, scheme):
     assert (background == "rgb(255, 255, 255)") == (scheme == "light")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
-    page.close()

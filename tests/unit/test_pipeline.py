@@ -155,3 +155,14 @@ def test_a_study_of_which_every_run_fails_ends_without_a_report_and_without_an_e
     assert not pipeline.run_study("small", on_event=said.append)
     assert str(said[-1]) == "no report: no cell is done; `kd run small` tries again what failed"
     assert sum("broken" in str(event) for event in said) == 2
+
+
+def test_models_are_made_before_data_are_fetched(root, monkeypatch):
+    def refuse(study, models):
+        raise pipeline.PipelineError(f"cannot be made: {', '.join(model.label for model in models)}")
+
+    monkeypatch.setattr(pipeline, "warm_up", lambda: None)
+    monkeypatch.setattr(pipeline, "_check_models", refuse)
+    with pytest.raises(pipeline.PipelineError, match="cannot be made: test_byobnet, shuffle, test_byobnet, efficient"):
+        pipeline.run_study("small", on_event=lambda event: None)
+    assert not list((root / "cache").glob("data/*/meta.json"))
