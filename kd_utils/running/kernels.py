@@ -10,6 +10,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.util import get_temp_dir
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -20,6 +22,7 @@ from .pool import FORKS, die_with
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
+    from traitlets.config import Config
 
 
 def run_notebook(notebook: str, output: str, parameters: dict) -> "NotebookNode":
@@ -32,12 +35,8 @@ def run_notebook(notebook: str, output: str, parameters: dict) -> "NotebookNode"
         os.environ["JUPYTER_DEFAULT_PROVISIONER_NAME"] = "kd-fork"
     from nbclient.exceptions import DeadKernelError
     from papermill.execute import execute_notebook
-    from traitlets.config import Config
 
-    # the folder is removed by the command that was typed, even where this process is killed
-    with TemporaryDirectory(prefix="kernel-", dir=get_temp_dir()) as private:
-        connection = {"transport": "ipc", "connection_file": os.path.join(private, "connection.json")}
-        config = Config(KernelManager=connection)
+    with private_connection() as config:
         try:
             return execute_notebook(notebook, output, parameters, progress_bar=False, start_timeout=300, config=config)
         except RuntimeError as e:
@@ -45,6 +44,17 @@ def run_notebook(notebook: str, output: str, parameters: dict) -> "NotebookNode"
             if type(e) is RuntimeError and str(e).startswith("Kernel d"):
                 raise DeadKernelError(str(e)) from e
             raise
+
+
+@contextmanager
+def private_connection() -> "Iterator[Config]":
+    """The configuration of a kernel that is spoken to in a folder of this user alone, which goes with the block."""
+    from traitlets.config import Config
+
+    # the folder is removed by the command that was typed, even where this process is killed
+    with TemporaryDirectory(prefix="kernel-", dir=get_temp_dir()) as private:
+        connection = {"transport": "ipc", "connection_file": os.path.join(private, "connection.json")}
+        yield Config(KernelManager=connection)
 
 
 class _ForkedKernel:

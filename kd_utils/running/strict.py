@@ -17,6 +17,9 @@ from papermill.engines import NBClientEngine
 from papermill.exceptions import PapermillException
 from papermill.inspection import _infer_parameters
 
+from .kernels import private_connection
+from .pool import FORKS
+
 TYPES = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
 
 
@@ -48,6 +51,9 @@ class StrictEngine(NBClientEngine):
             _write_seldom(nb_man)
             if nb_man.pbar:
                 _tell_training(nb_man)
+            if FORKS and "config" not in kwargs:  # else ports are opened, and ipykernel warns of them
+                with private_connection() as config:
+                    return super().execute_managed_notebook(nb_man, kernel_name, config=config, **kwargs)
         return super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
 
 

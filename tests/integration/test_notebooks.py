@@ -55,7 +55,7 @@ def test_the_line_of_the_readme_works_from_anywhere(copied, tmp_path_factory):
     before = set(students.iterdir())
     line = [BIN / "papermill", "distill.ipynb", elsewhere / "a.ipynb", *words]
     first = subprocess.run(line, cwd=paths.CHECKOUT / "notebooks", capture_output=True, text=True)
-    assert first.returncode == 0, first.stderr
+    assert first.returncode == 0 and "without encryption" not in first.stderr, first.stderr  # no port is opened
     assert re.search(r"epoch 3 of 3, val top-1 .* left|3 epochs in .* val top-1", first.stderr), "the bar tells it"
     (made,) = set(students.iterdir()) - before
     assert made.name.rsplit("-", 1)[0] == "efficient-T20-a0.1-s0"
