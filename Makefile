@@ -6,7 +6,9 @@ STUDY ?= studies/digits.yaml
 BIN := .venv/bin
 UV = $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
 
-.PHONY: demo test check types unit emulate study lab bench docs
+# the steps of check and test
+.PHONY: style types unit all-tests
+.PHONY: demo test check emulate study lab bench docs
 demo: STUDY := studies/digits.yaml
 demo: study
 
@@ -17,10 +19,16 @@ lab: .venv/ready
 	$(BIN)/jupyter lab notebooks
 
 # style, types, and what can be tested without training; types and tests side by side
-check: .venv/dev
+check: style
+	$(MAKE) --no-print-directory -j2 types unit
+
+# the same, and all tests
+test: style
+	$(MAKE) --no-print-directory -j2 types all-tests
+
+style: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(MAKE) --no-print-directory -j2 types unit
 
 types: .venv/dev
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
@@ -29,8 +37,8 @@ unit: .venv/dev
 	$(BIN)/python -m pytest -n 2 tests/unit
 
 # two at a time: whoever is free takes the next
-test: check
-	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/integration
+all-tests: .venv/dev
+	$(BIN)/python -m pytest -n 2 --dist loadgroup tests
 
 # the tests that rest on arithmetic, as on CPUs without AVX2, with AVX2, and as on this one
 emulate: .venv/dev

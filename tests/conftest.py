@@ -13,8 +13,8 @@ from kd_utils.reporting import results
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that need no finished study come first: one worker makes it while the other has something to do."""
-    items.sort(key=lambda item: "finished" in item.fixturenames)
+    """Unit tests come first, and then those that need no finished study, which one worker makes meanwhile."""
+    items.sort(key=lambda item: ("finished" in item.fixturenames, "unit" not in item.path.parts))
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from pypdf import PdfReader
 
 from kd_utils.reporting import figures, paper, plots
 
+pytestmark = pytest.mark.xdist_group("paper")  # whose report one worker makes
+
 
 @pytest.fixture(scope="module")
 def report(kept, checkout, tmp_path_factory):

@@ -68,9 +68,9 @@ def test_killed_at_any_instant_it_goes_on_to_the_same_results(request, root):
     """SIGKILL, SIGTERM and SIGINT at random instants, one in each stage; nothing that was done is done again.
 
     A stage is hit on any machine: the wait for it ends when it begins, and only then is the instant drawn. The study
-    is the finished one's half: one of its students.
+    is a part of the finished one: a student at one temperature.
     """
-    write_study(root, {**SMALL, "students": SMALL["students"][:1]})
+    write_study(root, {**SMALL, "students": SMALL["students"][:1], "grid": {"T": [4], "alpha": [0, 0.5]}})
     rng = random.Random(os.environ.get("KD_TEST_SEED", "1"))
     done: dict[Path, int] = {}
     hows = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGKILL)
@@ -92,17 +92,16 @@ def test_killed_at_any_instant_it_goes_on_to_the_same_results(request, root):
     assert last.returncode == 0, last.stdout + last.stderr
     frame, weights = outcome(root)
     whole, all_weights = outcome(request.getfixturevalue("finished"))  # another worker has made it by now
-    of_student = whole[whole["student"] == frame["student"][0]].reset_index(drop=True)
-    pd.testing.assert_frame_equal(frame, of_student, check_exact=True)
-    assert len(weights) == 7 and weights.items() <= all_weights.items()
+    part = whole[(whole["student"] == frame["student"][0]) & (whole["T"] != 20)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(frame, part, check_exact=True)
+    assert len(weights) == 5 and weights.items() <= all_weights.items()
     assert tidy(root) and gone(root)
 
 
 def test_a_killed_kernel_is_tried_again(finished, copied):
     """A kernel is killed in the middle of a cell: the cell is run again, and the results are the same."""
     students = copied / "results" / "small" / "students"
-    for folder in students.glob("efficient-T4-*"):
-        shutil.rmtree(folder)
+    shutil.rmtree(next(students.glob("efficient-T4-a0.5-*")))
     command = start(copied, "grid", "small", "--jobs", "1")
     killed = None
     while killed is None and command.poll() is None:
