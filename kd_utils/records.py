@@ -157,12 +157,21 @@ class Record(_Strict):
 
     @property
     def val_logits(self) -> "np.ndarray":
-        """On val at the best epoch: (N, classes) float16, mapped from disk. Raises RecordError where they are not."""
+        """On val at the best epoch: (N, classes) float16, mapped from disk.
+
+        Raises RecordError where they are not, or where those of the examples are not the predictions' own.
+        """
         import numpy as np
 
         path = self.folder / paths.VAL_LOGITS
         try:
-            return np.load(path, mmap_mode="r")
+            logits = np.load(path, mmap_mode="r")
+            if len(logits) != self.metrics.val_images:
+                raise ValueError(f"{len(logits):,} rows for {self.metrics.val_images:,} images")
+            examples = self.predictions
+            if not np.array_equal(logits[examples["example"]], examples["example_logits"]):
+                raise ValueError("they are another run's")
+            return logits
         except (OSError, EOFError, ValueError) as e:
             raise RecordError(
                 f"{path} cannot be read ({e}); logits are not kept in git: bring that file from where the run was made"

@@ -432,6 +432,7 @@ def why_undecoded(error: Exception) -> str:
     return " ".join(str(error).split())[:160]
 
 
+SAMPLE_FORMAT = 339  # TIFF's tag: 1 unsigned, 2 signed, 3 floating point
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 
 
@@ -448,6 +449,8 @@ def decoded(encoded: bytes) -> np.ndarray:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         opened = Image.open(io.BytesIO(encoded), formats=FORMATS)
     with opened:
+        if opened.format == "TIFF" and 2 in opened.tag_v2.get(SAMPLE_FORMAT, ()):  # which Pillow reads as unsigned
+            raise ValueError("its pixels are signed; save it with 8 or 16 bits, without a sign")
         opened.load()
         image = ImageOps.exif_transpose(opened)
         if opened.mode.startswith("I"):
@@ -462,6 +465,8 @@ def decoded(encoded: bytes) -> np.ndarray:
 
 def _grey16(grey: np.ndarray, image: Any) -> np.ndarray:
     """Pixels of 16 bits as RGB of 8. image: as opened. Raises ValueError for others of more than 8 bits."""
+    if "transparency" in image.info:
+        raise ValueError("one of its 65,536 greys is transparent; save it without transparency, or with 8 bits")
     bits, white_is_0 = (16,), False
     if image.format == "TIFF":
         bits, white_is_0 = image.tag_v2.get(258), image.tag_v2.get(262) == 0

@@ -64,6 +64,12 @@ def look(folder: str | Path) -> Found:
     path = Path(folder).expanduser().resolve()
     if not path.is_dir():
         raise data.DataError(f"there is no folder {path}")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise data.DataError(
+            f"{ascii(str(path))}: the folder's name is not UTF-8, and no study file can hold it; rename it"
+        ) from None
     pools = loaders.image_folder(path, lambda what, done, total: None)
     counts = np.bincount(pools.train.labels, minlength=len(pools.keys))
     if not pools.val and counts.min() < 2:

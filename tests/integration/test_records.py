@@ -96,6 +96,14 @@ def test_a_record_does_not_need_the_images(copied):
     assert len(results.load("small").students) == 10
 
 
+def test_logits_of_another_run_are_not_taken(copied):
+    mine, other = results.load("small").students[:2]
+    shutil.copy(other.folder / "val_logits.npy", mine.folder)
+    with pytest.raises(records.RecordError, match="val_logits.npy .*another run's"):
+        mine.val_logits  # noqa: B018
+    assert len(other.val_logits) == other.metrics.val_images
+
+
 def test_off_grid_runs_are_rows_but_no_cells(copied):
     runs.student("small", student="efficient", T=3, alpha=0.25).go()
     study = load("small")

@@ -552,6 +552,17 @@ def test_pixels_of_no_known_range_are_refused_by_name(root, values):
         data.prepare(load("small"))
 
 
+def test_signed_pixels_and_a_transparent_grey_of_16_bits_are_refused():
+    """Which Pillow reads as unsigned, and as opaque."""
+    signed = encoded(Image.fromarray(GREY8), "TIFF", tiffinfo={data.SAMPLE_FORMAT: 2})
+    assert Image.open(io.BytesIO(signed)).tag_v2[data.SAMPLE_FORMAT] == (2,)
+    with pytest.raises(ValueError, match="signed"):
+        data.decoded(signed)
+    clear = encoded(Image.fromarray(GREY8.astype(np.uint16)), "PNG", transparency=7)
+    with pytest.raises(ValueError, match="transparent"):
+        data.decoded(clear)
+
+
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_an_image_is_turned_as_its_exif_says(turn):
     image = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6))

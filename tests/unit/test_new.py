@@ -1,5 +1,7 @@
 """The name of a new study: it is judged before anything is read or written."""
 
+import os
+
 import pytest
 from helpers import kd
 
@@ -26,3 +28,11 @@ def test_a_name_that_cannot_be_one_is_refused_before_anything_is_done(root, monk
     told = kd(root, "new", "--data", str(root), "--", name)
     assert told.returncode == 2 and says in told.stderr and told.stderr.count("\n") == 1
     assert sorted(root.parent.rglob("*")) == before
+
+
+def test_a_folder_whose_name_no_file_can_hold_is_refused(root):
+    folder = os.fsdecode(os.fsencode(root) + b"/pict\xffres")
+    os.mkdir(folder)
+    told = kd(root, "new", "mine", "--data", folder)
+    assert told.returncode == 2 and "not UTF-8" in told.stderr and told.stderr.count("\n") == 1
+    assert [path.name for path in (root / "studies").iterdir()] == ["small.yaml"]
