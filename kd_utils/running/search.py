@@ -29,6 +29,7 @@ STAGES = 3  # of training: a quarter of the epochs, a half, the whole
 TOLD = 0.5  # Spearman's rank correlation below which an early ranking says little
 ENOUGH = 8  # runs for a rank correlation to be told
 BUDGET = 0.3  # of the whole grid, where nobody says
+FEW = 5  # points, below which the grid is the better buy
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,11 @@ def search(
             tell(events.Advised(f"budget: {budget:g} of the grid; {BUDGET:g} of so small a grid pays for no search"))
         plans = {student.label: _plan(study, student, budget) for student in study.students}
         pipeline.advise(shelf, where, tell)
+        for label, (count, _) in plans.items():
+            if count < FEW:
+                tell(
+                    events.Advised(f"{label}: {count} points are few to find the best among; {_instead(study, label)}")
+                )
         first, *others = study.seeds
         notes, seen = [], {}
         views = [
@@ -260,6 +266,11 @@ def _plan(study: Study, student: Model, budget: float) -> tuple[int, list[int]]:
             f"take {_least(study, student):g} or more"
         )
     return count, ends
+
+
+def _instead(study: Study, label: str) -> str:
+    cells = sum(cell.student == label and cell.T is not None for cell in study.cells()) // len(study.seeds)
+    return f"the grid has {cells}, in kd grid {study.name}; or give a larger --budget"
 
 
 def _points(study: Study, student: Model, budget: float) -> tuple[int, list[int]]:

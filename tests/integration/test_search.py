@@ -9,7 +9,7 @@ from kd_utils import console
 from kd_utils.learning import data
 from kd_utils.learning import run as runs
 from kd_utils.reporting import results, tables
-from kd_utils.running import search
+from kd_utils.running import events, search
 from kd_utils.running.pipeline import PipelineError
 from kd_utils.shelf import Shelf
 from kd_utils.study import load
@@ -24,7 +24,8 @@ def Net(classes):
 """
 
 
-def test_a_search_comes_to_ordinary_records(root, capsys):
+def test_a_search_that_is_stopped_and_goes_on_comes_to_ordinary_records(root, capsys):
+    """It is stopped while the points that went on are on their way to the second end."""
     (root / "studies" / "nets.py").write_text(NET)
     content = {**SMALL, "data": {**SMALL["data"], "holdout_per_class": 5}, "students": ["nets.py:Net"]}
     content |= {"train": {"epochs": 4, "batch_size": 16}, "teacher": {"candidates": ["nets.py:Net"]}}
@@ -32,7 +33,17 @@ def test_a_search_comes_to_ordinary_records(root, capsys):
     study, said = load("small"), []
     data.prepare(study)
     runs.teacher(study).go()
+
+    def stop(event):
+        if isinstance(event, events.StageProgress) and event.stage == "Net, to epoch 2" and event.done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search.search(study, 0.8, on_event=stop)
+    noted = {path: path.stat().st_mtime_ns for path in root.glob("results/small/students/*/scores.json")}
+    assert len(noted) == 5 and not (root / "results" / "small" / "search.json").exists()
     found = search.search(study, 0.8, on_event=lambda event: said.append(str(event)))
+    assert sum(path.stat().st_mtime_ns == before for path, before in noted.items()) >= 2  # those that were out
     assert "Net: 5 points of T and alpha; trained to epoch: 5 to 1 -> 3 to 2 -> 2 to 4" in said
     (winner,) = found.winners
     assert (found.epochs, found.whole) == (2 * 1 + 1 * 2 + 2 * 4 + 4, 5 * 4)  # points as far as they went, baseline
