@@ -24,7 +24,8 @@ from ..shelf import Shelf
 from ..study import Study
 from ..study import load as load_study
 from . import data, models, training, weights
-from .run import Plan, finished, restored
+from .plans import Plan, finished
+from .restore import restored
 
 MOST_OFF = 0.001  # of top-1, that ONNX may differ from PyTorch
 MOST_LOST = 0.01  # of top-1, that int8 may lose without a word

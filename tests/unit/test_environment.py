@@ -34,6 +34,7 @@ WITHOUT_TORCH = [
     "kd_utils.console",
     "kd_utils.learning.data",
     "kd_utils.learning.metrics",
+    "kd_utils.learning.plans",
     "kd_utils.running.pipeline",
     "kd_utils.running.pool",
     "kd_utils.reporting.results",
