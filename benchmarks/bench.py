@@ -271,7 +271,7 @@ def floor(spec, asked, device) -> float:
 
 
 def step(study, name: str, dataset, store, device) -> float:
-    """The second of two epochs of fit()."""
+    """The second of two epochs of a Trainer."""
     import torch
 
     from kd_utils.learning import losses, models, training
@@ -280,7 +280,7 @@ def step(study, name: str, dataset, store, device) -> float:
     images = torch.as_tensor(dataset.images("train")).to(device)
     spec = study.student(name)
     model = models.create(spec, len(dataset.classes), images.shape[1]).to(device)
-    done = training.fit(
+    trainer = training.Trainer(
         model,
         images,
         torch.as_tensor(dataset.labels("train")).to(device),
@@ -288,11 +288,11 @@ def step(study, name: str, dataset, store, device) -> float:
         loss=lambda logits, labels, soft: losses.kd_loss(logits, labels, soft, T=T, alpha=ALPHA),
         view=lambda epoch: View(study.augment, 0, epoch, len(images), device),
         seed=0,
-        score=lambda model, epoch: {"score": 0.0},
         extra=lambda epoch: torch.as_tensor(store[epoch]).to(device),
         forward=models.compiled(model) if spec.compile else None,
         precision=spec.precision or "fp32",
     )
+    done = trainer.fit(lambda model, epoch: {"score": 0.0})
     return done.history[1]["images_per_second"]
 
 

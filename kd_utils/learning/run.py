@@ -30,7 +30,7 @@ from . import data, evaluation, losses, models, restore, training
 from .evaluation import EVAL_BATCH, Evaluation, Scorer
 from .plans import Plan, RunError, plan_early_teacher, plan_random_teacher, plan_student, plan_teacher
 from .soft_targets import SoftTargets
-from .training import Fit
+from .training import Fit, Trainer
 from .views import View
 from .weights import fingerprint, set_state
 
@@ -229,8 +229,6 @@ class Run:
         return self.record.history if self.record else self._train(_Lines(), until).history
 
     def _train(self, show: Show, until: int | None = None) -> Fit:
-        if not self.plan.train.epochs:
-            print("not trained (0 epochs): judged as it is")
         for advice in machine.check(self.study, [self.plan.model], self.device.type):
             print(advice)
         files.remove(self.folder / paths.FAILURE)
@@ -238,24 +236,16 @@ class Run:
             self.soft_targets  # noqa: B018 - before the first epoch, since a teacher's model draws numbers too
         show.begin(self.plan.train.epochs)
         with self._threads():
-            fit = training.fit(
-                self.model,
-                self.images,
-                torch.as_tensor(self.dataset.labels("train")).to(self.device),
-                train=self.plan.train,
-                loss=self._loss(),
-                view=lambda epoch: self.view(self.study.view_number(epoch)),
-                seed=self.plan.seed,
-                score=self._scorer,
-                extra=self._soft_targets_of if self._taught_by else None,
-                forward=models.compiled(self.model) if self.plan.model.compile else None,
-                precision=self.precision,
-                checkpoint=self.folder / paths.CHECKPOINT,
-                run=self.folder.name,
-                on_epoch=lambda row: self._after_epoch(row, show),
-                on_batch=show.batch,
-                until=until,
-            )
+            if self.plan.train.epochs:
+                fit = self._trainer().fit(
+                    self._scorer,
+                    on_epoch=lambda row: self._after_epoch(row, show),
+                    on_batch=show.batch,
+                    until=until,
+                )
+            else:
+                print("not trained (0 epochs): judged as it is")
+                fit = training.judged(self.model, self._scorer)
         show.end()
         return fit
 
@@ -289,6 +279,21 @@ class Run:
         return self.save()
 
     # --- their parts
+
+    def _trainer(self) -> Trainer:
+        return Trainer(
+            self.model,
+            self.images,
+            torch.as_tensor(self.dataset.labels("train")).to(self.device),
+            train=self.plan.train,
+            loss=self._loss(),
+            view=lambda epoch: self.view(self.study.view_number(epoch)),
+            seed=self.plan.seed,
+            extra=self._soft_targets_of if self._taught_by else None,
+            forward=models.compiled(self.model) if self.plan.model.compile else None,
+            precision=self.precision,
+            checkpoint=self.folder / paths.CHECKPOINT,
+        )
 
     def _threads(self) -> AbstractContextManager[None]:
         return training.threads(self.study.threads_of(self.plan.model))
