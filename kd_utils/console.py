@@ -123,8 +123,9 @@ def status(study: Study, console: Console | None = None) -> None:
     if shelf.dataset is None:
         console.print("data: under way" if at_work else f"data: not prepared; run: kd data {study.name}")
     console.print(f"teachers: {len(shelf.teachers)} of {len(shelf.candidates)} trained")
-    width = max(map(len, shelf.candidates))
-    for label, record in shelf.candidates.items():
+    teachers = {**shelf.candidates, **shelf.controls}
+    width = max(map(len, teachers))
+    for label, record in teachers.items():
         if record:
             state = f"{record.metrics.top1_best:.2%}{' (the teacher)' if record is shelf.teacher else ''}"
         else:
@@ -226,7 +227,7 @@ def logs(study: Study, run: str = "") -> None:
         return
     run = run or next(iter(shelf.failures()), "") or max(folders, key=lambda name: _latest(folders[name]))
     if run not in folders:
-        names = [*shelf.candidates, *(cell.name for cell in shelf.cells)]
+        names = [*shelf.candidates, *shelf.controls, *(cell.name for cell in shelf.cells)]
         if run not in names:
             close = difflib.get_close_matches(run, names, 3, 0.3)
             raise ShelfError(

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..records import Record, StudentRecord, TeacherRecord
 from ..shelf import Shelf, ShelfError
-from ..study import Cell, Model, Study, Train, student_settings, teacher_settings
+from ..study import Candidate, Cell, Model, Study, Train, student_settings, teacher_settings
 
 
 class RunError(RuntimeError):
@@ -47,26 +47,24 @@ class Plan:
 
 def plan_teacher(shelf: Shelf, label: str) -> Plan:
     """The run of a candidate. Raises StudyError for a label that the study does not have, ShelfError without data."""
-    study, model = shelf.study, shelf.study.candidate(label)
-    return Plan(
-        study=study,
-        label=label,
-        seed=study.teacher.seed,
-        model=model,
-        train=study.training(model, teacher=True),
-        settings=teacher_settings(study, model, shelf.fingerprint),
-        folder=shelf.teacher_folder(label),
-    )
+    return _plan_candidate(shelf, shelf.study.candidate(label))
 
 
 def plan_early_teacher(shelf: Shelf) -> Plan:
     """The run of the chosen teacher's candidate for one epoch. Raises ShelfError while there is no teacher."""
-    chosen = plan_teacher(shelf, shelf.chosen_teacher().teacher)
-    model = chosen.model.model_copy(update={"train": {**chosen.model.train, "epochs": 1}})
-    train = chosen.study.training(model, teacher=True)
-    settings = teacher_settings(chosen.study, model, shelf.fingerprint)
-    return replace(
-        chosen, model=model, train=train, settings=settings, folder=shelf.teacher_folder_of(chosen.label, settings)
+    return _plan_candidate(shelf, shelf.early_candidate)
+
+
+def _plan_candidate(shelf: Shelf, candidate: Candidate) -> Plan:
+    settings = teacher_settings(shelf.study, candidate, shelf.fingerprint)
+    return Plan(
+        study=shelf.study,
+        label=candidate.label,
+        seed=shelf.study.teacher.seed,
+        model=candidate,
+        train=shelf.study.training(candidate, teacher=True),
+        settings=settings,
+        folder=shelf.teacher_folder_of(candidate.label, settings),
     )
 
 

@@ -19,7 +19,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from filelock import FileLock
 
 from .. import files, machine, paths, records, seeds
 from ..records import Record
@@ -160,8 +159,8 @@ class Run:
     def soft_targets(self) -> SoftTargets:
         """Of a student: its teacher's logits for the views of its seed; those that are missing are computed first.
 
-        In self-distillation the teacher is the student's own baseline of the same seed. A teacher of one epoch is
-        trained here, by the first who asks.
+        In self-distillation the teacher is the student's own baseline of the same seed. Raises RunError where the one
+        that it learns from is not done.
         """
         teaching = self._teaching()
         store = SoftTargets.of(self.study, self.plan.seed, teaching.record or _Untrained(teaching), self.dataset)
@@ -174,30 +173,21 @@ class Run:
         return self.study.taught_by(self.plan.cell) if self.plan.cell else ""
 
     def _teaching(self) -> "Run":
-        """The run, or the untrained model, that this student learns from."""
-        if self._taught_by == "self":
-            return self._baseline()
-        if self._taught_by == "random":
-            return Run(plan_random_teacher(Shelf(self.study)), str(self.device))
-        if self._taught_by == "early":
-            plan = plan_early_teacher(Shelf(self.study))
-            plan.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(plan.folder.with_name(f"{plan.folder.name}.lock")):
-                early = Run(plan, str(self.device))
-                early.go()
-            return early
-        return _teacher_of(self.plan, self.device)
-
-    def _baseline(self) -> "Run":
-        assert self.plan.cell is not None
-        cell = self.plan.cell.baseline
-        baseline = Run(plan_student(Shelf(self.study), cell), str(self.device))
-        if not baseline.done:
-            raise RunError(
-                f"self-distillation learns from the baseline {cell.name}, which is not done yet; "
-                f"run: kd grid {self.study.name}"
-            )
-        return baseline
+        """The run, or the untrained model, that this student learns from. Raises RunError where it is not done."""
+        assert self.plan.cell is not None and self.plan.teacher is not None
+        shelf, by, cell = Shelf(self.study), self._taught_by, self.plan.cell
+        if by == "random":
+            return Run(plan_random_teacher(shelf), str(self.device))
+        if by == "self":
+            plan, what = plan_student(shelf, cell.baseline), f"the baseline {cell.baseline.name}"
+        elif by == "early":
+            plan, what = plan_early_teacher(shelf), f"{self.plan.teacher.teacher} as trained for one epoch"
+        else:
+            plan, what = plan_teacher(shelf, self.plan.teacher.teacher), f"the teacher {self.plan.teacher.teacher}"
+        run = Run(plan, str(self.device))
+        if not run.done:
+            raise RunError(f"{cell.name} learns from {what}, which is not done yet; run: kd grid {self.study.name}")
+        return run
 
     def sample_views(self, images: int, views: int) -> dict[str, np.ndarray]:
         """The first images of the training set, stored and in the first views: name -> (images, H, W, 3) uint8."""
@@ -380,12 +370,6 @@ class _Untrained:
         model = models.unwrap(run.model)
         self.weights_sha256 = fingerprint(model.backbone.state_dict(), model.mean, model.std)
         self.settings = run.plan.settings
-
-
-def _teacher_of(plan: Plan, device: torch.device) -> Run:
-    """The run of the study's teacher."""
-    assert plan.teacher is not None
-    return teacher(plan.study, candidate=plan.teacher.teacher, device=str(device))
 
 
 def teacher(study: str | Study = "digits", *, candidate: str = "", device: str = "auto") -> Run:
