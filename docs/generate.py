@@ -32,8 +32,9 @@ from pydantic.fields import FieldInfo
 from scipy.stats import spearmanr
 
 from kd_utils import methods, records
+from kd_utils.duration import duration
 from kd_utils.reporting import claims, names, results, sentences, stats, tables
-from kd_utils.reporting.shown import Table, between, duration, p_value, percent, points, referring, width
+from kd_utils.reporting.shown import Table, between, p_value, percent, points, referring, width
 from kd_utils.running import search
 from kd_utils.sources import SOURCES
 from kd_utils.study import Study, student_settings

@@ -3,7 +3,8 @@
 import time
 from typing import Any
 
-from .shown import duration, percent
+from ..duration import duration
+from .shown import percent
 
 EVERY = 0.5  # seconds between two pictures
 LEFT, TOP, WIDTH, HEIGHT = 46, 22, 380, 110  # of the curves, in pixels; beside and below them stand their scales

@@ -272,14 +272,6 @@ def temperature(value: float) -> str:
     return "–" if pd.isna(value) else short(value)
 
 
-def duration(seconds: float) -> str:
-    """Seconds in the unit that reads best: 42 s, 3.1 min, 1.5 h."""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
-
-
 def seeds_a_cell(counts: Sequence[int]) -> str:
     """How many seeds a cell has, in words. counts: the numbers of seeds of the cells in question."""
     least, most = min(counts), max(counts)
