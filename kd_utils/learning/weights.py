@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from .. import files
-from .loaders import impatient
+from ..network import impatient
 
 Channels = tuple[float, ...]  # a number for each channel of pixels between 0 and 1: red, green, blue
 State = Mapping[str, torch.Tensor]  # a state dict
