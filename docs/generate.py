@@ -24,6 +24,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from statistics import mean, median
+from typing import Any
 
 import calibration
 import tries
@@ -456,13 +457,13 @@ def _models(model: type[BaseModel], place: str = "", known: dict | None = None) 
     return known
 
 
-def _inside(annotation) -> list[type[BaseModel]]:
+def _inside(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [m for a in typing.get_args(annotation) for m in _inside(a)]
 
 
-def _kind(annotation, limits: typing.Sequence = ()) -> str:
+def _kind(annotation: Any, limits: typing.Sequence[Any] = ()) -> str:
     """A type and its limits, as someone who writes YAML would say it."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:

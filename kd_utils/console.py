@@ -28,7 +28,7 @@ STYLES = {events.Failed: "red", events.Retried: "yellow", events.Advised: "yello
 class Terminal:
     """Shows events as they come: a bar for the stage at work, a line for each thing that ends."""
 
-    def __init__(self, console: Console | None = None):
+    def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -173,8 +173,8 @@ def _accuracies(console: Console, study: Study, student: str, cells: Mapping[Cel
     if not top1:
         return
 
-    def shown(*point) -> str:
-        values = top1.get(point)
+    def shown(method: str, T: float | None, alpha: float) -> str:
+        values = top1.get((method, T, alpha))
         return f"{100 * sum(values) / len(values):.2f}" if values else "–"
 
     over = ", mean over seeds" if len(study.seeds) > 1 else ""

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 # pydantic looks through every installed package for plugins, of which there are none
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -191,13 +191,13 @@ class StudentRecord(Record):
     teacher_id: str
 
     @model_validator(mode="after")
-    def _baseline_has_no_temperature(self):
+    def _baseline_has_no_temperature(self) -> Self:
         if (self.T is None) != (self.alpha == 1):
             raise ValueError(f"alpha {self.alpha} does not go with T {self.T}: at alpha = 1, and only there, T is null")
         return self
 
     @model_validator(mode="after")
-    def _was_trained(self):
+    def _was_trained(self) -> Self:
         needed = {"epoch", "loss", "ce_grad", "kl_grad"}  # what tables and figures are made of
         if not self.history or any(not needed <= epoch.keys() for epoch in self.history):
             raise ValueError(f"history is empty, or an epoch has not all of {', '.join(sorted(needed))}")

@@ -134,7 +134,7 @@ def claim(study: Study) -> None:
 class Shelf:
     """The records of one study as its file stands. Each is read once; `take` reads that of a run which has ended."""
 
-    def __init__(self, study: Study):
+    def __init__(self, study: Study) -> None:
         claim(study)
         self.study = study
         self._run_ids: dict[Cell, str] = {}

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 # pydantic looks through every installed package for plugins, of which there are none: a sixth of `kd status`
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -129,7 +129,7 @@ class Data(_Section):
     val_from_train_per_class: Count = 0  # training images moved to val; where there is no val, 0 is one in five
 
     @model_validator(mode="after")
-    def _source(self):
+    def _source(self) -> Self:
         path = SOURCES[self.name].path
         if path == "required" and not self.source:
             raise ValueError(f"data.name is '{self.name}', so data.source must name the folder")
@@ -174,7 +174,7 @@ class Train(_Keyed):
     patience: int = Field(default=0, ge=0, le=100_000)  # stop after so many evaluations without a gain; 0: never
 
     @model_validator(mode="after")
-    def _steps(self):
+    def _steps(self) -> Self:
         if (self.schedule == "step") != bool(self.milestones):
             raise ValueError("schedule step and milestones go together: {schedule: step, milestones: [60, 120]}")
         if self.milestones != sorted(set(self.milestones)):
@@ -217,11 +217,11 @@ class Model(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _short(cls, value):
+    def _short(cls, value: Any) -> Any:
         return {"model": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _named(self):
+    def _named(self) -> Self:
         if self.model.removesuffix(":").endswith(".py"):
             raise ValueError(f"model {self.model}: a model of one's own is FILE.py:NAME, NAME what the file calls it")
         a_name(self.label)  # where the model's own name cannot be one, `name` gives another
@@ -258,7 +258,7 @@ class Candidate(Model):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_kind(cls, value):
+    def _one_kind(cls, value: Any) -> Any:
         """One of model, ensemble and logits; nothing beside the latter two that only a model has."""
         if isinstance(value, dict):
             kinds = [k for k in ("model", "ensemble", "logits") if value.get(k)]
@@ -272,7 +272,7 @@ class Candidate(Model):
         return value
 
     @model_validator(mode="after")
-    def _members(self):
+    def _members(self) -> Self:
         if self.ensemble and len(set(self.ensemble)) < max(2, len(self.ensemble)):
             raise ValueError(f"an ensemble is of at least two candidates, each named once (got {self.ensemble})")
         return self
@@ -316,7 +316,7 @@ class Grid(_Section):
     cells: list[ListedCell] = []  # instead of T and alpha: each for every seed before the next
 
     @model_validator(mode="after")
-    def _distinct(self):
+    def _distinct(self) -> Self:
         missing = [key for key in ("T", "alpha") if not getattr(self, key)]
         if self.cells and len(missing) < 2:
             raise ValueError("grid has T and alpha, or a list of cells, and not both; leave one out")
@@ -390,7 +390,7 @@ class Method(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _of_the_method(cls, value):
+    def _of_the_method(cls, value: Any) -> Any:
         """Refuse keys that the method does not have, and fill in its T."""
         teaching = methods.FURTHER.get(str(value.get("method"))) if isinstance(value, dict) else None
         if teaching is None:
@@ -404,7 +404,7 @@ class Method(_Section):
         return {**value, "T": value.get("T") or [STANDARD[0] if teaching.temperature else 1.0]}
 
     @model_validator(mode="after")
-    def _fits(self):
+    def _fits(self) -> Self:
         if not self.teaching.temperature and self.T != [1.0]:
             raise ValueError(f"{self.method} has no temperature; leave T out, or [1], not {self.T}")
         a_name(self.label)
@@ -504,7 +504,7 @@ class Study(_Section):
     threads: int = Field(default=1, ge=1, le=1024)  # CPU threads of a run; the same for jobs 1 or 8, so are the metrics
 
     @model_validator(mode="after")
-    def _whole(self):
+    def _whole(self) -> Self:
         for what, models in (("teacher.candidates", self.teacher.candidates), ("students", self.students)):
             labels = [m.label for m in models]
             twice = {x for x in labels if labels.count(x) > 1}
@@ -851,13 +851,13 @@ def digest(value: dict) -> str:
 class _Loader(yaml.SafeLoader):
     """Safe YAML that refuses a key named twice (plain YAML silently keeps the last), and aliases without end."""
 
-    def get_single_node(self):
+    def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
         if node is not None:
             _size(node, {})
         return node
 
-    def construct_mapping(self, node, deep=False):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         key_nodes = [k for k, _ in node.value if k.tag != "tag:yaml.org,2002:merge"]  # `<<` takes in another mapping
         keys = [self.construct_object(k, deep=True) for k in key_nodes]
         for key_node, key in zip(key_nodes, keys, strict=True):

@@ -41,7 +41,7 @@ class Scorer:
     Keeps the logits on val of the best and of the latest evaluation, so that they need not be computed again.
     """
 
-    def __init__(self, dataset: Dataset, precision: str):
+    def __init__(self, dataset: Dataset, precision: str) -> None:
         self.dataset = dataset
         self.precision = precision
         self.split = "holdout" if dataset.meta["counts"]["holdout"] else "val"

@@ -71,14 +71,14 @@ class Pools:
 class Reader:
     """Reads files of a folder or of a zip archive by their names; opened anew in each process."""
 
-    def __init__(self, source: Path):
+    def __init__(self, source: Path) -> None:
         self.source = source
         self._zip = None
 
-    def __getstate__(self):
+    def __getstate__(self) -> Path:
         return self.source
 
-    def __setstate__(self, source):
+    def __setstate__(self, source: Path) -> None:
         self.__init__(source)
 
     @property

@@ -77,7 +77,7 @@ class _Lines:
 class Run:
     """A plan carried out on a device, a step after the other; made by `teacher` and `student`."""
 
-    def __init__(self, plan: Plan, device: str = "auto"):
+    def __init__(self, plan: Plan, device: str = "auto") -> None:
         self.plan = plan
         self.study = plan.study
         self.folder = plan.folder
@@ -366,7 +366,7 @@ class Run:
 class _Untrained:
     """What soft targets of random weights are bound to, as a record's are to its own."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run) -> None:
         model = models.unwrap(run.model)
         self.weights_sha256 = fingerprint(model.backbone.state_dict(), model.mean, model.std)
         self.settings = run.plan.settings

@@ -55,7 +55,7 @@ class SoftTargets:
     binding: what the logits depend on, JSON-able.
     """
 
-    def __init__(self, binding: dict, n: int, classes: int):
+    def __init__(self, binding: dict, n: int, classes: int) -> None:
         self.binding = binding
         self.shape = (n, classes)
         self.folder = paths.soft_targets(digest(binding))

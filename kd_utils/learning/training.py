@@ -110,7 +110,7 @@ class Trainer:
         forward: Callable[[torch.Tensor], torch.Tensor] | None = None,
         precision: str = "fp32",
         checkpoint: Path | None = None,
-    ):
+    ) -> None:
         self.model = model
         self.images = images
         self.labels = labels
@@ -279,7 +279,7 @@ class _Keeper:
         net: Classifier,
         optimizer: torch.optim.Optimizer,
         schedule: torch.optim.lr_scheduler.LRScheduler,
-    ):
+    ) -> None:
         self.path, self.net, self.optimizer, self.schedule = path, net, optimizer, schedule
         self.run = path.parent.name if path else ""
         self.written = time.perf_counter()

@@ -70,7 +70,9 @@ class Training:
         pace = (time.monotonic() - self._began[0]) / (self._done - self._began[1])
         return [f"{duration(pace * (self.epochs - self._done))} left"]
 
-    def _repr_mimebundle_(self, include=None, exclude=None):
+    def _repr_mimebundle_(
+        self, include: object = None, exclude: object = None
+    ) -> tuple[dict[str, str], dict[str, Any]]:
         bar = f'<progress max="{self.epochs}" value="{self._done:.3f}" style="width:{WIDTH}px"></progress><br>'
         shown = f"<div>{self.text}</div>" if self._over else f"<div>{bar}{self.text}{curves(self.rows)}</div>"
         return {"text/html": shown, "text/plain": self.text}, {"kd_utils": {"progress": True}}

@@ -12,13 +12,14 @@ import sys
 import time
 from multiprocessing.util import get_temp_dir
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 from .pool import FORKS, die_with
 
 if TYPE_CHECKING:
+    from jupyter_client.connect import KernelConnectionInfo
     from nbformat import NotebookNode
 
 
@@ -55,7 +56,7 @@ class _ForkedKernel:
 
     stdin = stdout = stderr = None
 
-    def __init__(self):
+    def __init__(self) -> None:
         read, self._write = os.pipe()
         self.returncode: int | None = None
         parent = os.getpid()
@@ -118,7 +119,7 @@ class ForkProvisioner(LocalProvisioner):
 
     ready: _ForkedKernel | None = None
 
-    async def launch_kernel(self, cmd, **kwargs):
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> "KernelConnectionInfo":
         kernel, ForkProvisioner.ready = ForkProvisioner.ready, None
         if kernel is None:
             return await super().launch_kernel(cmd, **kwargs)

@@ -380,7 +380,7 @@ ASK_AGAIN = 10.0  # seconds between two estimates of the time left
 class _Clock:
     """Tells every few seconds how long the study still takes, and leaves it in a file for `kd status` to say so too."""
 
-    def __init__(self, study: Study):
+    def __init__(self, study: Study) -> None:
         self.note = paths.results(study.name) / paths.LEFT
         self.due, self.words = 0.0, ""
 
