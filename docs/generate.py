@@ -34,13 +34,14 @@ from scipy.stats import spearmanr
 
 from kd_utils import methods, records
 from kd_utils.duration import duration
+from kd_utils.keys import student_settings
 from kd_utils.learning.loaders import TINY_IMAGENET
 from kd_utils.reporting import claims, names, results, sentences, stats, tables
 from kd_utils.reporting.shown import Table, between, p_value, percent, points, referring, width
 from kd_utils.running import search
 from kd_utils.shelf import Shelf
 from kd_utils.sources import SOURCES
-from kd_utils.study import Study, load, student_settings
+from kd_utils.study import Study, load
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY, PUBLISHED = "tiny-imagenet-20", "tiny-imagenet"

@@ -13,8 +13,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from . import files, paths, records
+from .keys import digest, key, noted_names, student_settings, teacher_settings
 from .records import Record, StudentRecord, TeacherRecord
-from .study import Candidate, Cell, Data, Study, digest, key, noted_names, student_settings, teacher_settings
+from .study import Candidate, Cell, Data, Study
 
 EARLY = "early teacher"  # what the run is called of the chosen teacher's candidate for one epoch
 

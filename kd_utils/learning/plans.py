@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..keys import student_settings, teacher_settings
 from ..records import Record, StudentRecord, TeacherRecord
 from ..shelf import Shelf, ShelfError
-from ..study import Candidate, Cell, Model, Study, Train, student_settings, teacher_settings
+from ..study import Candidate, Cell, Model, Study, Train
 
 
 class RunError(RuntimeError):

@@ -21,9 +21,10 @@ import numpy as np
 import torch
 
 from .. import files, machine, paths, records, seeds
+from ..keys import key
 from ..records import Record
 from ..shelf import Shelf
-from ..study import Candidate, Study, key
+from ..study import Candidate, Study
 from ..study import load as load_study
 from . import data, evaluation, losses, models, restore, training
 from .evaluation import EVAL_BATCH, Evaluation, Scorer

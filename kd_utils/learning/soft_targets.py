@@ -15,7 +15,8 @@ import numpy as np
 from filelock import FileLock
 
 from .. import files, paths
-from ..study import Study, digest
+from ..keys import digest
+from ..study import Study
 from .data import Dataset
 
 

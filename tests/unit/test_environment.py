@@ -24,6 +24,7 @@ WITHOUT_TORCH = [
     "kd_utils",
     "kd_utils.cli",
     "kd_utils.study",
+    "kd_utils.keys",
     "kd_utils.records",
     "kd_utils.shelf",
     "kd_utils.machine",
