@@ -26,8 +26,8 @@ from ..records import Record
 from ..shelf import Shelf
 from ..study import Candidate, Study
 from ..study import load as load_study
-from . import data, evaluation, losses, models, restore, training
-from .evaluation import EVAL_BATCH, Evaluation, Scorer
+from . import data, losses, models, restore, training
+from .evaluation import EVAL_BATCH, Evaluation, Scorer, evaluate
 from .plans import Plan, RunError, plan_early_teacher, plan_random_teacher, plan_student, plan_teacher
 from .soft_targets import SoftTargets
 from .training import Fit, Trainer
@@ -313,7 +313,7 @@ class Run:
             return Evaluation.stored(self.record)
         if self._fit is None:
             raise RunError("evaluate() comes after fit()")
-        return evaluation.evaluate(self.plan, self.model, self._fit, self._scorer)
+        return evaluate(self.plan, self.model, self._fit, self._scorer)
 
     def _values(self, fit: Fit, evaluation: Evaluation) -> dict[str, Any]:
         """What the record says, but for what records.write adds."""
