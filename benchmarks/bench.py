@@ -28,9 +28,18 @@ import time
 from collections import defaultdict
 from datetime import UTC, datetime
 from importlib.metadata import version
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+    from kd_utils.learning.data import Dataset
+    from kd_utils.learning.soft_targets import SoftTargets
+    from kd_utils.study import Model, Study
 
 BATCH = 128
 T, ALPHA = 4.0, 0.5
@@ -64,7 +73,7 @@ def main() -> None:
     print(f"written: {path}")
 
 
-def measure(asked, root: Path) -> dict:
+def measure(asked: argparse.Namespace, root: Path) -> dict:
     import torch
 
     from kd_utils.learning import data, models
@@ -117,7 +126,7 @@ def measure(asked, root: Path) -> dict:
     }
 
 
-def machine(device) -> dict:
+def machine(device: "torch.device") -> dict:
     """What the rates were measured on: the processor, which of FLAGS it has, the cores that may be used, the GPU."""
     import torch
 
@@ -151,7 +160,7 @@ def report(name: str, medians: dict, rates: dict, private: int) -> None:
     print(f"{name:<25} private memory of a cell of the grid: {private} MiB", flush=True)
 
 
-def forward_flops(spec, asked) -> float:
+def forward_flops(spec: "Model", asked: argparse.Namespace) -> float:
     """Floating-point operations of the forward pass of one image; the backward pass is counted as twice that."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -164,7 +173,7 @@ def forward_flops(spec, asked) -> float:
     return counter.get_total_flops()
 
 
-def matmul(device, precision: str) -> float:
+def matmul(device: "torch.device", precision: str) -> float:
     """TFLOP/s of a large matrix product, the arithmetic that the device can reach."""
     import torch
 
@@ -180,7 +189,7 @@ def matmul(device, precision: str) -> float:
     return 5 * 2 * n**3 / (time.perf_counter() - started) / 1e12
 
 
-def write_images(root: Path, asked) -> None:
+def write_images(root: Path, asked: argparse.Namespace) -> None:
     """Photograph-like JPEGs in ImageFolder layout."""
     from PIL import Image
 
@@ -194,7 +203,7 @@ def write_images(root: Path, asked) -> None:
             image.save(path, quality=90)
 
 
-def write_study(root: Path, asked) -> Path:
+def write_study(root: Path, asked: argparse.Namespace) -> Path:
     import yaml
 
     path = root / "studies" / "bench.yaml"
@@ -218,7 +227,9 @@ def write_study(root: Path, asked) -> Path:
     return path
 
 
-def soft_targets(study, dataset, teacher, device):
+def soft_targets(
+    study: "Study", dataset: "Dataset", teacher: "torch.nn.Module", device: "torch.device"
+) -> "SoftTargets":
     import torch
 
     from kd_utils.learning.soft_targets import SoftTargets
@@ -237,7 +248,7 @@ def soft_targets(study, dataset, teacher, device):
     return store
 
 
-def floor(spec, asked, device) -> float:
+def floor(spec: "Model", asked: argparse.Namespace, device: "torch.device") -> float:
     """The backbone on one float batch that is there already."""
     import torch
     import torch.nn.functional as F
@@ -253,7 +264,7 @@ def floor(spec, asked, device) -> float:
     batch = torch.randn(BATCH, 3, asked.size, asked.size, device=device).to(memory_format=torch.channels_last)
     labels = torch.randint(0, asked.classes, (BATCH,), device=device)
 
-    def one():
+    def one() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits = forward(batch)
         loss = F.cross_entropy(logits.float(), labels)
@@ -270,8 +281,8 @@ def floor(spec, asked, device) -> float:
     return asked.batches * BATCH / (time.perf_counter() - started)
 
 
-def step(study, name: str, dataset, store, device) -> float:
-    """The second of two epochs of fit()."""
+def step(study: "Study", name: str, dataset: "Dataset", store: "SoftTargets", device: "torch.device") -> float:
+    """The second of two epochs of a Trainer."""
     import torch
 
     from kd_utils.learning import losses, models, training
@@ -280,7 +291,7 @@ def step(study, name: str, dataset, store, device) -> float:
     images = torch.as_tensor(dataset.images("train")).to(device)
     spec = study.student(name)
     model = models.create(spec, len(dataset.classes), images.shape[1]).to(device)
-    done = training.fit(
+    trainer = training.Trainer(
         model,
         images,
         torch.as_tensor(dataset.labels("train")).to(device),
@@ -288,15 +299,15 @@ def step(study, name: str, dataset, store, device) -> float:
         loss=lambda logits, labels, soft: losses.kd_loss(logits, labels, soft, T=T, alpha=ALPHA),
         view=lambda epoch: View(study.augment, 0, epoch, len(images), device),
         seed=0,
-        score=lambda model, epoch: {"score": 0.0},
         extra=lambda epoch: torch.as_tensor(store[epoch]).to(device),
         forward=models.compiled(model) if spec.compile else None,
         precision=spec.precision or "fp32",
     )
+    done = trainer.fit(lambda model, epoch: {"score": 0.0})
     return done.history[1]["images_per_second"]
 
 
-def plain(folder: Path, spec, teacher, asked, device) -> float:
+def plain(folder: Path, spec: "Model", candidate: "Model", asked: argparse.Namespace, device: "torch.device") -> float:
     """The loop of many a tutorial, models as their libraries make them."""
     import torch
     import torch.nn.functional as F
@@ -313,7 +324,7 @@ def plain(folder: Path, spec, teacher, asked, device) -> float:
     )
     student, teacher = (
         models.create(m, asked.classes, asked.size).backbone.to(device).to(memory_format=torch.contiguous_format)
-        for m in (spec, teacher)
+        for m in (spec, candidate)
     )
     student.train()
     teacher.eval()
@@ -336,7 +347,7 @@ def plain(folder: Path, spec, teacher, asked, device) -> float:
     return len(train) / (time.perf_counter() - started)
 
 
-def synchronize(device) -> None:
+def synchronize(device: "torch.device") -> None:
     import torch
 
     if device.type == "cuda":
@@ -346,7 +357,7 @@ def synchronize(device) -> None:
 class Cells:
     """Processes of one thread that run `step` at the same time."""
 
-    def __init__(self, count: int, file: str, name: str, device: str, binding: dict):
+    def __init__(self, count: int, file: str, name: str, device: str, binding: dict) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipes, self.processes = [], []
         for _ in range(count):
@@ -377,7 +388,7 @@ class Cells:
             process.join()
 
 
-def _cell(pipe, file: str, name: str, device: str, binding: dict) -> None:
+def _cell(pipe: Connection, file: str, name: str, device: str, binding: dict) -> None:
     import psutil
     import torch
 
@@ -391,7 +402,7 @@ def _cell(pipe, file: str, name: str, device: str, binding: dict) -> None:
     store = SoftTargets(binding, dataset.meta["counts"]["train"], len(dataset.classes))
     largest = 0.0
 
-    def watch():
+    def watch() -> None:
         nonlocal largest
         while True:
             memory = psutil.Process().memory_info()  # resident, less what is mapped from files

@@ -4,8 +4,8 @@
     python docs/generate.py --check      # writes nothing; exit code 1 if a page is out of date
 
 A part stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`; NAME is a key of BLOCKS. Sources: the committed
-records, the study schema, records.COLUMNS, calibration.json, soak.json, tries.py, benchmarks/results/*.json, and the
-conversions below.
+records, the study schema, records.COLUMNS, calibration.json, soak.json, demo.json, tries.py,
+benchmarks/results/*.json, and the conversions below.
 """
 
 import ast
@@ -24,6 +24,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from statistics import mean, median
+from typing import Any
 
 import calibration
 import tries
@@ -32,14 +33,18 @@ from pydantic.fields import FieldInfo
 from scipy.stats import spearmanr
 
 from kd_utils import methods, records
+from kd_utils.duration import duration
+from kd_utils.keys import student_settings
+from kd_utils.learning.loaders import TINY_IMAGENET
 from kd_utils.reporting import claims, names, results, sentences, stats, tables
-from kd_utils.reporting.shown import Table, between, duration, p_value, percent, points, referring, width
+from kd_utils.reporting.shown import Table, between, p_value, percent, points, referring, width
 from kd_utils.running import search
+from kd_utils.shelf import Shelf
 from kd_utils.sources import SOURCES
-from kd_utils.study import Study, student_settings
+from kd_utils.study import Study, load
 
 ROOT = Path(__file__).resolve().parent.parent
-STUDY = "tiny-imagenet-20"
+STUDY, PUBLISHED = "tiny-imagenet-20", "tiny-imagenet"
 STUDENTS = ("resnet18", "shufflenet_v2_x1_0")  # in the order in which the pages name them
 WIDTH = 120
 
@@ -84,10 +89,10 @@ def setting() -> str:
     teacher, candidates = kept().teacher, len(kept().study.teacher.candidates)
     epochs = {kept().study.training(s, teacher=False).epochs for s in kept().study.students}
     return paragraph(
-        f"The data are {classes} of the 200 classes of TinyImageNet, with {counts['train']:,} training and "
-        f"{counts['val']:,} validation images. The teacher is {kept().teacher_name} with ImageNet weights, "
-        f"fine-tuned on these training images: {percent(teacher.metrics.top1_best, 1)} % top-1 accuracy, the best "
-        f"of {candidates} candidates. The students are trained from scratch for "
+        f"The data are {classes} of the {TINY_IMAGENET['classes']} classes of TinyImageNet, with {counts['train']:,} "
+        f"training and {counts['val']:,} validation images. The teacher is {kept().teacher_name} with ImageNet "
+        f"weights, fine-tuned on these training images: {percent(teacher.metrics.top1_best, 1)} % top-1 accuracy, the "
+        f"best of {candidates} candidates. The students are trained from scratch for "
         f"{' or '.join(map(str, sorted(epochs)))} epochs. {progress()}"
     )
 
@@ -178,12 +183,23 @@ def selected() -> str:
 def not_run() -> str:
     """The caveat that the published setting was not run."""
     counts, classes = kept().dataset["counts"], len(kept().dataset["classes"])
+    published = load(PUBLISHED)
+    of_published, done = published.data.classes or TINY_IMAGENET["classes"], len(Shelf(published).students)
+    run = f"{done} of its {len(published.cells())} runs are done" if done else "it was not run"
+    measured = any(measurement["machine"]["gpu"] for _, measurement in measurements())
     return bullet(
         f"**This is not the published setting.** It has {classes} classes and {counts['train']:,} training images, "
-        "and its students start from random weights. The published setting has 200 classes and pretrained students. It "
-        "is described in [studies/tiny-imagenet.yaml](studies/tiny-imagenet.yaml) and was not run. The code for GPUs "
-        "is written, but its speed was not measured."
+        f"and its students start from {_start(kept().study)}. The published setting has {of_published} classes, and "
+        f"its students start from {_start(published)}. It is described in "
+        f"[studies/{PUBLISHED}.yaml](studies/{PUBLISHED}.yaml); {run}. The code for GPUs is written"
+        + (", and its speed was measured." if measured else ", but its speed was not measured.")
     )
+
+
+def _start(study: Study) -> str:
+    """What a study's students start from."""
+    kinds = {"pretrained weights" if student.pretrained else "random weights" for student in study.students}
+    return " or ".join(sorted(kinds))
 
 
 def seen_views() -> str:
@@ -263,19 +279,20 @@ def calibrated() -> str:
         rows.append([design, *("–" if share is None else f"{percent(share, 1)} %" for share in shares.values())])
     about = paragraph(
         f"{told['studies']:,} studies of each kind were drawn by `make calibrate` from a model whose truth is known: "
-        "24 cells and a baseline, with runs and images that vary as they do in git. The columns are shares of 95 % "
-        "intervals that hold the truth (of the gain of a cell, of a contrast of 12 cells, of the standard deviation of "
-        "runs of a cell), of studies without any gain in which some cell is called better or worse, of gains as large "
-        "as the margin that are called the same, and of sets that hold the best cell. With one seed there are "
-        "intervals over images alone, and no verdicts."
+        f"{calibration.CELLS} cells and a baseline, with runs and images that vary as they do in git. The columns are "
+        "shares of 95 % intervals that hold the truth (of the gain of a cell, of a contrast of "
+        f"{calibration.CELLS // 2} cells, of the standard deviation of runs of a cell), of studies without any gain in "
+        "which some cell is called better or worse, of gains as large as the margin that are called the same, and of "
+        "sets that hold the best cell. With one seed there are intervals over images alone, and no verdicts."
     )
     return f"{about}\n\n{table(head, rows)}"
 
 
 def early_rankings() -> str:
     """How well the ranking of the grid's cells after some epochs tells the one in the end."""
-    ends = search.stages(40, 5)
-    epochs = [5, *ends[:-1]]
+    trains = [kept().study.training(student, teacher=False) for student in kept().study.students]
+    ((total, every),) = {(train.epochs, train.eval_every) for train in trains}
+    epochs = [every, *search.stages(total, every)[:-1]]
     rows = []
     for student in students():
         runs = [r for r in kept().students if (r.student, r.seed, r.method) == (student, 0, "kd") and r.T is not None]
@@ -289,9 +306,11 @@ def cost() -> str:
     """What the runs took."""
     hours = sum(r.cost.train_seconds for r in kept().students)
     teachers = sum(r.cost.train_seconds for r in kept().teachers)
+    (threads,) = {r.provenance.threads for r in (*kept().students, *kept().teachers)}
     return paragraph(
-        f"The {len(kept().students)} runs took {duration(hours)} of training in all, two at a time on 2 cores. The "
-        f"{len(kept().teachers)} teacher candidates took {duration(teachers)} before that."
+        f"The {len(kept().students)} runs took {duration(hours)} of training in all, each on {threads} CPU "
+        f"thread{'s' * (threads > 1)}. The {len(kept().teachers)} teacher candidates took {duration(teachers)} before "
+        "that."
     )
 
 
@@ -455,13 +474,13 @@ def _models(model: type[BaseModel], place: str = "", known: dict | None = None) 
     return known
 
 
-def _inside(annotation) -> list[type[BaseModel]]:
+def _inside(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [m for a in typing.get_args(annotation) for m in _inside(a)]
 
 
-def _kind(annotation, limits: typing.Sequence = ()) -> str:
+def _kind(annotation: Any, limits: typing.Sequence[Any] = ()) -> str:
     """A type and its limits, as someone who writes YAML would say it."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
@@ -508,11 +527,16 @@ def _comments(model: type[BaseModel]) -> dict[str, str]:
 # --- speed, from the JSON of `make bench`
 
 
+def measurements() -> list[tuple[Path, dict[str, Any]]]:
+    """The measurements that are kept, latest first."""
+    kept = sorted((ROOT / "benchmarks" / "results").glob("*.json"), reverse=True)
+    return [(path, json.loads(path.read_text(encoding="utf-8"))) for path in kept]
+
+
 def speed() -> str:
     """A table for each measurement that is kept."""
     parts = []
-    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json"), reverse=True):
-        told = json.loads(path.read_text(encoding="utf-8"))
+    for path, told in measurements():
         machine, asked = told["machine"], told["asked"]
         flags = f" with {', '.join(machine['flags'])}" if machine["flags"] else ""
         about = (
@@ -534,6 +558,18 @@ def speed() -> str:
         below = f"Between rounds, a rate differs by up to {percent(spread, 0)} % of its median."
         parts.append(f"{paragraph(about)}\n\n{table([*head, 'grid / step', 'memory, MiB'], rows)}\n\n{below}")
     return "\n\n".join(parts) or "No measurement is kept yet."
+
+
+def demo() -> str:
+    """What `make demo` took when it was last measured."""
+    told = json.loads((ROOT / "docs" / "demo.json").read_text(encoding="utf-8"))
+    machine, took = told["machine"], {stage: duration(seconds) for stage, seconds in told["seconds"].items()}
+    flags = ", ".join(flag.upper() for flag in machine["flags"])
+    return paragraph(
+        f"On {machine['cores']} cores ({machine['cpu']} with {flags}{' alone' * (len(machine['flags']) == 1)}, "
+        f"{told['date']}) the installation took {took['installation']} and the demo {took['demo']}: teachers "
+        f"{took['teachers']}, {len(load('digits').cells())} cells {took['cells']}, the report {took['report']}."
+    )
 
 
 def _student(name: str) -> str:
@@ -630,6 +666,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "ways-to-teach": ways_to_teach,
     "data-sets": data_sets,
     "speed": speed,
+    "demo": demo,
     "conversions": conversions,
 }
 

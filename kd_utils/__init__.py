@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .running.search import search
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name == "run_study":
         from .running.pipeline import run_study
 

@@ -17,6 +17,7 @@ from . import __version__
 from .__main__ import INTERRUPTED, STOPPED, on_interrupt, stop
 
 if TYPE_CHECKING:
+    from .console import Terminal
     from .running.pipeline import Resources
 
 app = typer.Typer(
@@ -30,11 +31,11 @@ app = typer.Typer(
 class _Command(TyperCommand):
     """A command whose help has each argument and option as it is typed, and in words; typer's own adds its types."""
 
-    def collect_usage_pieces(self, ctx) -> list[str]:
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
         arguments = (p for p in self.get_params(ctx) if p.param_type_name == "argument")
         return ["[OPTIONS]", *(_typed(p) for p in arguments)]
 
-    def format_options(self, ctx, formatter) -> None:
+    def format_options(self, ctx: Any, formatter: Any) -> None:
         for kind in ("argument", "option"):
             of_kind = [p for p in self.get_params(ctx) if p.param_type_name == kind]
             if of_kind:
@@ -412,7 +413,7 @@ _interrupted: list[int] = []  # the signals that came
 
 
 @contextmanager
-def _terminal() -> Iterator:
+def _terminal() -> Iterator["Terminal"]:
     """What shows events. An interrupt ends what is under way, a second one at once."""
     from . import machine
     from .console import Terminal

@@ -28,7 +28,7 @@ STYLES = {events.Failed: "red", events.Retried: "yellow", events.Advised: "yello
 class Terminal:
     """Shows events as they come: a bar for the stage at work, a line for each thing that ends."""
 
-    def __init__(self, console: Console | None = None):
+    def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -123,8 +123,9 @@ def status(study: Study, console: Console | None = None) -> None:
     if shelf.dataset is None:
         console.print("data: under way" if at_work else f"data: not prepared; run: kd data {study.name}")
     console.print(f"teachers: {len(shelf.teachers)} of {len(shelf.candidates)} trained")
-    width = max(map(len, shelf.candidates))
-    for label, record in shelf.candidates.items():
+    teachers = {**shelf.candidates, **shelf.controls}
+    width = max(map(len, teachers))
+    for label, record in teachers.items():
         if record:
             state = f"{record.metrics.top1_best:.2%}{' (the teacher)' if record is shelf.teacher else ''}"
         else:
@@ -172,8 +173,8 @@ def _accuracies(console: Console, study: Study, student: str, cells: Mapping[Cel
     if not top1:
         return
 
-    def shown(*point) -> str:
-        values = top1.get(point)
+    def shown(method: str, T: float | None, alpha: float) -> str:
+        values = top1.get((method, T, alpha))
         return f"{100 * sum(values) / len(values):.2f}" if values else "–"
 
     over = ", mean over seeds" if len(study.seeds) > 1 else ""
@@ -226,7 +227,7 @@ def logs(study: Study, run: str = "") -> None:
         return
     run = run or next(iter(shelf.failures()), "") or max(folders, key=lambda name: _latest(folders[name]))
     if run not in folders:
-        names = [*shelf.candidates, *(cell.name for cell in shelf.cells)]
+        names = [*shelf.candidates, *shelf.controls, *(cell.name for cell in shelf.cells)]
         if run not in names:
             close = difflib.get_close_matches(run, names, 3, 0.3)
             raise ShelfError(

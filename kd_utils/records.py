@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 # pydantic looks through every installed package for plugins, of which there are none
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import from_json
 
 from . import files, paths
-from .study import Cell, digest
+from .keys import digest
+from .study import Cell
 
 if TYPE_CHECKING:
     import numpy as np
@@ -200,13 +201,13 @@ class StudentRecord(Record):
     teacher_id: str
 
     @model_validator(mode="after")
-    def _baseline_has_no_temperature(self):
+    def _baseline_has_no_temperature(self) -> Self:
         if (self.T is None) != (self.alpha == 1):
             raise ValueError(f"alpha {self.alpha} does not go with T {self.T}: at alpha = 1, and only there, T is null")
         return self
 
     @model_validator(mode="after")
-    def _was_trained(self):
+    def _was_trained(self) -> Self:
         needed = {"epoch", "loss", "ce_grad", "kl_grad"}  # what tables and figures are made of
         if not self.history or any(not needed <= epoch.keys() for epoch in self.history):
             raise ValueError(f"history is empty, or an epoch has not all of {', '.join(sorted(needed))}")

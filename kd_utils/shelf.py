@@ -13,8 +13,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from . import files, paths, records
+from .keys import digest, key, noted_names, student_settings, teacher_settings
 from .records import Record, StudentRecord, TeacherRecord
-from .study import Cell, Data, Study, digest, key, noted_names, student_settings, teacher_settings
+from .study import Candidate, Cell, Data, Study
+
+EARLY = "early teacher"  # what the run is called of the chosen teacher's candidate for one epoch
 
 
 class ShelfError(RuntimeError):
@@ -132,7 +135,7 @@ def claim(study: Study) -> None:
 class Shelf:
     """The records of one study as its file stands. Each is read once; `take` reads that of a run which has ended."""
 
-    def __init__(self, study: Study):
+    def __init__(self, study: Study) -> None:
         claim(study)
         self.study = study
         self._run_ids: dict[Cell, str] = {}
@@ -189,6 +192,26 @@ class Shelf:
     def teacher_folder_of(self, label: str, settings: dict[str, Any]) -> Path:
         """Where the run of a teacher of these settings lies, done or not."""
         return paths.run(self.study.name, "teacher", f"{label}-s{self.study.teacher.seed}-{key(settings)}")
+
+    @property
+    def early_candidate(self) -> Candidate:
+        """The chosen teacher's candidate, to be trained for one epoch. Raises ShelfError while there is no teacher."""
+        chosen = self.study.candidate(self.chosen_teacher().teacher)
+        return chosen.model_copy(update={"train": {**chosen.train, "epochs": 1}})
+
+    @property
+    def early_folder(self) -> Path:
+        """Where its run lies, done or not."""
+        candidate = self.early_candidate
+        return self.teacher_folder_of(candidate.label, teacher_settings(self.study, candidate, self.fingerprint))
+
+    @cached_property
+    def controls(self) -> dict[str, TeacherRecord | None]:
+        """The trained teachers that control cells of the study learn from, with their records: EARLY, or none."""
+        if self.teacher is None or not any(self.study.taught_by(cell) == "early" for cell in self.study.cells()):
+            return {}
+        record = records.read(self.early_folder)
+        return {EARLY: record if isinstance(record, TeacherRecord) else None}
 
     def student_folder(self, cell: Cell) -> Path:
         """Where the run of a cell lies, done or not. Raises ShelfError while there is no teacher."""
@@ -251,10 +274,12 @@ class Shelf:
     def take(self, folder: Path) -> Record | None:
         """Read the record of a run that has just ended: one file. Returns it, None if the run is not done."""
         record = records.read(folder)
-        if isinstance(record, TeacherRecord):
+        if isinstance(record, TeacherRecord) and folder.name != self.teacher_folder(record.teacher).name:
+            self.controls[EARLY] = record
+        elif isinstance(record, TeacherRecord):
             self.candidates[record.teacher] = record
             self._run_ids.clear()  # which students fit depends on the teacher
-            for name in ("teacher", "_answering"):
+            for name in ("teacher", "controls", "_answering"):
                 self.__dict__.pop(name, None)
         elif record is not None:
             self._on_disk[folder.name] = record
@@ -266,6 +291,7 @@ class Shelf:
         if self.dataset is not None:
             yield from ((label, self.teacher_folder(label)) for label in self.candidates)
         if self.teacher is not None:
+            yield from ((name, self.early_folder) for name in self.controls)
             yield from ((cell.name, self.student_folder(cell)) for cell in self.study.cells())
 
     def failures(self) -> dict[str, str]:
@@ -301,6 +327,7 @@ class Shelf:
             waiting = (label for label, record in self.candidates.items() if record is None)
             yield from ((label, self.teacher_folder(label)) for label in waiting)
         if self.teacher is not None:
+            yield from ((name, self.early_folder) for name, record in self.controls.items() if record is None)
             waiting = (cell for cell, record in self.cells.items() if record is None)
             yield from ((cell.name, self.student_folder(cell)) for cell in waiting)
 

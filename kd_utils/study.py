@@ -1,12 +1,9 @@
 """The study file: what is asked, in one small declarative YAML file, typed and checked.
 
-Everything that a run's outcome depends on is here, and `teacher_settings` / `student_settings` gather it
-for one run. Their hash is the run's key: a record answers a study if and only if the keys are equal.
+Everything that a run's outcome depends on is here; keys.py gathers it for one run.
 """
 
 import difflib
-import hashlib
-import json
 import numbers
 import os
 import re
@@ -15,10 +12,10 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 # pydantic looks through every installed package for plugins, of which there are none: a sixth of `kd status`
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -129,7 +126,7 @@ class Data(_Section):
     val_from_train_per_class: Count = 0  # training images moved to val; where there is no val, 0 is one in five
 
     @model_validator(mode="after")
-    def _source(self):
+    def _source(self) -> Self:
         path = SOURCES[self.name].path
         if path == "required" and not self.source:
             raise ValueError(f"data.name is '{self.name}', so data.source must name the folder")
@@ -174,7 +171,7 @@ class Train(_Keyed):
     patience: int = Field(default=0, ge=0, le=100_000)  # stop after so many evaluations without a gain; 0: never
 
     @model_validator(mode="after")
-    def _steps(self):
+    def _steps(self) -> Self:
         if (self.schedule == "step") != bool(self.milestones):
             raise ValueError("schedule step and milestones go together: {schedule: step, milestones: [60, 120]}")
         if self.milestones != sorted(set(self.milestones)):
@@ -217,11 +214,11 @@ class Model(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _short(cls, value):
+    def _short(cls, value: Any) -> Any:
         return {"model": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _named(self):
+    def _named(self) -> Self:
         if self.model.removesuffix(":").endswith(".py"):
             raise ValueError(f"model {self.model}: a model of one's own is FILE.py:NAME, NAME what the file calls it")
         a_name(self.label)  # where the model's own name cannot be one, `name` gives another
@@ -258,7 +255,7 @@ class Candidate(Model):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_kind(cls, value):
+    def _one_kind(cls, value: Any) -> Any:
         """One of model, ensemble and logits; nothing beside the latter two that only a model has."""
         if isinstance(value, dict):
             kinds = [k for k in ("model", "ensemble", "logits") if value.get(k)]
@@ -272,7 +269,7 @@ class Candidate(Model):
         return value
 
     @model_validator(mode="after")
-    def _members(self):
+    def _members(self) -> Self:
         if self.ensemble and len(set(self.ensemble)) < max(2, len(self.ensemble)):
             raise ValueError(f"an ensemble is of at least two candidates, each named once (got {self.ensemble})")
         return self
@@ -316,7 +313,7 @@ class Grid(_Section):
     cells: list[ListedCell] = []  # instead of T and alpha: each for every seed before the next
 
     @model_validator(mode="after")
-    def _distinct(self):
+    def _distinct(self) -> Self:
         missing = [key for key in ("T", "alpha") if not getattr(self, key)]
         if self.cells and len(missing) < 2:
             raise ValueError("grid has T and alpha, or a list of cells, and not both; leave one out")
@@ -390,7 +387,7 @@ class Method(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _of_the_method(cls, value):
+    def _of_the_method(cls, value: Any) -> Any:
         """Refuse keys that the method does not have, and fill in its T."""
         teaching = methods.FURTHER.get(str(value.get("method"))) if isinstance(value, dict) else None
         if teaching is None:
@@ -404,7 +401,7 @@ class Method(_Section):
         return {**value, "T": value.get("T") or [STANDARD[0] if teaching.temperature else 1.0]}
 
     @model_validator(mode="after")
-    def _fits(self):
+    def _fits(self) -> Self:
         if not self.teaching.temperature and self.T != [1.0]:
             raise ValueError(f"{self.method} has no temperature; leave T out, or [1], not {self.T}")
         a_name(self.label)
@@ -504,7 +501,7 @@ class Study(_Section):
     threads: int = Field(default=1, ge=1, le=1024)  # CPU threads of a run; the same for jobs 1 or 8, so are the metrics
 
     @model_validator(mode="after")
-    def _whole(self):
+    def _whole(self) -> Self:
         for what, models in (("teacher.candidates", self.teacher.candidates), ("students", self.students)):
             labels = [m.label for m in models]
             twice = {x for x in labels if labels.count(x) > 1}
@@ -741,123 +738,16 @@ def _named(models: Sequence[AnyModel], label: str, what: str) -> AnyModel:
     raise StudyError(f"no {what} is called {label!r}; there are: {', '.join(m.label for m in models)}")
 
 
-def teacher_settings(study: Study, candidate: Model, fingerprint: str) -> dict:
-    """All that the outcome of a teacher depends on."""
-    return {
-        "kind": "teacher",
-        **_common(study, candidate, study.training(candidate, teacher=True), study.teacher.seed, fingerprint),
-    }
-
-
-def student_settings(study: Study, cell: Cell, fingerprint: str, teacher_sha256: str) -> dict:
-    """All that a cell's outcome depends on; the teacher by its weights (the baseline too: `agreement` needs it)."""
-    model = study.student(cell.student)
-    settings = {
-        "kind": "student",
-        **_common(study, model, study.training(model, teacher=False), cell.seed, fingerprint),
-        "T": cell.T,
-        "alpha": cell.alpha,
-        "teacher_sha256": teacher_sha256,
-    }
-    if cell.method != "kd":
-        method = study.method(cell.method)
-        settings["method"] = {"method": method.method, **method.weights}
-    return settings
-
-
-def _common(study: Study, model: Model, train: Train, seed: int, fingerprint: str) -> dict:
-    settings = {
-        "data": fingerprint,
-        "augment": study.augment.settings(),
-        "views": study.views,
-        "model": _architecture(study, model, fingerprint),
-        "train": train.settings(),
-        "seed": seed,
-        "threads": study.threads_of(model),
-        "precision": study.precision_of(model),
-    }
-    return settings | ({"data_parallel": study.data_parallel} if study.data_parallel > 1 else {})
-
-
-def _architecture(study: Study, model: Model, fingerprint: str) -> dict[str, Any]:
-    """What a model is and starts from; an ensemble by its members' keys. fingerprint: of the data."""
-    if isinstance(model, Candidate) and model.ensemble:
-        members = [teacher_settings(study, study.candidate(member), fingerprint) for member in model.ensemble]
-        return {"ensemble": [key(member) for member in members]}
-    if isinstance(model, Candidate) and model.logits:
-        return {"logits": _content(study, model, "logits", model.logits)}
-    pretrained = model.pretrained
-    if isinstance(pretrained, str):
-        pretrained = _content(study, model, "pretrained", pretrained)
-    settings = model.model_dump(include={"model", "input_size"}) | {"pretrained": pretrained}
-    if model.code:
-        name = model.model.rpartition(":")[2]
-        settings |= {"model": name, "code": _content(study, model, "model", str(model.code))}
-    settings |= {"stem": model.stem} if model.stem != "default" else {}
-    settings |= {"compile": True} if model.compile else {}
-    return settings | {name: value for name in ("mean", "std") if (value := getattr(model, name)) is not None}
-
-
-def _content(study: Study, model: Model, what: str, file: str) -> dict[str, str]:
-    """A file that a model is made of, by the hash of its content, which is noted beside the results for clones."""
-    path = Path(file)
-    noted = noted_files(study)
-    here = files.sha256(path) if path.is_file() else None
-    known = here or next((noted[name] for name in noted_names(study, path) if name in noted), None)
-    if known is None:
-        hint = f"; `kd data {study.name} --list` prints the images in their order" if what == "logits" else ""
-        raise StudyError(f"{what} of {model.label}: there is no file {path}{hint}")
-    return {"sha256": known}
-
-
-def noted_names(study: Study, path: Path) -> list[str]:
-    """How a file that models are made of is noted: by its path from the study file, with '/'.
-
-    One outside the root is noted by its full path too, which stays what a study file names where the root is moved.
-    """
-    relative = Path(os.path.relpath(path, Path(study.file).parent if study.file else None)).as_posix()
-    return [relative] if path.is_relative_to(paths.root()) else [relative, path.as_posix()]
-
-
-def noted_files(study: Study) -> dict[str, str]:
-    """The SHA-256 of files that models are made of, as noted beside the results: a clone may not have them."""
-    path = paths.results(study.name) / paths.DATA
-    try:
-        about = path.stat()
-    except OSError:
-        return {}
-    return _noted_files(path, about.st_size, about.st_mtime_ns)
-
-
-@cache
-def _noted_files(path: Path, size: int, changed: int) -> dict[str, str]:
-    return (files.read_json(path, pretrained=dict) or {}).get("pretrained", {})
-
-
-def key(settings: dict) -> str:
-    """A run's key: the hash of its settings, which are all that its metrics depend on.
-
-    Keys call fp32 'auto', as the first records did: that was what 'auto' came to on a CPU.
-    """
-    return digest({**settings, "precision": "auto"} if settings["precision"] == "fp32" else settings)
-
-
-def digest(value: dict) -> str:
-    """The first 12 hex digits of the SHA-256 of a value in canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
 class _Loader(yaml.SafeLoader):
     """Safe YAML that refuses a key named twice (plain YAML silently keeps the last), and aliases without end."""
 
-    def get_single_node(self):
+    def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
         if node is not None:
             _size(node, {})
         return node
 
-    def construct_mapping(self, node, deep=False):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         key_nodes = [k for k, _ in node.value if k.tag != "tag:yaml.org,2002:merge"]  # `<<` takes in another mapping
         keys = [self.construct_object(k, deep=True) for k in key_nodes]
         for key_node, key in zip(key_nodes, keys, strict=True):

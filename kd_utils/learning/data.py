@@ -24,8 +24,9 @@ import numpy as np
 from filelock import FileLock
 
 from .. import files, machine, paths, seeds, shelf
+from ..keys import digest
 from ..sources import SOURCES
-from ..study import Data, Study, digest
+from ..study import Data, Study
 from . import loaders
 from .loaders import DataError, OnProgress, Pool, Pools, Reader
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,7 +24,11 @@ from ..shelf import Shelf
 from ..study import Study
 from ..study import load as load_study
 from . import data, models, training, weights
-from .run import Plan, finished, restored
+from .plans import Plan, finished
+from .restore import restored
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 MOST_OFF = 0.001  # of top-1, that ONNX may differ from PyTorch
 MOST_LOST = 0.01  # of top-1, that int8 may lose without a word
@@ -69,7 +73,7 @@ class Served(nn.Module):
     They are scaled to the stored size as the data set was: bicubic, antialiased, rounded to whole numbers.
     """
 
-    def __init__(self, classifier: models.Classifier, size: int):
+    def __init__(self, classifier: models.Classifier, size: int) -> None:
         super().__init__()
         self.classifier = classifier
         self.size = size
@@ -236,10 +240,10 @@ def _quantise(whole: Path, path: Path, images: np.ndarray, about: Mapping[str, s
     chosen = np.linspace(0, len(images) - 1, min(CALIBRATION, len(images))).astype(int)
 
     class Reader(CalibrationDataReader):
-        def __init__(self):
+        def __init__(self) -> None:
             self.left = iter(np.array_split(chosen, -(-len(chosen) // 32)))
 
-        def get_next(self):
+        def get_next(self) -> dict[str, np.ndarray] | None:
             index = next(self.left, None)
             return None if index is None else {"images": images[index]}
 
@@ -253,7 +257,7 @@ def _quantise(whole: Path, path: Path, images: np.ndarray, about: Mapping[str, s
     _tell(path, about)
 
 
-def _session(path: Path):
+def _session(path: Path) -> "onnxruntime.InferenceSession":
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -8,12 +8,10 @@ import errno
 import hashlib
 import os
 import re
-import socket
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from .. import files, paths
+from ..network import PATIENCE, impatient
 
 TINY_IMAGENET: dict[str, Any] = {
     "url": "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
@@ -35,8 +34,6 @@ IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".gif", ".tif", ".ti
 MOST_IMAGE = 300_000_000  # bytes of an image's file
 MOST_CIFAR = 200_000_000  # bytes of each of CIFAR-100's files; the largest, the archive, has 169,001,437
 MOST_TEXT = 16_000_000  # bytes of a list of names
-
-PATIENCE = 30  # seconds without a byte from the network
 
 OnProgress = Callable[[str, int, int], None]  # what is done, how much of it, out of how much
 
@@ -74,14 +71,14 @@ class Pools:
 class Reader:
     """Reads files of a folder or of a zip archive by their names; opened anew in each process."""
 
-    def __init__(self, source: Path):
+    def __init__(self, source: Path) -> None:
         self.source = source
         self._zip = None
 
-    def __getstate__(self):
+    def __getstate__(self) -> Path:
         return self.source
 
-    def __setstate__(self, source):
+    def __setstate__(self, source: Path) -> None:
         self.__init__(source)
 
     @property
@@ -275,17 +272,6 @@ def _named_pool(reader: Reader, names: list[str], keys: list[str], key_of: Calla
             raise DataError(f"{reader.source}: {n} belongs to the class {key_of(n)!r}, which is not among the classes")
     labels = np.array([index[key_of(n)] for n in names], np.int64)
     return Pool(labels, names=tuple(names), reader=reader)
-
-
-@contextmanager
-def impatient() -> Iterator[None]:
-    """A network that does not answer is an error after so many seconds, also where a library would wait for ever."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def download(url: str, path: Path, md5: str, size: int, progress: OnProgress | None = None) -> None:

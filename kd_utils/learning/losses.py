@@ -80,7 +80,7 @@ def dkd_loss(
     Zhao et al. 2022, arXiv:2203.08679; its weights alpha and beta are called target and nontarget here.
     """
 
-    def decoupled(student, teacher):
+    def decoupled(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         is_target = F.one_hot(targets, student.shape[1]).bool()
         binary = [_target_and_others(x / T, is_target) for x in (student, teacher)]
         others = [(x / T)[~is_target].view(len(x), -1) for x in (student, teacher)]
@@ -98,11 +98,11 @@ def standardised_kd_loss(
     Shapes, errors and precision as in kd_loss. Sun et al. 2024, arXiv:2403.01427.
     """
 
-    def standardised(logits):
+    def standardised(logits: torch.Tensor) -> torch.Tensor:
         centred = logits - logits.mean(dim=1, keepdim=True)
         return centred / (logits.std(dim=1, correction=0, keepdim=True) + 1e-7)
 
-    def divergence(student, teacher):
+    def divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         return _kl(standardised(student) / T, standardised(teacher) / T)
 
     return _mixed(student_logits, targets, teacher_logits, T, alpha, T**2, divergence)
@@ -127,7 +127,7 @@ def dist_loss(
     Huang et al. 2022, arXiv:2205.10536; its weights beta and gamma are called inter and intra here.
     """
 
-    def distance(student, teacher):
+    def distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         q, p = F.softmax(student / T, dim=1), F.softmax(teacher / T, dim=1)
         return inter * (1 - _pearson(q, p).mean()) + intra * (1 - _pearson(q.T, p.T).mean())
 
@@ -163,7 +163,7 @@ def permuted_kd_loss(
     teacher's first class in place of the target.
     """
 
-    def divergence(student, teacher):
+    def divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         return _kl(student / T, _permuted(teacher, targets) / T)
 
     return _mixed(student_logits, targets, teacher_logits, T, alpha, T**2, divergence)

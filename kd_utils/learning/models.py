@@ -39,7 +39,7 @@ class Classifier(nn.Module):
         mean: Channels = IMAGENET_MEAN,
         std: Channels = IMAGENET_STD,
         origin: str = "random",
-    ):
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.input_size = input_size
@@ -65,7 +65,7 @@ class Classifier(nn.Module):
 class Ensemble(Classifier):
     """Classifiers that see the same images, each in its own way: the mean of their logits."""
 
-    def __init__(self, members: Sequence[Classifier], origin: str = ""):
+    def __init__(self, members: Sequence[Classifier], origin: str = "") -> None:
         super().__init__(nn.ModuleList(members), members[0].input_size, origin=origin)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -80,7 +80,7 @@ class Given(Classifier):
     counts: the number of images of each split. classes: their number.
     """
 
-    def __init__(self, counts: Mapping[str, int], classes: int, origin: str = ""):
+    def __init__(self, counts: Mapping[str, int], classes: int, origin: str = "") -> None:
         table = nn.Module()
         for split, count in counts.items():
             table.register_buffer(f"{split}_logits", torch.zeros(count, classes))
@@ -148,7 +148,7 @@ def create(spec: Model, classes: int, image_size: int, head: bool = False) -> Cl
     size = spec.input_size or image_size
     library, name = ("", "") if spec.code else find(spec.model)
 
-    def build(**kwargs) -> nn.Module:
+    def build(**kwargs: Any) -> nn.Module:
         if spec.code:
             return _own(spec.code, spec.model.rpartition(":")[2], classes, size)
         backbone = _build(library, name, classes, **kwargs)
@@ -224,7 +224,7 @@ def find(name: str) -> tuple[str, str]:
     raise ModelError(f"no model {name!r} in {library or 'torchvision or timm'}{hint}")
 
 
-def _build(library: str, name: str, classes: int, **kwargs) -> nn.Module:
+def _build(library: str, name: str, classes: int, **kwargs: Any) -> nn.Module:
     """The backbone by its library's own function; kwargs go to timm's."""
     if library == "timm":
         import timm

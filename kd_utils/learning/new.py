@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from .. import files, machine, paths
+from ..duration import duration
 from ..study import Data, Model, Study, StudyError, a_name, load
 from . import data, loaders, losses, models, training
 
@@ -190,7 +191,7 @@ class Estimate:
 
     def __str__(self) -> str:
         return (
-            f"about {_duration(self.seconds)} here, {_duration(self.teachers)} of it for the teachers; "
+            f"about {duration(self.seconds)} here, {duration(self.teachers)} of it for the teachers; "
             f"{self.side_by_side} runs side by side (measured in {self.measured_in:.0f} s)"
         )
 
@@ -253,10 +254,3 @@ def _seconds(what: Callable[[], None], seconds: float) -> float:
         what()
         taken.append(time.perf_counter() - started)
     return statistics.median(taken)
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("hours", 3600), ("minutes", 60)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"

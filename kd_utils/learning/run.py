@@ -8,13 +8,9 @@
 Each step is done at most once; a run whose record is on disk gives its metrics back without training.
 """
 
-import difflib
 import platform
 import subprocess
-import time
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -23,129 +19,20 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from filelock import FileLock
 
 from .. import files, machine, paths, records, seeds
-from ..records import Record, StudentRecord, TeacherRecord
-from ..shelf import Shelf, ShelfError
-from ..study import (
-    Candidate,
-    Cell,
-    Model,
-    Study,
-    Train,
-    key,
-    student_settings,
-    teacher_settings,
-)
+from ..keys import key
+from ..records import Record
+from ..shelf import Shelf
+from ..study import Candidate, Study
 from ..study import load as load_study
-from . import data, losses, metrics, models, training
-from .data import Dataset
+from . import data, losses, models, restore, training
+from .evaluation import EVAL_BATCH, Evaluation, Scorer, evaluate
+from .plans import Plan, RunError, plan_early_teacher, plan_random_teacher, plan_student, plan_teacher
 from .soft_targets import SoftTargets
-from .training import Fit
+from .training import Fit, Trainer
 from .views import View
-from .weights import ModelError, fingerprint, set_state
-
-EVAL_BATCH = 256
-EXAMPLES = 8  # images of val whose logits stay with the record, evenly spread
-LOGITS_OFF = 0.1  # relative; fp32 for bf16 was 0.003 off, ImageNet weights under another normalisation 0.95
-
-
-class RunError(RuntimeError):
-    """A run that cannot start; the message names the command that comes first, or the parameter at fault."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One run to be done: all that its metrics depend on, and the folder that it writes to.
-
-    cell, teacher: of a student, the cell and the study's teacher; None of a teacher.
-    """
-
-    study: Study
-    label: str
-    seed: int
-    model: Model
-    train: Train
-    settings: dict[str, Any]
-    folder: Path
-    cell: Cell | None = None
-    teacher: TeacherRecord | None = None
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """What tells the run from others of its study, by the names that its record uses."""
-        if self.cell is None or self.teacher is None:
-            return {"teacher": self.label, "seed": self.seed}
-        cell = {k: getattr(self.cell, k) for k in ("student", "method", "T", "alpha")}
-        return {**cell, "teacher": self.teacher.teacher, "teacher_id": self.teacher.id, "seed": self.seed}
-
-    @property
-    def views(self) -> range:
-        """The numbers of the views that the run sees."""
-        return self.study.views_of(self.train.epochs)
-
-
-def plan_teacher(shelf: Shelf, label: str) -> Plan:
-    """The run of a candidate. Raises StudyError for a label that the study does not have, ShelfError without data."""
-    study, model = shelf.study, shelf.study.candidate(label)
-    return Plan(
-        study=study,
-        label=label,
-        seed=study.teacher.seed,
-        model=model,
-        train=study.training(model, teacher=True),
-        settings=teacher_settings(study, model, shelf.fingerprint),
-        folder=shelf.teacher_folder(label),
-    )
-
-
-def plan_early_teacher(shelf: Shelf) -> Plan:
-    """The run of the chosen teacher's candidate for one epoch. Raises ShelfError while there is no teacher."""
-    chosen = plan_teacher(shelf, shelf.chosen_teacher().teacher)
-    model = chosen.model.model_copy(update={"train": {**chosen.model.train, "epochs": 1}})
-    train = chosen.study.training(model, teacher=True)
-    settings = teacher_settings(chosen.study, model, shelf.fingerprint)
-    return replace(
-        chosen, model=model, train=train, settings=settings, folder=shelf.teacher_folder_of(chosen.label, settings)
-    )
-
-
-def plan_random_teacher(shelf: Shelf) -> Plan:
-    """The chosen teacher's architecture with random weights: never trained. Raises ShelfError without a teacher."""
-    chosen = plan_teacher(shelf, shelf.chosen_teacher().teacher)
-    model = chosen.model.model_copy(update={"pretrained": False})
-    settings = {**chosen.settings, "kind": "random teacher", "model": {**chosen.settings["model"], "pretrained": False}}
-    return replace(chosen, model=model, settings=settings, folder=shelf.teacher_folder_of(chosen.label, settings))
-
-
-def plan_student(shelf: Shelf, cell: Cell) -> Plan:
-    """The run of a cell. Raises ShelfError, naming the command, while the study has no teacher."""
-    study, model, chosen = shelf.study, shelf.study.student(cell.student), shelf.chosen_teacher()
-    return Plan(
-        study=study,
-        label=cell.student,
-        seed=cell.seed,
-        model=model,
-        train=study.training(model, teacher=False),
-        settings=student_settings(study, cell, shelf.fingerprint, chosen.weights_sha256),
-        folder=shelf.student_folder(cell),
-        cell=cell,
-        teacher=chosen,
-    )
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A trained model on val: metrics as records.COLUMNS describes them, and what they are computed from.
-
-    predictions: what Record.predictions gives back. logits: (N, classes) at the best epoch, None of a run that was
-    done before: Record.val_logits has them, where they are kept.
-    """
-
-    metrics: dict[str, float | int]
-    predictions: dict[str, np.ndarray]
-    logits: np.ndarray | None = None
+from .weights import fingerprint, set_state
 
 
 class Show(Protocol):
@@ -191,7 +78,7 @@ class _Lines:
 class Run:
     """A plan carried out on a device, a step after the other; made by `teacher` and `student`."""
 
-    def __init__(self, plan: Plan, device: str = "auto"):
+    def __init__(self, plan: Plan, device: str = "auto") -> None:
         self.plan = plan
         self.study = plan.study
         self.folder = plan.folder
@@ -201,7 +88,7 @@ class Run:
         self.record: Record | None = records.read(plan.folder)
         self._fit: Fit | None = None
         self._evaluation: Evaluation | None = None
-        self._scorer = _Scorer(self.dataset, self.precision)
+        self._scorer = Scorer(self.dataset, self.precision)
 
     # --- what it works on
 
@@ -217,7 +104,7 @@ class Run:
         Raises RunError where the weights of a run that is done are not at hand, or are not its own.
         """
         if self.record is not None:
-            model = _trained(self.plan, self.record, self.dataset, self.device)
+            model = restore.trained(self.plan, self.record, self.dataset, self.device)
         else:
             torch.manual_seed(seeds.initial_weights(self.plan.seed))
             model = self._first()
@@ -273,8 +160,8 @@ class Run:
     def soft_targets(self) -> SoftTargets:
         """Of a student: its teacher's logits for the views of its seed; those that are missing are computed first.
 
-        In self-distillation the teacher is the student's own baseline of the same seed. A teacher of one epoch is
-        trained here, by the first who asks.
+        In self-distillation the teacher is the student's own baseline of the same seed. Raises RunError where the one
+        that it learns from is not done.
         """
         teaching = self._teaching()
         store = SoftTargets.of(self.study, self.plan.seed, teaching.record or _Untrained(teaching), self.dataset)
@@ -287,30 +174,21 @@ class Run:
         return self.study.taught_by(self.plan.cell) if self.plan.cell else ""
 
     def _teaching(self) -> "Run":
-        """The run, or the untrained model, that this student learns from."""
-        if self._taught_by == "self":
-            return self._baseline()
-        if self._taught_by == "random":
-            return Run(plan_random_teacher(Shelf(self.study)), str(self.device))
-        if self._taught_by == "early":
-            plan = plan_early_teacher(Shelf(self.study))
-            plan.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(plan.folder.with_name(f"{plan.folder.name}.lock")):
-                early = Run(plan, str(self.device))
-                early.go()
-            return early
-        return _teacher_of(self.plan, self.device)
-
-    def _baseline(self) -> "Run":
-        assert self.plan.cell is not None
-        cell = self.plan.cell.baseline
-        baseline = Run(plan_student(Shelf(self.study), cell), str(self.device))
-        if not baseline.done:
-            raise RunError(
-                f"self-distillation learns from the baseline {cell.name}, which is not done yet; "
-                f"run: kd grid {self.study.name}"
-            )
-        return baseline
+        """The run, or the untrained model, that this student learns from. Raises RunError where it is not done."""
+        assert self.plan.cell is not None and self.plan.teacher is not None
+        shelf, by, cell = Shelf(self.study), self._taught_by, self.plan.cell
+        if by == "random":
+            return Run(plan_random_teacher(shelf), str(self.device))
+        if by == "self":
+            plan, what = plan_student(shelf, cell.baseline), f"the baseline {cell.baseline.name}"
+        elif by == "early":
+            plan, what = plan_early_teacher(shelf), f"{self.plan.teacher.teacher} as trained for one epoch"
+        else:
+            plan, what = plan_teacher(shelf, self.plan.teacher.teacher), f"the teacher {self.plan.teacher.teacher}"
+        run = Run(plan, str(self.device))
+        if not run.done:
+            raise RunError(f"{cell.name} learns from {what}, which is not done yet; run: kd grid {self.study.name}")
+        return run
 
     def sample_views(self, images: int, views: int) -> dict[str, np.ndarray]:
         """The first images of the training set, stored and in the first views: name -> (images, H, W, 3) uint8."""
@@ -342,8 +220,6 @@ class Run:
         return self.record.history if self.record else self._train(_Lines(), until).history
 
     def _train(self, show: Show, until: int | None = None) -> Fit:
-        if not self.plan.train.epochs:
-            print("not trained (0 epochs): judged as it is")
         for advice in machine.check(self.study, [self.plan.model], self.device.type):
             print(advice)
         files.remove(self.folder / paths.FAILURE)
@@ -351,24 +227,16 @@ class Run:
             self.soft_targets  # noqa: B018 - before the first epoch, since a teacher's model draws numbers too
         show.begin(self.plan.train.epochs)
         with self._threads():
-            fit = training.fit(
-                self.model,
-                self.images,
-                torch.as_tensor(self.dataset.labels("train")).to(self.device),
-                train=self.plan.train,
-                loss=self._loss(),
-                view=lambda epoch: self.view(self.study.view_number(epoch)),
-                seed=self.plan.seed,
-                score=self._scorer,
-                extra=self._soft_targets_of if self._taught_by else None,
-                forward=models.compiled(self.model) if self.plan.model.compile else None,
-                precision=self.precision,
-                checkpoint=self.folder / paths.CHECKPOINT,
-                run=self.folder.name,
-                on_epoch=lambda row: self._after_epoch(row, show),
-                on_batch=show.batch,
-                until=until,
-            )
+            if self.plan.train.epochs:
+                fit = self._trainer().fit(
+                    self._scorer,
+                    on_epoch=lambda row: self._after_epoch(row, show),
+                    on_batch=show.batch,
+                    until=until,
+                )
+            else:
+                print("not trained (0 epochs): judged as it is")
+                fit = training.judged(self.model, self._scorer)
         show.end()
         return fit
 
@@ -376,7 +244,7 @@ class Run:
         """The trained model on val, and on holdout if there is one. Raises RunError before fit()."""
         if self._evaluation is None:
             with self._threads():
-                self._evaluation = self._evaluated() if self.record is None else self._stored()
+                self._evaluation = self._evaluated()
         return self._evaluation
 
     def save(self) -> Record:
@@ -403,6 +271,21 @@ class Run:
 
     # --- their parts
 
+    def _trainer(self) -> Trainer:
+        return Trainer(
+            self.model,
+            self.images,
+            torch.as_tensor(self.dataset.labels("train")).to(self.device),
+            train=self.plan.train,
+            loss=self._loss(),
+            view=lambda epoch: self.view(self.study.view_number(epoch)),
+            seed=self.plan.seed,
+            extra=self._soft_targets_of if self._taught_by else None,
+            forward=models.compiled(self.model) if self.plan.model.compile else None,
+            precision=self.precision,
+            checkpoint=self.folder / paths.CHECKPOINT,
+        )
+
     def _threads(self) -> AbstractContextManager[None]:
         return training.threads(self.study.threads_of(self.plan.model))
 
@@ -426,41 +309,11 @@ class Run:
         show.epoch(row)
 
     def _evaluated(self) -> Evaluation:
+        if self.record is not None:
+            return Evaluation.stored(self.record)
         if self._fit is None:
             raise RunError("evaluate() comes after fit()")
-        fit, labels = self._fit, self.dataset.labels("val")
-        last = self._scorer.val_logits(self.model, len(fit.history), fit.last)
-        logits = self._scorer.val_logits(self.model, fit.best_epoch, fit.best)
-        models.finite(logits, self.plan.model)
-        predicted, confidence = metrics.predictions(logits)
-        example = np.linspace(0, len(labels) - 1, EXAMPLES).astype(np.uint32)
-        values: dict[str, float | int] = {
-            "top1_best": float(np.mean(predicted == labels)),
-            "top1_last": float(np.mean(last.argmax(axis=1) == labels)),
-            "top5": metrics.top_k(logits, labels, 5),
-            "nll": metrics.nll(logits, labels),
-            "ece": metrics.ece(confidence, predicted == labels),
-            "best_epoch": fit.best_epoch,
-            "epochs": len(fit.history),
-            "val_images": len(labels),
-        }
-        if self.dataset.meta["counts"]["holdout"]:
-            values["top1_holdout"] = fit.best_score
-        if self.plan.teacher is not None:
-            values["agreement"] = metrics.agreement(predicted, self.plan.teacher.predictions["predicted"])
-        predictions = {
-            "label": labels.astype(np.uint16),
-            "predicted": predicted.astype(np.uint16),
-            "confidence": confidence.astype(np.float32),
-            "example": example,
-            "example_logits": logits[example].astype(np.float16),
-        }
-        return Evaluation(values, predictions, logits)
-
-    def _stored(self) -> Evaluation:
-        """The evaluation of a run that is done, as it lies on disk."""
-        assert self.record is not None
-        return Evaluation(self.record.metrics.model_dump(exclude_none=True), self.record.predictions)
+        return evaluate(self.plan, self.model, self._fit, self._scorer)
 
     def _values(self, fit: Fit, evaluation: Evaluation) -> dict[str, Any]:
         """What the record says, but for what records.write adds."""
@@ -514,122 +367,10 @@ class Run:
 class _Untrained:
     """What soft targets of random weights are bound to, as a record's are to its own."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run) -> None:
         model = models.unwrap(run.model)
         self.weights_sha256 = fingerprint(model.backbone.state_dict(), model.mean, model.std)
         self.settings = run.plan.settings
-
-
-class _Scorer:
-    """Accuracy after an epoch (from 1): on holdout where the study has one, so that val is not chosen on.
-
-    Keeps the logits on val of the best and of the latest evaluation, so that they need not be computed again.
-    """
-
-    def __init__(self, dataset: Dataset, precision: str):
-        self.dataset = dataset
-        self.precision = precision
-        self.split = "holdout" if dataset.meta["counts"]["holdout"] else "val"
-        self.images_per_second = 0.0  # of the latest evaluation
-        self._best = -1.0, 0  # accuracy and epoch
-        self._kept: dict[int, np.ndarray] = {}  # epoch -> logits on val
-
-    def __call__(self, model: torch.nn.Module, epoch: int) -> dict[str, float]:
-        logits = self._logits(model, self.split)
-        top1 = float(np.mean(logits.argmax(axis=1) == self.dataset.labels(self.split)))
-        if self.split == "val":
-            if top1 > self._best[0]:
-                self._best = top1, epoch
-            self._kept = {e: kept for e, kept in self._kept.items() if e == self._best[1]} | {epoch: logits}
-        return {"score": top1, f"{self.split}_top1": top1}
-
-    def val_logits(self, model: torch.nn.Module, epoch: int, weights: dict) -> np.ndarray:
-        """The logits on val of an epoch, (N, classes): kept from its evaluation, or computed from its weights."""
-        if epoch not in self._kept:
-            set_state(models.unwrap(model).backbone, weights)
-            self._kept[epoch] = self._logits(model, "val")
-        return self._kept[epoch]
-
-    def _logits(self, model: torch.nn.Module, split: str) -> np.ndarray:
-        given = models.unwrap(model)
-        if isinstance(given, models.Given):
-            return given.logits(split)
-        started = time.perf_counter()
-        images = self.dataset.images(split)
-        logits = training.predict_logits(model, images, batch_size=EVAL_BATCH, precision=self.precision)
-        self.images_per_second = len(logits) / (time.perf_counter() - started)
-        return logits
-
-
-def weights_file(study: Study, record: Record) -> Path | None:
-    """Where a finished run's weights lie: in its folder, or, of the chosen teacher, beside the records; None if not."""
-    beside = paths.results(study.name) / paths.TEACHER_WEIGHTS
-    places = [record.folder / paths.WEIGHTS, *([beside] if isinstance(record, TeacherRecord) else [])]
-    return next((path for path in places if path.is_file()), None)
-
-
-def restored(plan: Plan, record: Record, about: Mapping[str, Any]) -> models.Classifier:
-    """The model with its trained weights, which must be those of the record. Raises RunError.
-
-    about: classes, counts and image_size of the data, as Shelf.dataset and Dataset.meta have them.
-    """
-    path = weights_file(plan.study, record)
-    if path is None:
-        where = record.folder / paths.WEIGHTS
-        raise RunError(
-            f"the weights of {record.id} are not here: bring {where} from the machine that trained it"
-            + ("" if isinstance(record, TeacherRecord) else ", or move its folder away and run it again")
-        )
-    model = _blank(plan, about)
-    other = f"{path} is not the file that the record {record.id} speaks of; bring that, or remove this one"
-    try:
-        models.restore(model, path)
-    except (RuntimeError, ModelError):  # of another model, or damaged
-        raise RunError(other) from None
-    if fingerprint(model.backbone.state_dict(), model.mean, model.std) != record.weights_sha256:
-        raise RunError(other)
-    model.origin = record.provenance.weights_from
-    return model
-
-
-def _trained(plan: Plan, record: Record, dataset: Dataset, device: torch.device) -> models.Classifier:
-    """The model with its trained weights, which must say what its record says they do."""
-    model = restored(plan, record, dataset.meta)
-    wanted = record.predictions["example_logits"].astype(np.float32)
-    images = np.asarray(dataset.images("val"))[record.predictions["example"]]
-    if isinstance(model, models.Given):
-        logits = model.logits("val")[record.predictions["example"]]
-    else:
-        logits = training.predict_logits(model.to(device), images, precision=plan.study.precision_of(plan.model))
-    wanted, logits = (x - x.mean(axis=1, keepdims=True) for x in (wanted, logits))
-    off = float(np.linalg.norm(logits - wanted) / np.linalg.norm(wanted))
-    if off > LOGITS_OFF:
-        raise RunError(
-            f"{weights_file(plan.study, record)}: on {len(images)} validation images the model's logits are {off:.0%} "
-            f"off those of its record {record.id}; nothing is learned from it"
-        )
-    return model
-
-
-def _blank(plan: Plan, about: Mapping[str, Any]) -> models.Classifier:
-    """A plan's model, for weights to be restored into; about: the data."""
-    spec, classes = plan.model, len(about["classes"])
-
-    def blank(model: Model) -> models.Classifier:
-        spec = model.model_copy(update={"pretrained": False})
-        return models.create(spec, classes, about["image_size"])
-
-    if isinstance(spec, Candidate) and spec.ensemble:
-        return models.Ensemble([blank(plan.study.candidate(label)) for label in spec.ensemble])
-    if isinstance(spec, Candidate) and spec.logits:
-        return models.Given(about["counts"], classes)
-    return blank(spec)
-
-
-def _teacher_of(plan: Plan, device: torch.device) -> Run:
-    """The run of the study's teacher."""
-    assert plan.teacher is not None
-    return teacher(plan.study, candidate=plan.teacher.teacher, device=str(device))
 
 
 def teacher(study: str | Study = "digits", *, candidate: str = "", device: str = "auto") -> Run:
@@ -665,26 +406,6 @@ def student(
     study, cell = study.asked_for(student=student, T=T, alpha=alpha, method=method, seed=seed, epochs=epochs)
     data.load(study)
     return Run(plan_student(Shelf(study), cell), device)
-
-
-def finished(study: Study, name: str = "") -> tuple[Plan, Record]:
-    """A finished run by its name, as `kd status` calls a cell or a candidate; '' for the best student.
-
-    The best is the one of the highest accuracy on held-out images, or on val where there are none. Raises ShelfError.
-    """
-    shelf = Shelf(study)
-    runs: dict[str, Record] = {record.cell.name: record for record in shelf.students}
-    runs |= {record.teacher: record for record in shelf.teachers}
-    if not name and shelf.students:
-        name = max(shelf.students, key=lambda record: record.score).cell.name
-    if name not in runs:
-        close = difflib.get_close_matches(name, runs, 3, 0.3)
-        wanted = f"no finished run {name!r}" if name else "no student is done yet"
-        hint = f"did you mean {' or '.join(close)}?" if close else f"see: kd status {study.name}"
-        raise ShelfError(f"{wanted} in study '{study.name}'; {hint}")
-    record = runs[name]
-    cell = record.cell if isinstance(record, StudentRecord) else None
-    return (plan_student(shelf, cell) if cell else plan_teacher(shelf, record.teacher)), record
 
 
 def compute_soft_targets(study: Study, seed: int, views: list[int], device: str = "auto") -> int:

@@ -15,7 +15,8 @@ import numpy as np
 from filelock import FileLock
 
 from .. import files, paths
-from ..study import Study, digest
+from ..keys import digest
+from ..study import Study
 from .data import Dataset
 
 
@@ -55,7 +56,7 @@ class SoftTargets:
     binding: what the logits depend on, JSON-able.
     """
 
-    def __init__(self, binding: dict, n: int, classes: int):
+    def __init__(self, binding: dict, n: int, classes: int) -> None:
         self.binding = binding
         self.shape = (n, classes)
         self.folder = paths.soft_targets(digest(binding))

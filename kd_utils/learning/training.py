@@ -1,11 +1,11 @@
-"""One fit() for teacher and student. It knows no T, no alpha and no teacher."""
+"""One Trainer for teacher and student. It knows no T, no alpha and no teacher."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import nn
 
 from .. import files, seeds
 from ..study import Train
-from .losses import HISTORY_COLUMNS
+from .losses import HISTORY_COLUMNS, Loss
 from .models import Classifier, unwrap
 from .views import order
 from .weights import set_state
@@ -21,8 +21,10 @@ from .weights import set_state
 if TYPE_CHECKING:
     import pandas as pd
 
-LossFunction = Callable[..., NamedTuple]  # (logits, labels, extra) -> scalars, `loss` among them
-
+LossFunction = Callable[..., Loss]  # (logits, labels, rows of extra or None) -> scalars
+ViewFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (images, index) -> augmented batch
+# (model, epoch from 1) -> the metrics of an evaluation after it; its `score`, higher is better, picks the best epoch
+Score = Callable[[nn.Module, int], dict[str, float]]
 
 CHECKPOINT_SHARE = 0.05  # of the time that a training takes, at most, after the first checkpoint of an attempt
 CHECKPOINT_SECONDS = 300.0  # within an epoch: no kill costs more training than this
@@ -64,119 +66,6 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def fit(
-    model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    train: Train,
-    loss: LossFunction,
-    view: Callable[[int], Callable],
-    seed: int,
-    score: Callable[[nn.Module, int], dict],
-    extra: Callable[[int], torch.Tensor] | None = None,
-    forward: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    precision: str = "fp32",
-    checkpoint: Path | None = None,
-    run: str = "",
-    on_epoch: Callable[[dict], None] | None = None,
-    on_batch: Callable[[float], None] | None = None,
-    until: int | None = None,
-) -> Fit:
-    """Train model, and go on from `checkpoint` if that file is there.
-
-    It is written after the first epoch, and after others as long as that takes no more than CHECKPOINT_SHARE of the
-    time: the optimiser's state makes it several times as large as the weights, and epochs may be short. In an epoch
-    that is long it is written every CHECKPOINT_SECONDS.
-
-    images: (N, H, W, 3) uint8, on the model's device or, if they do not fit there, on the CPU: then each batch is
-    copied over while the batch before it is still being computed.
-    labels: (N,) int64, on the model's device.
-    view(epoch) gives the function (images, index) -> augmented batch of that epoch (from 0).
-    forward, if given, stands for model(images) on batches of full size: the model, compiled for that one shape.
-    extra(epoch) gives an (N, ...) tensor whose rows go to the loss with their images (soft targets, say).
-    loss(logits, labels, rows of extra or None) returns a named tuple of scalars; its `loss` is minimised.
-    score(model, epoch) returns the metrics of an evaluation after that epoch (from 1); its `score`, higher is better,
-    picks the best epoch.
-    precision: 'fp32' or 'bf16' (autocast of the forward pass).
-    run: what is trained, which the checkpoint is marked with: that of another run is refused.
-    on_epoch(row of the history) is called after each epoch, on_batch(epochs done, parts of one included) after each
-    batch.
-    until: stop after so many epochs, with a checkpoint to go on from; by default at the end.
-    train.epochs may be 0: the model is judged as it is, and the history is empty.
-    All randomness of an epoch follows from (seed, epoch), and a checkpoint within one has the generators' states, so
-    a resumed training equals an uninterrupted one.
-    Raises TrainingError when the loss is not finite or the checkpoint cannot be read.
-    """
-    net = unwrap(model)
-    if not train.epochs:  # judged as it is
-        return _judged(model, net, score)
-    device = labels.device
-    optimizer = _optimizer(model, train)
-    schedule = _schedule(optimizer, train)
-    keeper = _Keeper(checkpoint, run, net, optimizer, schedule)
-    batches = max(1, -(-len(labels) // train.batch_size))
-    state, under_way = keeper.resume()
-    last = min(train.epochs, until or train.epochs)
-    while len(state.history) < last and not _stalled(state, train):
-        epoch = len(state.history)
-        if under_way is None:
-            torch.manual_seed(seeds.epoch(seed, epoch))
-        so_far, under_way = under_way or _Epoch(), None
-
-        def after_batch(so_far=so_far, epoch=epoch) -> None:
-            keeper.within(state, so_far)
-            if on_batch:
-                on_batch(epoch + min(1.0, so_far.batches / batches))
-
-        sums, seen, seconds = _epoch(
-            so_far,
-            model,
-            images,
-            labels,
-            forward=model if forward is None else forward,
-            full=train.batch_size,
-            batches=_batches(order(seed, epoch, len(labels)), train.batch_size, device),
-            view=view(epoch),
-            extra=extra(epoch) if extra else None,
-            loss=loss,
-            optimizer=optimizer,
-            precision=precision,
-            after_batch=after_batch,
-        )
-        row = {
-            "epoch": epoch + 1,
-            **{HISTORY_COLUMNS.get(k, k): v / seen for k, v in sums.items()},
-            "lr": schedule.get_last_lr()[0],
-        }
-        row |= {"seconds": seconds, "images_per_second": seen / seconds}
-        if not np.isfinite(row["loss"]):
-            raise TrainingError(  # of soft targets that are not finite, the store says so before
-                f"the loss is {row['loss']} in epoch {epoch + 1}; lower train.lr (now {train.lr:g}) in the study file"
-            )
-        schedule.step()
-        state.history.append(row)
-        if (epoch + 1) % train.eval_every == 0 or epoch + 1 == train.epochs:
-            evaluation = score(model, epoch + 1)
-            if evaluation["score"] > state.best_score:
-                state.best_score, state.best_epoch = evaluation["score"], epoch + 1
-                state.best = _snapshot(net)
-            row |= {k: v for k, v in evaluation.items() if k != "score"}
-        keeper.after_epoch(state)
-        if on_epoch:
-            on_epoch(row)
-    if last < train.epochs:
-        keeper.keep(state)
-    state.last = _snapshot(net)
-    return state
-
-
-def _judged(model: nn.Module, net: Classifier, score: Callable[[nn.Module, int], dict]) -> Fit:
-    """What zero epochs leave behind: the model as it came, with its score."""
-    weights = _snapshot(net)
-    return Fit(best=weights, best_epoch=0, best_score=score(model, 0)["score"], last=weights)
-
-
 @dataclass
 class _Epoch:
     """An epoch as far as it has come.
@@ -191,46 +80,155 @@ class _Epoch:
     seconds: float = 0.0
 
 
-def _epoch(
-    so_far: _Epoch,
-    model,
-    images,
-    labels,
-    *,
-    forward,
-    full,
-    batches,
-    view,
-    extra,
-    loss,
-    optimizer,
-    precision,
-    after_batch,
-) -> tuple[dict, int, float]:
-    """The rest of a pass; returns the sums of the loss's parts over images, the number of images, and its seconds."""
-    model.train()
-    cast = torch.autocast(labels.device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-    total = torch.zeros((), device=labels.device) if so_far.sums is None else so_far.sums.to(labels.device)
-    before, began = so_far.seconds, time.perf_counter()
-    for index in batches[so_far.batches :]:
-        with cast:
-            logits = (forward if len(index) == full else model)(_batch(view, images, index))
-        parts = loss(logits, labels[index], extra[index] if extra is not None else None)
-        optimizer.zero_grad(set_to_none=True)
-        parts.loss.backward()
-        optimizer.step()
-        summed = torch.stack([p.detach() for p in parts]) * len(index)
-        total = total + summed
-        so_far.names, so_far.sums = parts._fields, total
-        so_far.batches += 1
-        so_far.seen += len(index)
+class Trainer:
+    """Trains one model on one set of images; `fit` does it, and goes on from `checkpoint` if that file is there.
+
+    images: (N, H, W, 3) uint8, on the model's device or, if they do not fit there, on the CPU: then each batch is
+    copied over while the batch before it is still being computed.
+    labels: (N,) int64, on the model's device.
+    train: how; of at least one epoch.
+    loss(logits, labels, rows of extra or None) returns the parts of a loss; its `loss` is minimised.
+    view(epoch) gives the function (images, index) -> augmented batch of that epoch (from 0).
+    seed: with the epoch it fixes all randomness of that epoch.
+    extra(epoch) gives an (N, ...) tensor whose rows go to the loss with their images (soft targets, say).
+    forward, if given, stands for model(images) on batches of full size: the model, compiled for that one shape.
+    precision: 'fp32' or 'bf16' (autocast of the forward pass).
+    checkpoint: is marked with the name of its folder, the run's: that of another run is refused.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        train: Train,
+        loss: LossFunction,
+        view: Callable[[int], ViewFunction],
+        seed: int,
+        extra: Callable[[int], torch.Tensor] | None = None,
+        forward: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        precision: str = "fp32",
+        checkpoint: Path | None = None,
+    ) -> None:
+        self.model = model
+        self.images = images
+        self.labels = labels
+        self.train = train
+        self.loss = loss
+        self.view = view
+        self.seed = seed
+        self.extra = extra
+        self.forward = model if forward is None else forward
+        self.precision = precision
+        self._optimizer = _optimizer(model, train)
+        self._schedule = _schedule(self._optimizer, train)
+        self._keeper = _Keeper(checkpoint, unwrap(model), self._optimizer, self._schedule)
+
+    def fit(
+        self,
+        score: Score,
+        *,
+        on_epoch: Callable[[dict[str, Any]], None] | None = None,
+        on_batch: Callable[[float], None] | None = None,
+        until: int | None = None,
+    ) -> Fit:
+        """Train to the end, or until so many epochs are done, with a checkpoint to go on from.
+
+        A checkpoint is written after the first epoch, and after others as long as that takes no more than
+        CHECKPOINT_SHARE of the time: the optimiser's state makes it several times as large as the weights, and epochs
+        may be short. In an epoch that is long it is written every CHECKPOINT_SECONDS. It has the generators' states,
+        so a resumed training equals an uninterrupted one.
+
+        score: picks the best epoch. on_epoch(row of the history) is called after each epoch, on_batch(epochs done,
+        parts of one included) after each batch.
+        Raises TrainingError when the loss is not finite or the checkpoint cannot be read.
+        """
+        state, under_way = self._keeper.resume()
+        last = min(self.train.epochs, until or self.train.epochs)
+        while len(state.history) < last and not _stalled(state, self.train):
+            epoch = len(state.history)
+            if under_way is None:
+                torch.manual_seed(seeds.epoch(self.seed, epoch))
+            so_far, under_way = under_way or _Epoch(), None
+            for done in self._steps(epoch, so_far):
+                self._keeper.within(state, so_far)
+                if on_batch:
+                    on_batch(epoch + done)
+            row = self._row(epoch, so_far)
+            self._schedule.step()
+            state.history.append(row)
+            if (epoch + 1) % self.train.eval_every == 0 or epoch + 1 == self.train.epochs:
+                row |= self._scored(state, score)
+            self._keeper.after_epoch(state)
+            if on_epoch:
+                on_epoch(row)
+        if last < self.train.epochs:
+            self._keeper.keep(state)
+        state.last = _snapshot(self.model)
+        return state
+
+    def _steps(self, epoch: int, so_far: _Epoch) -> Iterator[float]:
+        """Do the rest of an epoch, a step at a time; after each, the share of the epoch that is done."""
+        device, size = self.labels.device, self.train.batch_size
+        batches = _batches(order(self.seed, epoch, len(self.labels)), size, device)
+        view, extra = self.view(epoch), self.extra(epoch) if self.extra else None
+        self.model.train()
+        cast = torch.autocast(device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+        total = torch.zeros((), device=device) if so_far.sums is None else so_far.sums.to(device)
+        before, began = so_far.seconds, time.perf_counter()
+        for index in batches[so_far.batches :]:
+            with cast:
+                logits = (self.forward if len(index) == size else self.model)(_batch(view, self.images, index))
+            parts = self.loss(logits, self.labels[index], extra[index] if extra is not None else None)
+            self._optimizer.zero_grad(set_to_none=True)
+            parts.loss.backward()
+            self._optimizer.step()
+            summed = torch.stack([p.detach() for p in parts]) * len(index)
+            total = total + summed
+            so_far.names, so_far.sums = parts._fields, total
+            so_far.batches += 1
+            so_far.seen += len(index)
+            so_far.seconds = before + time.perf_counter() - began
+            yield so_far.batches / len(batches)
+        so_far.sums = total.cpu()  # of a GPU, this waits for its work
         so_far.seconds = before + time.perf_counter() - began
-        after_batch()
-    sums = dict(zip(so_far.names, total.tolist(), strict=True))  # of a GPU, this waits for its work
-    return sums, so_far.seen, before + time.perf_counter() - began
+
+    def _row(self, epoch: int, done: _Epoch) -> dict[str, Any]:
+        """The history's row of an epoch that is done: means over its images. Raises TrainingError."""
+        assert done.sums is not None
+        means = {k: v / done.seen for k, v in zip(done.names, done.sums.tolist(), strict=True)}
+        row = {
+            "epoch": epoch + 1,
+            **{HISTORY_COLUMNS.get(k, k): v for k, v in means.items()},
+            "lr": self._schedule.get_last_lr()[0],
+            "seconds": done.seconds,
+            "images_per_second": done.seen / done.seconds,
+        }
+        if not np.isfinite(row["loss"]):
+            raise TrainingError(  # of soft targets that are not finite, the store says so before
+                f"the loss is {row['loss']} in epoch {epoch + 1}; lower train.lr (now {self.train.lr:g}) in the study "
+                "file"
+            )
+        return row
+
+    def _scored(self, state: Fit, score: Score) -> dict[str, Any]:
+        """An evaluation after the latest epoch, whose weights are kept if it is the best; its columns of the row."""
+        epoch = len(state.history)
+        evaluation = score(self.model, epoch)
+        if evaluation["score"] > state.best_score:
+            state.best_score, state.best_epoch = evaluation["score"], epoch
+            state.best = _snapshot(self.model)
+        return {k: v for k, v in evaluation.items() if k != "score"}
 
 
-def _batch(view, images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+def judged(model: nn.Module, score: Score) -> Fit:
+    """What training for zero epochs leaves behind: the model as it came, with its score."""
+    weights = _snapshot(model)
+    return Fit(best=weights, best_epoch=0, best_score=score(model, 0)["score"], last=weights)
+
+
+def _batch(view: ViewFunction, images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """The augmented images of index, on index's device."""
     if images.device == index.device:
         return view(images, index)
@@ -268,15 +266,22 @@ def _stalled(state: Fit, train: Train) -> bool:
     return len(state.history) - state.best_epoch >= train.patience * train.eval_every
 
 
-def _snapshot(net: Classifier) -> dict[str, torch.Tensor]:
-    return {k: v.detach().cpu().clone() for k, v in net.backbone.state_dict().items()}
+def _snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {k: v.detach().cpu().clone() for k, v in unwrap(model).backbone.state_dict().items()}
 
 
 class _Keeper:
     """Writes and reads the checkpoint of one training; without a path it does neither."""
 
-    def __init__(self, path: Path | None, run: str, net: Classifier, optimizer, schedule):
-        self.path, self.run, self.net, self.optimizer, self.schedule = path, run, net, optimizer, schedule
+    def __init__(
+        self,
+        path: Path | None,
+        net: Classifier,
+        optimizer: torch.optim.Optimizer,
+        schedule: torch.optim.lr_scheduler.LRScheduler,
+    ) -> None:
+        self.path, self.net, self.optimizer, self.schedule = path, net, optimizer, schedule
+        self.run = path.parent.name if path else ""
         self.written = time.perf_counter()
         self.due = 0.0  # when an epoch's end is kept again: the first one at once
 

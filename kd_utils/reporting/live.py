@@ -3,7 +3,8 @@
 import time
 from typing import Any
 
-from .shown import duration, percent
+from ..duration import duration
+from .shown import percent
 
 EVERY = 0.5  # seconds between two pictures
 LEFT, TOP, WIDTH, HEIGHT = 46, 22, 380, 110  # of the curves, in pixels; beside and below them stand their scales
@@ -69,7 +70,9 @@ class Training:
         pace = (time.monotonic() - self._began[0]) / (self._done - self._began[1])
         return [f"{duration(pace * (self.epochs - self._done))} left"]
 
-    def _repr_mimebundle_(self, include=None, exclude=None):
+    def _repr_mimebundle_(
+        self, include: object = None, exclude: object = None
+    ) -> tuple[dict[str, str], dict[str, Any]]:
         bar = f'<progress max="{self.epochs}" value="{self._done:.3f}" style="width:{WIDTH}px"></progress><br>'
         shown = f"<div>{self.text}</div>" if self._over else f"<div>{bar}{self.text}{curves(self.rows)}</div>"
         return {"text/html": shown, "text/plain": self.text}, {"kd_utils": {"progress": True}}

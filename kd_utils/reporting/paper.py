@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nbconvert.exporters import Exporter
+from nbformat import NotebookNode
 
 from .. import files, paths
 from ..study import Study
@@ -38,7 +39,7 @@ class PaperExporter(Exporter):
     def _print(self, paper: "_Paper") -> bytes | str:
         return paper.pdf()
 
-    def from_notebook_node(self, nb, resources=None, **kw) -> tuple[Any, dict]:
+    def from_notebook_node(self, nb: NotebookNode, resources: Any = None, **kw: Any) -> tuple[Any, dict[str, Any]]:
         nb, resources = super().from_notebook_node(nb, resources, **kw)
         with _paper(nb, resources.get("metadata", {}).get("name", "report")) as paper:
             return self._print(paper), resources
@@ -57,7 +58,7 @@ class PaperHTMLExporter(PaperExporter):
         return paper.html()
 
 
-def write(nb, study: Study) -> None:
+def write(nb: NotebookNode, study: Study) -> None:
     """Write the executed analysis of a study to report/STUDY/: report.pdf, report.html, figures. Raises ReportError."""
     folder = paths.report(study.name)
     with _paper(nb, study.name) as paper:
@@ -76,7 +77,7 @@ def write(nb, study: Study) -> None:
 
 
 @contextmanager
-def _paper(nb, title: str) -> Iterator["_Paper"]:
+def _paper(nb: NotebookNode, title: str) -> Iterator["_Paper"]:
     with tempfile.TemporaryDirectory() as tmp:
         yield _Paper(nb, title, Path(tmp))
 
@@ -84,7 +85,7 @@ def _paper(nb, title: str) -> Iterator["_Paper"]:
 class _Paper:
     """An executed notebook as pandoc's Markdown in a folder, its pictures beside it."""
 
-    def __init__(self, nb, title: str, folder: Path):
+    def __init__(self, nb: NotebookNode, title: str, folder: Path) -> None:
         front, body = _markdown(nb, folder)
         self.folder = folder
         metadata = {"title": in_markdown(title), **front}
@@ -132,7 +133,7 @@ class _Paper:
             raise ReportError(f"pandoc: {e}") from e
 
 
-def _markdown(nb, folder: Path) -> tuple[dict, str]:
+def _markdown(nb: NotebookNode, folder: Path) -> tuple[dict[str, Any], str]:
     """The notebook as pandoc's Markdown, its pictures written to folder; and the front matter, if it has one."""
     front, parts = {}, []
     for number, cell in enumerate(nb.cells):
@@ -155,7 +156,7 @@ def _markdown(nb, folder: Path) -> tuple[dict, str]:
     return front, _resolved("\n\n".join(part for part in parts if part is not None)) + "\n"
 
 
-def _rich(output, folder: Path, name: str) -> str | None:
+def _rich(output: NotebookNode, folder: Path, name: str) -> str | None:
     """What an output shows, in the richest of its forms that pandoc's Markdown can hold; None where it has none."""
     forms = output.data
     if Figure.MIME in forms:
@@ -197,7 +198,7 @@ def _figure(told: dict, folder: Path) -> str:
     return _verbatim(json.dumps({**told, "panels": panels}), "{.output-figure}")
 
 
-def _picture(output, folder: Path, name: str) -> str:
+def _picture(output: NotebookNode, folder: Path, name: str) -> str:
     import base64
 
     if "image/svg+xml" in output.data:

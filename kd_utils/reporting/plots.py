@@ -14,6 +14,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
+from numpy.typing import ArrayLike
 
 from ..learning.metrics import entropy, log_softmax
 from ..study import short
@@ -81,7 +82,7 @@ def _styled(draw: Callable[How, Drawn]) -> Callable[How, Drawn]:
     return styled
 
 
-def _axes(count: int, width: float, height: float, **kwargs) -> tuple[Figure, list[Axes]]:
+def _axes(count: int, width: float, height: float, **kwargs: Any) -> tuple[Figure, list[Axes]]:
     """A row of axes, each of that width and height in inches."""
     figure, axes = plt.subplots(
         1, count, figsize=(width * count, height), squeeze=False, layout="constrained", **kwargs
@@ -111,7 +112,7 @@ def _class(name: str, width: int = 26) -> str:
     return "\n".join(map(in_plot, textwrap.wrap(visible(name), width, max_lines=3, placeholder=" …")))
 
 
-def _line(ax: Axes, k: int, x, y, label: str) -> None:
+def _line(ax: Axes, k: int, x: ArrayLike, y: ArrayLike, label: str) -> None:
     """The k-th line of an axis, told from the others by colour, marker and dashes."""
     look: dict[str, Any] = {"color": COLOURS[k % 7], "marker": MARKERS[k % 7], "linestyle": DASHES[k % 7]}
     ax.plot(x, y, label=label, markersize=3.5, linewidth=1.2, **look)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .. import methods, paths, records
+from ..duration import duration
 from ..sources import SOURCES
 from ..study import PLATEAU, STANDARD, Model, Study, short
 from . import claims, names, tables
@@ -17,7 +18,6 @@ from .results import CellRow, ContrastRow, Point, Results
 from .shown import (
     Front,
     Text,
-    duration,
     half,
     in_markdown,
     label,

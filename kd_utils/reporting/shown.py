@@ -13,10 +13,14 @@ import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from ..study import printable, short
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawn
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ class Table:
     which they are shown; by default the frame's own columns as they are.
     """
 
-    def __init__(self, frame: pd.DataFrame, caption: str, label: str, columns: dict[str, Column] | None = None):
+    def __init__(self, frame: pd.DataFrame, caption: str, label: str, columns: dict[str, Column] | None = None) -> None:
         self.frame, self.caption, self.label = frame, caption, label
         self.columns = _as_they_are(frame) if columns is None else columns
 
@@ -121,7 +125,7 @@ class Table:
         """A column of numbers that has no number is one of dashes, which stand where words do."""
         return column.right and bool(self.frame[column.of[0]].notna().any())
 
-    def _repr_mimebundle_(self, include=None, exclude=None):
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         formatted = self.formatted()
         table = formatted.to_html(index=False, border=0, escape=True)
         return {
@@ -140,7 +144,13 @@ class Figure:
 
     MIME = "application/vnd.kd-utils.figure+json"
 
-    def __init__(self, drawn, caption: str, label: str, says: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        drawn: "Drawn | dict[str, Drawn]",
+        caption: str,
+        label: str,
+        says: Mapping[str, str] | None = None,
+    ) -> None:
         panels = drawn if isinstance(drawn, dict) else {"": drawn}
         self.panels = [
             {"svg": _svg(figure), "says": ": ".join(filter(None, [visible(name), (says or {}).get(name, "")]))}
@@ -148,7 +158,7 @@ class Figure:
         ]
         self.caption, self.label = caption, label
 
-    def _repr_mimebundle_(self, include=None, exclude=None):
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         svgs = "".join(panel["svg"][panel["svg"].index("<svg") :] for panel in self.panels)
         caption = _html_caption(f"fig-{self.label}", self.caption)
         return {
@@ -158,7 +168,7 @@ class Figure:
         }
 
 
-def _svg(figure) -> str:
+def _svg(figure: "Drawn") -> str:
     """What is drawn, as SVG: the same figure, the same bytes."""
     import matplotlib.pyplot as plt
 
@@ -173,14 +183,14 @@ class File:
 
     MIME = "application/vnd.kd-utils.file+json"
 
-    def __init__(self, name: str, text: str):
+    def __init__(self, name: str, text: str) -> None:
         self.name, self.text = name, text
 
     @property
     def sha256(self) -> str:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
-    def _repr_mimebundle_(self, include=None, exclude=None):
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         return {self.MIME: {"name": self.name, "text": self.text}, "text/plain": f"{self.name}, SHA-256 {self.sha256}"}
 
 
@@ -189,10 +199,10 @@ class Front:
 
     MIME = "application/vnd.kd-utils.front+json"
 
-    def __init__(self, title: str, subtitle: str, abstract: str):
+    def __init__(self, title: str, subtitle: str, abstract: str) -> None:
         self.title, self.subtitle, self.abstract = title, subtitle, abstract
 
-    def _repr_mimebundle_(self, include=None, exclude=None):
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         return {
             self.MIME: {"title": self.title, "subtitle": self.subtitle, "abstract": self.abstract},
             "text/markdown": f"# {self.title}\n\n*{self.subtitle}*\n\n{referring(self.abstract)}\n",
@@ -205,10 +215,10 @@ class Text:
 
     MIME = "application/vnd.kd-utils.text+json"
 
-    def __init__(self, markdown: str):
+    def __init__(self, markdown: str) -> None:
         self.markdown = markdown
 
-    def _repr_mimebundle_(self, include=None, exclude=None):
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         in_words = referring(self.markdown)
         return {self.MIME: {"markdown": self.markdown}, "text/markdown": in_words, "text/plain": in_words}
 
@@ -270,14 +280,6 @@ def p_value(value: float) -> str:
 def temperature(value: float) -> str:
     """T, '–' where the loss has none."""
     return "–" if pd.isna(value) else short(value)
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that reads best: 42 s, 3.1 min, 1.5 h."""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def seeds_a_cell(counts: Sequence[int]) -> str:

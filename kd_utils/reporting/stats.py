@@ -76,7 +76,7 @@ class Additive(Generic[CellType]):
     of_images: the part of it that is due to which images there are: two runs err on different ones. training: the rest.
     """
 
-    def __init__(self, hits: Mapping[CellType, Mapping[int, np.ndarray]]):
+    def __init__(self, hits: Mapping[CellType, Mapping[int, np.ndarray]]) -> None:
         self.cells = list(hits)
         self.runs = [(cell, seed) for cell, seeds in hits.items() for seed in seeds]
         self._answers = np.stack([hits[cell][seed] for cell, seed in self.runs]).astype(np.float64)
@@ -178,7 +178,7 @@ class Printed(Generic[CellType]):
     taken to have; without it, or where it knows none, effects have the error of other images alone.
     """
 
-    def __init__(self, accuracies: Mapping[CellType, Sequence[float]], images: int, like: Additive[Any] | None):
+    def __init__(self, accuracies: Mapping[CellType, Sequence[float]], images: int, like: Additive[Any] | None) -> None:
         self.accuracies, self.images = accuracies, images
         self.like = like if like is not None and like.freedom else None
 

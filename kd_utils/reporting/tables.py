@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from .. import paths
+from ..duration import duration
 from ..records import Record, RecordError, StudentRecord, read
 from ..shelf import Shelf
 from ..study import Study, short
@@ -20,7 +21,6 @@ from .shown import (
     Table,
     between,
     chance,
-    duration,
     half,
     in_markdown,
     label,

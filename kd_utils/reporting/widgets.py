@@ -3,7 +3,7 @@
 import io
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
@@ -21,6 +21,9 @@ from . import plots
 from .results import CellRow, Point, Results
 from .shown import chance, in_html, p_value, percent, points
 from .stats import mcnemar
+
+if TYPE_CHECKING:
+    from ..learning.run import Run
 
 TEMPERATURES = [0.5, 1, 1.5, 2, 3, 4, 6, 8, 10, 15, 20, 30, 50, 100]
 WORST_CLASSES = 8
@@ -132,9 +135,10 @@ class _Image(NamedTuple):
     says: dict[str, np.ndarray]
 
 
-def _set(control) -> Any:
+def _set(control: widgets.Widget) -> Any:
     """What a control is set to; what type that is follows from its options, which traitlets do not tell."""
-    return control.value
+    chosen: Any = control
+    return chosen.value
 
 
 def _runs(results: Results) -> list[tuple[str, StudentRecord]]:
@@ -147,7 +151,7 @@ def _panel(controls: list, outputs: list, draw: Callable[[], None]) -> widgets.V
     """The controls above what they show; above the picture is said that it is at work, or why it failed."""
     trouble = widgets.HTML()
 
-    def safely(change=None) -> None:
+    def safely(change: object = None) -> None:
         trouble.value = "computing …"
         try:
             draw()
@@ -235,7 +239,7 @@ def _in_float64(says: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 @cache
-def _run(file: str, cell: Cell):
+def _run(file: str, cell: Cell) -> "Run":
     """The run of a cell, its model loaded once."""
     from ..learning import run as runs
 

@@ -14,13 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.util import get_temp_dir
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
 from .pool import FORKS, die_with
 
 if TYPE_CHECKING:
+    from jupyter_client.connect import KernelConnectionInfo
     from nbformat import NotebookNode
     from traitlets.config import Config
 
@@ -65,7 +66,7 @@ class _ForkedKernel:
 
     stdin = stdout = stderr = None
 
-    def __init__(self):
+    def __init__(self) -> None:
         read, self._write = os.pipe()
         self.returncode: int | None = None
         parent = os.getpid()
@@ -128,7 +129,7 @@ class ForkProvisioner(LocalProvisioner):
 
     ready: _ForkedKernel | None = None
 
-    async def launch_kernel(self, cmd, **kwargs):
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> "KernelConnectionInfo":
         kernel, ForkProvisioner.ready = ForkProvisioner.ready, None
         if kernel is None:
             return await super().launch_kernel(cmd, **kwargs)

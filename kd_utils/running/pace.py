@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..duration import duration
 from ..shelf import RunProgress, Shelf
 
 
@@ -17,17 +18,11 @@ class Left:
     @property
     def short(self) -> str:
         """In few words: 'at least' where something is not counted; '' where nothing is known."""
-        return f"{'at least' if self.without else 'about'} {_in_words(self.seconds)} left" if self.seconds else ""
+        return f"{'at least' if self.without else 'about'} {duration(self.seconds)} left" if self.seconds else ""
 
     def __str__(self) -> str:
         """The same words, and the names of what is not counted."""
         return self.short + (f"; not counted: {', '.join(self.without)}" if self.seconds and self.without else "")
-
-
-def _in_words(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(10, 10 * round(seconds / 10))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def of_stage(done: int, total: int, seconds: float) -> Left:

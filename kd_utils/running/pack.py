@@ -92,7 +92,8 @@ def _of(shelf: Shelf, notes: list[str]) -> Iterator[tuple[str, Path]]:
     for name in (paths.DATA, paths.RESULTS_CSV):
         if (results / name).is_file():
             yield f"results/{study.name}/{name}", results / name
-    for record in (*shelf.teachers, *shelf.students):
+    controls = [record for record in shelf.controls.values() if record]
+    for record in (*shelf.teachers, *controls, *shelf.students):
         for name in (paths.RECORD, paths.PREDICTIONS):
             path = record.folder / name
             yield f"results/{study.name}/{path.relative_to(results).as_posix()}", path

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Literal
 from filelock import FileLock, Timeout
 
 from .. import files, machine, paths, records
+from ..learning.plans import plan_early_teacher
 from ..records import TeacherRecord
-from ..shelf import Shelf, note
+from ..shelf import EARLY, Shelf, note
 from ..study import Candidate, Cell, Model, Study, StudyError, short
 from ..study import load as load_study
 from . import events, pace
@@ -219,16 +220,32 @@ def teacher_tasks(shelf: Shelf, device: str = "auto") -> list[Task]:
 
 
 def student_tasks(shelf: Shelf, device: str = "auto") -> list[Task]:
-    """The cells that are still to be run and can be, in the study's order, each behind the soft targets it needs."""
+    """The cells that are still to be run and can be, in the study's order, each behind what it needs.
+
+    That is soft targets, or the teacher of one epoch.
+    """
     study, listed = shelf.study, set()
     views = {seed: soft_target_tasks(shelf, seed, device) for seed in study.seeds}
+    early = early_teacher_tasks(shelf, device)
     tasks: list[Task] = []
     for cell, task in cell_tasks(shelf, device):
-        needed = views[cell.seed] if study.taught_by(cell) == "teacher" else []
-        tasks += [view for view in needed if view.name not in listed]
-        listed |= {view.name for view in needed}
-        tasks.append(replace(task, after=task.after | {view.name for view in needed}))
+        needed = {"teacher": views[cell.seed], "early": early}.get(study.taught_by(cell), [])
+        tasks += [one for one in needed if one.name not in listed]
+        listed |= {one.name for one in needed}
+        tasks.append(replace(task, after=task.after | {one.name for one in needed}))
     return tasks
+
+
+def early_teacher_tasks(shelf: Shelf, device: str = "auto") -> list[Task]:
+    """The training of the teacher for one epoch, if it is not done and a cell that is still to be run learns from it.
+
+    It waits for no other task: the teacher is chosen by then.
+    """
+    left = [cell for cell, record in shelf.cells.items() if record is None]
+    if not any(shelf.study.taught_by(cell) == "early" for cell in left) or shelf.controls[EARLY]:
+        return []
+    plan, arguments = plan_early_teacher(shelf), {"study": shelf.study, "device": device}
+    return [Task(EARLY, train_early_teacher, arguments, plan.folder, threads=shelf.study.threads_of(plan.model))]
 
 
 def soft_target_tasks(shelf: Shelf, seed: int, device: str = "auto") -> list[Task]:
@@ -321,6 +338,13 @@ def compute_view(study: Study, seed: int, view: int, device: str) -> None:
     run.compute_soft_targets(study, seed, [view], device)
 
 
+def train_early_teacher(study: Study, device: str) -> None:
+    """The teacher's training for one epoch, in a process of its own."""
+    from ..learning.run import Run
+
+    Run(plan_early_teacher(Shelf(study)), device).go()
+
+
 def execute(study: Study, notebook: str, output: str, parameters: dict) -> None:
     """One notebook, in a process of its own.
 
@@ -356,7 +380,7 @@ ASK_AGAIN = 10.0  # seconds between two estimates of the time left
 class _Clock:
     """Tells every few seconds how long the study still takes, and leaves it in a file for `kd status` to say so too."""
 
-    def __init__(self, study: Study):
+    def __init__(self, study: Study) -> None:
         self.note = paths.results(study.name) / paths.LEFT
         self.due, self.words = 0.0, ""
 

@@ -121,7 +121,7 @@ class _Running:
 class _Work:
     """The tasks that wait, those that run, each in its slot, and those that are to be tried again."""
 
-    def __init__(self, tasks: list[Task], slots: list[dict[str, str]], retries: int):
+    def __init__(self, tasks: list[Task], slots: list[dict[str, str]], retries: int) -> None:
         self.context = warm_up()
         self.slots, self.retries = slots, retries
         self.waiting, self.free = list(tasks), deque(range(len(slots)))

@@ -306,10 +306,11 @@ def _score(shelf: Shelf, cells: list[Cell], end: int, where: Resources, tell: Li
 
 def advance(study: Study, cell: Cell, until: int, device: str) -> None:
     """Train a cell as far as that epoch, in a process of its own, and note its accuracies."""
-    from ..learning import run
+    from ..learning.plans import plan_student
+    from ..learning.run import Run
 
-    plan = run.plan_student(Shelf(study), cell)
-    history = run.Run(plan, device).advance(until)
+    plan = plan_student(Shelf(study), cell)
+    history = Run(plan, device).advance(until)
     files.write_json(plan.folder / paths.SCORES, {"until": until, "history": history})
 
 

@@ -10,10 +10,12 @@ With this package installed it is papermill's default engine; notebooks other th
 import ast
 import difflib
 import time
+from typing import Any
 
 from click import ClickException
+from nbformat import NotebookNode
 from papermill import engines
-from papermill.engines import NBClientEngine
+from papermill.engines import NBClientEngine, NotebookExecutionManager
 from papermill.exceptions import PapermillException
 from papermill.inspection import _infer_parameters
 
@@ -35,7 +37,7 @@ class StrictEngine(NBClientEngine):
     """papermill's own engine, after a check of the parameters against the notebook's `parameters` cell."""
 
     @classmethod
-    def execute_notebook(cls, nb, kernel_name, *args, **kwargs):
+    def execute_notebook(cls, nb: NotebookNode, kernel_name: str, *args: Any, **kwargs: Any) -> NotebookNode:
         if "kd_utils" in nb.metadata:
             given, known = (
                 nb.metadata.get("papermill", {}).get("parameters", {}),
@@ -46,7 +48,7 @@ class StrictEngine(NBClientEngine):
         return super().execute_notebook(nb, kernel_name, *args, **kwargs)
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man, kernel_name, **kwargs):
+    def execute_managed_notebook(cls, nb_man: NotebookExecutionManager, kernel_name: str, **kwargs: Any) -> Any:
         if "kd_utils" in nb_man.nb.metadata:
             _write_seldom(nb_man)
             if nb_man.pbar:
@@ -57,25 +59,26 @@ class StrictEngine(NBClientEngine):
         return super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
 
 
-def _write_seldom(nb_man) -> None:
+def _write_seldom(nb_man: NotebookExecutionManager) -> None:
     """Write the notebook while it is executed only as often as WRITE_SHARE lets, and when it is over."""
     write, complete, due = nb_man.save, nb_man.notebook_complete, 0.0
 
-    def save(**kwargs) -> None:
+    def save(**kwargs: Any) -> None:
         nonlocal due
         if (began := time.monotonic()) >= due:
             write(**kwargs)
             due = began + (time.monotonic() - began) / WRITE_SHARE
 
-    def notebook_complete(**kwargs) -> None:
+    def notebook_complete(**kwargs: Any) -> None:
         nb_man.save = write
         complete(**kwargs)
 
     nb_man.save, nb_man.notebook_complete = save, notebook_complete
 
 
-def _tell_training(nb_man) -> None:
+def _tell_training(nb_man: NotebookExecutionManager) -> None:
     """Let the bar of a notebook end in the latest line of its training (reporting/live.py)."""
+    assert nb_man.pbar is not None
     nb_man.pbar.bar_format = BAR
     save = nb_man.autosave_cell  # called after every message of the kernel
 

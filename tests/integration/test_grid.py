@@ -55,7 +55,8 @@ def test_further_methods_are_added_to_a_finished_study(copied):
     stores = {p.name for p in (copied / "cache" / "soft_targets").iterdir()}
     done = kd(copied, "grid", "small")
     assert done.returncode == 0 and "cells: 13 of 13 done" in done.stdout, done.stdout + done.stderr
-    assert done.stdout.count("done: ") == 9
+    assert done.stdout.count("done: ") == 10
+    assert done.stdout.index("done: early teacher") < done.stdout.index("done: test_byobnet-early_teacher-T4-a0.5-s0")
     assert done.stdout.index("done: test_byobnet-baseline-s0") < done.stdout.index("done: test_byobnet-self-T4-a0.5-s0")
     table = pd.read_csv(copied / "results" / "small" / "results.csv")
     assert list(table["method"].iloc[-8:]) == names and set(table["method"].iloc[:-8]) == {"kd"}
@@ -71,6 +72,7 @@ def test_further_methods_are_added_to_a_finished_study(copied):
     assert known < set(bound) and len(bound) == 3  # the third is of random weights, which have no record
     shown = kd(copied, "status", "small").stdout
     assert "13 done, 0 failed, 0 running, 0 waiting" in shown
+    assert f"  early teacher  {early['metrics']['top1_best']:.2%}\n" in shown
     best = 100 * table.loc[table["method"] == "dist", "top1_best"].iloc[0]
     assert re.search(rf"dist, T 4, alpha 0.5: {best:.2f}", shown)
     assert re.search(r"^  label_smoothing, alpha ", shown, re.M)  # it has no temperature

@@ -51,7 +51,7 @@ def test_stored_targets_train_as_the_live_teacher_does(root):
             soft = teacher(view["now"](images, index))  # the teacher sees the batch that the student sees
         return losses.kd_loss(out, labels, soft, T=4, alpha=0.5)
 
-    live = training.fit(
+    live = training.Trainer(
         runs.student(study, T=20, alpha=0.5).model,
         images,
         torch.as_tensor(run.dataset.labels("train")),
@@ -59,9 +59,8 @@ def test_stored_targets_train_as_the_live_teacher_does(root):
         loss=live_loss,
         view=live_view,
         seed=0,
-        score=lambda model, epoch: {"score": 0.0},
         extra=lambda epoch: torch.arange(len(images)),
-    )
+    ).fit(lambda model, epoch: {"score": 0.0})
     for name in ("loss", "ce", "kl"):
         np.testing.assert_allclose(stored[name], [row[name] for row in live.history], rtol=2e-3, err_msg=name)
     # it could have failed: soft targets weigh something, and those of another view are others by far

@@ -26,15 +26,15 @@ def make(name="test_byobnet", size=16):
     return models.create(Model(model=name), 4, size)
 
 
-def fit(model, train, images=IMAGES, labels=LABELS, **kwargs):
+def fit(model, train, images=IMAGES, labels=LABELS, score=None, on_epoch=None, **kwargs):
     torch.set_num_threads(1)
     given = {
         "loss": lambda logits, labels, _: losses.ce_loss(logits, labels),
         "view": lambda epoch: View(AUGMENT, 0, epoch, 50),
         "seed": 0,
-        "score": lambda model, epoch: {"score": accuracy(model, images), "val_top1": accuracy(model, images)},
     }
-    return training.fit(model, images, labels, train=train, **{**given, **kwargs})
+    trainer = training.Trainer(model, images, labels, train=train, **{**given, **kwargs})
+    return trainer.fit(score or (lambda model, epoch: {"score": accuracy(model, images)}), on_epoch=on_epoch)
 
 
 def accuracy(model, images=IMAGES):
@@ -145,10 +145,11 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
 
 
 def test_the_checkpoint_of_another_run_is_refused(tmp_path):
-    path = tmp_path / "c.pt"
-    fit(make(), Train(epochs=1), checkpoint=path, run="T4-a0.1")
+    first, other = tmp_path / "T4-a0.1" / "c.pt", tmp_path / "T4-a0.9" / "c.pt"
+    fit(make(), Train(epochs=1), checkpoint=first)
+    first.parent.rename(other.parent)
     with pytest.raises(training.TrainingError, match=r"c\.pt.*of the run 'T4-a0.1', and this is 'T4-a0.9'.*delete it"):
-        fit(make(), Train(epochs=1), checkpoint=path, run="T4-a0.9")
+        fit(make(), Train(epochs=1), checkpoint=other)
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_epoch():
@@ -257,7 +258,7 @@ def test_adam_is_the_published_default():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_bf16_on_a_gpu_learns():
     images, labels = coloured()
-    done = training.fit(
+    trainer = training.Trainer(
         models.Classifier(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4)), 16).cuda(),
         images.cuda(),
         labels.cuda(),
@@ -265,9 +266,9 @@ def test_bf16_on_a_gpu_learns():
         loss=lambda logits, labels, _: losses.ce_loss(logits, labels),
         view=lambda epoch: View(AUGMENT, 0, epoch, 50, "cuda"),
         seed=0,
-        score=lambda model, epoch: {"score": 0.0},
         precision="bf16",
     )
+    done = trainer.fit(lambda model, epoch: {"score": 0.0})
     assert done.history[-1]["loss"] < 0.5 * done.history[0]["loss"]
 
 

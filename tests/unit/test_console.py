@@ -99,8 +99,8 @@ def test_the_time_left_counts_candidates_too_and_divides_by_what_goes_side_by_si
     running = {"big": RunProgress(1, 4, 60.0)}
     found = pace.left(shelf({B: None}, candidates), running, 2)
     assert found.seconds == pytest.approx(3 * 60 / 2) and found.without == ("small", "x")
-    assert found.short == "at least 2 min left"
-    assert str(found) == "at least 2 min left; not counted: small, x"
+    assert found.short == "at least 90 s left"
+    assert str(found) == "at least 90 s left; not counted: small, x"
 
 
 def test_a_candidate_s_pace_is_not_that_of_a_student_of_its_name():
@@ -110,12 +110,12 @@ def test_a_candidate_s_pace_is_not_that_of_a_student_of_its_name():
 
 def test_what_runs_took_here_goes_before_what_their_records_say():
     found = pace.left(shelf({A: DONE, B: None}), {B.name: RunProgress()}, 1, {A.name: 130.0})
-    assert found == pace.Left(130.0, ()) and found.short == "about 2 min left"
+    assert found == pace.Left(130.0, ()) and found.short == "about 2.2 min left"
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0, ""), (3, "about 10 s left"), (86, "about 90 s left"), (91, "about 2 min left"), (6000, "about 1.7 h left")],
+    [(0, ""), (3, "about 3 s left"), (86, "about 86 s left"), (186, "about 3.1 min left"), (7300, "about 2.0 h left")],
 )
 def test_the_time_left_in_words(seconds, words):
     assert pace.Left(seconds, ()).short == words

@@ -4,7 +4,8 @@ import pytest
 from helpers import SMALL, write_study
 
 from kd_utils import shelf
-from kd_utils.study import Cell, StudyError, key, load, student_settings, teacher_settings
+from kd_utils.keys import key, student_settings, teacher_settings
+from kd_utils.study import Cell, StudyError, load
 
 META = {"fingerprint": "f", "classes": ["a", "b"], "counts": {"train": 1, "val": 1, "holdout": 0}, "image_size": 16}
 CELL = Cell("test_byobnet", 4.0, 0.5, 0)

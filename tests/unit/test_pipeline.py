@@ -7,13 +7,13 @@ from collections import namedtuple
 import pytest
 from helpers import SMALL, write_study
 
-from kd_utils import paths
+from kd_utils import paths, records
 from kd_utils.learning import data
 from kd_utils.learning.weights import ModelError
 from kd_utils.running import kernels, pipeline
 from kd_utils.running.pool import Failure
 from kd_utils.shelf import Shelf, ShelfError
-from kd_utils.study import load
+from kd_utils.study import Cell, Method, load
 
 
 @pytest.mark.parametrize("left", ["", '{"fingerprint": "0', "{}", "[]"])
@@ -166,3 +166,21 @@ def test_models_are_made_before_data_are_fetched(root, monkeypatch):
     with pytest.raises(pipeline.PipelineError, match="cannot be made: test_byobnet, shuffle, test_byobnet, efficient"):
         pipeline.run_study("small", on_event=lambda event: None)
     assert not list((root / "cache").glob("data/*/meta.json"))
+
+
+def test_the_teacher_of_one_epoch_is_a_task_where_a_method_asks_for_it(monkeypatch):
+    monkeypatch.delenv("KD_ROOT", raising=False)
+    study = load("tiny-imagenet-20")
+    assert pipeline.early_teacher_tasks(Shelf(study)) == [] and Shelf(study).controls == {}
+    method = Method(method="early_teacher", T=[4], alpha=[0.5])
+    shelf = Shelf(study.model_copy(update={"methods": [method]}))
+    (task,) = pipeline.early_teacher_tasks(shelf)
+    assert (task.name, shelf.controls) == ("early teacher", {"early teacher": None})
+    assert (task.name, task.folder) in list(shelf.folders())
+    assert task.folder not in {shelf.teacher_folder(label) for label in shelf.candidates}
+    cell = Cell("resnet18", 4.0, 0.5, 0, "early_teacher")
+    teacher, chosen = shelf.teacher, shelf.teacher.folder
+    monkeypatch.setattr(records, "read", lambda folder: teacher if folder == task.folder else None)
+    shelf.take(task.folder)  # it is no candidate, though its record names one
+    assert shelf.controls == {"early teacher": teacher} and shelf.teacher is teacher and chosen == teacher.folder
+    assert not shelf.done(cell) and pipeline.early_teacher_tasks(shelf) == []

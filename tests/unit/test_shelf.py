@@ -6,9 +6,10 @@ import shutil
 import pytest
 
 from kd_utils import paths, records, shelf
+from kd_utils.keys import key
 from kd_utils.records import RecordError
 from kd_utils.shelf import Shelf
-from kd_utils.study import Cell, key, load
+from kd_utils.study import Cell, load
 
 STUDY = "tiny-imagenet-20"
 

@@ -7,8 +7,9 @@ from helpers import SMALL, write_study
 
 import kd_utils
 from kd_utils import study
+from kd_utils.keys import digest, key, student_settings, teacher_settings
 from kd_utils.records import read
-from kd_utils.study import Cell, StudyError, digest, key, load, student_settings
+from kd_utils.study import Cell, StudyError, load
 
 
 def test_the_cells_are_distinct_and_alpha_1_is_one_run(root):
@@ -137,8 +138,7 @@ def test_threads_of_a_model_are_its_own_and_in_its_key_alone(root):
     candidates = [{"model": "test_byobnet", "threads": 2}, SMALL["teacher"]["candidates"][1]]
     write_study(root, {**SMALL, "teacher": {**SMALL["teacher"], "candidates": candidates}})
     keys = [
-        [key(study.teacher_settings(s, candidate, "d")) for candidate in s.teacher.candidates]
-        for s in (plain, load("small"))
+        [key(teacher_settings(s, candidate, "d")) for candidate in s.teacher.candidates] for s in (plain, load("small"))
     ]
     assert keys[0][0] != keys[1][0] and keys[0][1] == keys[1][1]
 
@@ -391,7 +391,7 @@ def test_the_key_follows_everything_that_the_figures_depend_on(root):
     cell = s.cells()[1]
 
     def key(s, cell=cell, data="d", teacher="t"):
-        return study.digest(study.student_settings(s, cell, data, teacher))
+        return digest(student_settings(s, cell, data, teacher))
 
     keys = [
         key(s),
@@ -437,6 +437,6 @@ def test_committed_records_have_the_keys_of_their_study(checkout, monkeypatch):
     students, teachers = ([read(p) for p in sorted((folder / kind).iterdir())] for kind in ("students", "teachers"))
     assert len(students) >= 94 and {r.method for r in students} == {"kd", "dkd", "label_smoothing", "self"}
     asked_for = [(r, student_settings(asked, r.cell, fingerprint, r.settings["teacher_sha256"])) for r in students]
-    asked_for += [(r, study.teacher_settings(asked, asked.candidate(r.teacher), fingerprint)) for r in teachers]
+    asked_for += [(r, teacher_settings(asked, asked.candidate(r.teacher), fingerprint)) for r in teachers]
     for record, settings in asked_for:
         assert settings == record.settings and key(settings) == record.key, record.id
