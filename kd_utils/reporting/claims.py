@@ -167,7 +167,7 @@ _ROWS = (
     Claim(
         name="1b",
         brief="hotter is better",
-        says=f"The higher the temperature the better, from T = {PLATEAU[0]:g} on too (same α, {_LOW}).",
+        says=f"At the same {_LOW}, the higher the temperature the better, from T = {PLATEAU[0]:g} on too.",
         by=SOURCE,
         expects="more",
         statistic="trend",
@@ -184,7 +184,7 @@ _ROWS = (
     Claim(
         name="1d",
         brief="less weight on the labels is better",
-        says=f"The lower α the better, below α = {PLATEAU[1]:g} too (same T, {_HIGH}).",
+        says=f"At the same {_HIGH}, the lower α the better, below α = {PLATEAU[1]:g} too.",
         by=SOURCE,
         expects="more",
         statistic="trend",

