@@ -362,7 +362,7 @@ def test_prose_and_captions_have_names_and_no_identifiers(told):
     prose = re.sub(r"\$\$.*?\$\$|\$.*?\$|@[\w.-]+|`.*?`|\{#.*?\}|studies/\S+", "", told, flags=re.S)
     prose = "\n".join(line for line in prose.splitlines() if not line.startswith("|"))
     assert not IDENTIFIER.findall(prose)
-    for name in ("ShuffleNetV2 x1.0", "ResNet-18", "EfficientNet-Lite0", "TinyImageNet", "DKD", "label smoothing", "α"):
+    for name in ("ShuffleNetV2 x1.0", "ResNet-18", "EfficientNet-Lite0", "TinyImageNet", "DKD", "label smoothing", "$\\alpha$"):
         assert name in told
 
 
