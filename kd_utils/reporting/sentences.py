@@ -374,7 +374,8 @@ def reading(results: Results) -> Text:
         )
     counts = results.seed_counts()
     lacking = (
-        " A cell that lacks a seed is brought to the mean of all seeds in top-1 and gain (@eq-model)."
+        " Where a cell lacks a seed, its accuracies and its gain are brought to the mean of all seeds (@eq-model); its "
+        "other numbers are means over the seeds that it has."
         if min(counts) < max(counts)
         else ""
     )
@@ -496,7 +497,8 @@ def _told(verdicts: list[claims.Verdict], results: Results) -> str:
     answers: dict[str, list[str]] = {}
     for verdict in verdicts:
         where = f" ({symbols(verdict.where)})" if verdict.where else ""
-        called = _name(results, verdict.student)
+        here = verdict.source == "here"
+        called = _name(results, verdict.student) if here else in_markdown(names.of_model(verdict.student))
         answers.setdefault(in_words.get(verdict.answer, verdict.answer), []).append(called + where)
     open_cells = [verdict for verdict in verdicts if verdict.answer == "undecided" and verdict.where]
     if open_cells:
@@ -531,7 +533,7 @@ def limits(results: Results) -> Text:
         for student in results.labels
         if (baseline := results.row(Point.baseline(student))) is not None
     ]
-    published = [f"{gap:.0f} ({_name(results, student)})" for student, gap in claims.published_teacher_gaps()]
+    published = [f"{gap:.0f} ({names.of_model(model)})" for model, gap in claims.published_teacher_gaps()]
     if gaps:
         there = f"; that of Cichor (2025) was {_join(published)}" if study.claims else ""
         lines.append(f"The teacher is {_join(gaps)} points above its students' baselines{there}.")

@@ -275,6 +275,8 @@ def grid(results: Results, student: str) -> Table:
         f"{in_markdown(results.called(student))}: every cell, best first. Last: the accuracy at the last epoch; s: "
         "seconds of training, a run."
     )
+    if len(set(results.seed_counts())) > 1:
+        caption += " All accuracies are those that each cell would have with every seed."
     return Table(results.cells_of(student), caption, label("grid", student), columns)
 
 
@@ -399,10 +401,12 @@ def verdicts(results: Results) -> Table | None:
     """
     if not results.study.claims:
         return None
-    frame = pd.DataFrame([vars(verdict) for verdict in claims.verdicts(results)])
+    told = claims.verdicts(results)
+    called = [results.called(v.student) if v.source == "here" else names.of_model(v.student) for v in told]
+    frame = pd.DataFrame([vars(verdict) for verdict in told]).assign(called=called)
     columns = {
         "Claim": words("claim"),
-        "Student": words("student", results.called),
+        "Student": words("called"),
         "Records": words("source", {"here": "ours", "published": "Cichor's"}.__getitem__),
         "Of": symbolic("where", lambda where: where or "all"),
         "Statistic": words("statistic"),
@@ -458,7 +462,7 @@ def cost(results: Results) -> Table:
 
 
 def beside_published(results: Results) -> Table | None:
-    """The published rows beside ours, where our grid has the same student, T and alpha; accuracies as fractions.
+    """The published rows beside ours, where our grid has the same model, T and alpha; accuracies as fractions.
 
     None where the study does not ask for them.
     """
@@ -469,7 +473,8 @@ def beside_published(results: Results) -> Table | None:
     baseline = {point.student: row["val_acc_pct"] / 100 for point, row in by_point if point.T is None}
     rows = []
     for point, row in by_point:
-        there, ours = row["val_acc_pct"] / 100, results.row(point)
+        there, student = row["val_acc_pct"] / 100, results.student_of(point.student)
+        ours = results.row(replace(point, student=student)) if student else None
         rows.append(
             {
                 "student": point.student,
@@ -483,7 +488,7 @@ def beside_published(results: Results) -> Table | None:
             }
         )
     columns = {
-        "Student": words("student", results.called),
+        "Student": words("student", names.of_model),
         "Role": words("role"),
         **PLACE,
         "Cichor, %": number(percent, "there"),
