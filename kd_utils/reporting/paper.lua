@@ -69,22 +69,22 @@ local function fitted(block)
   end
 end
 
--- in HTML a table scrolls by itself, by keyboard too, below a caption as wide as the page; its heads say of what they are
+-- in HTML a table scrolls by itself, by keyboard too; its heads say of what they are, a row's first cell that of the row
 local function scrolling(block)
   for _, row in ipairs(block.head.rows) do
     for _, cell in ipairs(row.cells) do cell.attr = pandoc.Attr('', {}, {scope = 'col'}) end
   end
-  local id, caption = block.identifier, block.caption.long
-  block.attr, block.caption = pandoc.Attr(), pandoc.Caption()
-  if id == '' then
-    return pandoc.Div({block}, pandoc.Attr('', {'scroll'}, reachable('region', 'aria-label', 'Table')))
+  for _, body in ipairs(block.bodies) do
+    body.row_head_columns = 1
+    for _, row in ipairs(body.body) do row.cells[1].attr = pandoc.Attr('', {}, {scope = 'row'}) end
   end
-  block.attr = pandoc.Attr('', {}, {{'aria-labelledby', id .. '-caption'}})
-  local scroll = pandoc.Attr('', {'scroll'}, reachable('region', 'aria-labelledby', id .. '-caption'))
-  return pandoc.Div(
-    {pandoc.Div(caption, pandoc.Attr(id .. '-caption', {'caption'})), pandoc.Div({block}, scroll)},
-    pandoc.Attr(id, {'table'})
-  )
+  local id, by, label = block.identifier, 'aria-label', 'Table'
+  block.attr = pandoc.Attr()
+  if id ~= '' then
+    by, label = 'aria-labelledby', id .. '-caption'
+    block.caption.long = {pandoc.Div(block.caption.long, pandoc.Attr(label))}
+  end
+  return pandoc.Div({block}, pandoc.Attr(id, {'scroll'}, reachable('region', by, label)))
 end
 
 -- attributes may hold handlers

@@ -313,8 +313,8 @@ def _cell(text: str, column: Column) -> str:
 
 
 def _head(text: str) -> str:
-    """The head of a column: those of T and α are the symbols of the equations."""
-    return {"T": "$T$", "α": r"$\alpha$"}.get(text, in_markdown(text))
+    """The head of a column: T and α stand as in the equations, as text, for some screen readers pass mathematics by."""
+    return f"*{text}*" if text in ("T", "α") else in_markdown(text)
 
 
 def _escaped(sign: re.Match) -> str:
