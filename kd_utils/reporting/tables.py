@@ -69,7 +69,7 @@ def leaderboard(results: Results) -> Table:
     caption = f"The teacher candidates, ranked by their accuracy on {ranked_on}. The first is the teacher."
     origins = sorted({record.provenance.weights_from for record in results.teachers if _imagenet(record)})
     if origins:
-        caption += f" The ImageNet-1k weights are those of {in_markdown(', '.join(origins))}."
+        caption += f" The ImageNet-1k weights are from {in_markdown(', '.join(origins))}."
     return Table(pd.DataFrame(rows), caption, "teachers", columns)
 
 

@@ -66,8 +66,9 @@ def grid(results: Results) -> widgets.VBox:
         picture.value = _png(_learned(results, cell.point))
         name = in_html(f"{results.called(cell.point.student)}, {cell.point.words}")
         words.value = (
-            f"<b>{name}</b>: top-1 {percent(cell['top1'])} % ({points(cell['gain'])} points), last epoch {percent(cell['top1_last'])} %, NLL {cell['nll']:.3f}, "
-            f"ECE {cell['ece']:.3f}, agreement with the teacher {percent(cell['agreement'])} %"
+            f"<b>{name}</b>: top-1 {percent(cell['top1'])} % ({points(cell['gain'])} points), last epoch "
+            f"{percent(cell['top1_last'])} %, NLL {cell['nll']:.3f}, ECE {cell['ece']:.3f}, agreement with the "
+            f"teacher {percent(cell['agreement'])} %"
         )
 
     def draw() -> None:

@@ -456,8 +456,8 @@ def test_a_method_without_a_temperature_is_told_without_one(kept):
 def test_the_abstract_answers_in_words(kept, one_seed):
     abstract = sentences.front(kept).abstract
     assert len(abstract.split()) < 260 and not re.search(r"\b1[a-d]\b", abstract)
-    assert "raises the accuracy of ShuffleNetV2 x1.0 by" in abstract and "pays for both students" in abstract
-    assert "is undecided for both students" in sentences.front(one_seed).abstract
+    assert "raises the accuracy of ShuffleNetV2 x1.0 by" in abstract and "helps both students" in abstract
+    assert "has no clear effect on either student" in sentences.front(one_seed).abstract
     worse = dataclasses.replace(kept, study=kept.study.model_copy(update={"margin": 9.0}))
     assert "within 9 points of the baseline" in sentences.front(worse).abstract or "raises" in abstract
 
