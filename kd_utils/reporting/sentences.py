@@ -599,7 +599,7 @@ def _curve(results: Results, point: Point, column: str) -> pd.Series:
 def agreement(results: Results) -> Text:
     """How often student and teacher agree."""
     told = _beside_baseline(results, "agreement", lambda share: f"{percent(share, 1)} %")
-    numbers = f" They agree on {_join(told)} of the images." if told else ""
+    numbers = f" The share of images on which both agree is {_join(told)}." if told else ""
     return Text(
         "It may change how often a student agrees with its teacher, which is not the same as being right "
         f"(@fig-agreement; Stanton et al., 2021).{numbers}\n"
@@ -635,8 +635,8 @@ def classes(results: Results) -> Text:
         roles = results.roles(student)
         if {"best", "baseline"} <= set(roles) and results.pairs_of(roles["best"].point, roles["baseline"].point):
             gains = results.class_gains(roles["best"].point)
-            told.append(f"{int((gains > 0).sum())} of {len(gains)} with the best cell of {_name(results, student)}")
-    numbers = f" The number of classes that gain is {_join(told)}." if told else ""
+            told.append(f"{int((gains > 0).sum())} of {len(gains)} classes of {_name(results, student)}")
+    numbers = f" With the best cell, {_join(told)} gain." if told else ""
     return Text(f"And it may change which classes a student knows (@fig-classes).{numbers}\n")
 
 
@@ -755,8 +755,8 @@ def _whose(results: Results) -> str:
             best = max(own, key=lambda cell: cell["gain"])
             used |= {in_markdown(names.of_method(results.study, cell.point.method)) for cell in own}
             told.append(
-                f"{signed(100 * best['gain'])} points for {_name(results, student)} where plain distillation gains "
-                f"{signed(100 * plain['gain'])}"
+                f"{signed(100 * best['gain'])} points for {_name(results, student)} (plain distillation: "
+                f"{signed(100 * plain['gain'])})"
             )
     if not told:
         return ""
