@@ -57,7 +57,7 @@ def _typed(parameter: Any) -> str:
     return " ".join([*parameter.opts, *([parameter.metavar] if parameter.metavar else [])])
 
 
-def _no_study(command: str) -> Exception:
+def _no_study(command: str | None) -> Exception:
     """That a command was typed without a study: which ones there are, and what to type."""
     from . import paths
     from .study import StudyError
