@@ -137,21 +137,29 @@ local function literal(str)
   end
 end
 
--- no line ends within T = 4, ± 0.9 or 95 %
+-- no line ends within T = 4, ± 0.9 or 95 %; browsers may break beside mathematics, whatever the blank
+local relations = {'=', '≥', '≤', '<', '>', '±'}
+local function starts(inline, signs)
+  for _, sign in ipairs(inline and inline.t == 'Str' and signs or {}) do
+    if inline.text:sub(1, #sign) == sign then return true end
+  end
+end
 local function glued(inlines)
-  local function starts(inline, signs)
-    for _, sign in ipairs(inline and inline.t == 'Str' and signs or {}) do
-      if inline.text:sub(1, #sign) == sign then return true end
-    end
+  local made, group, glue = pandoc.List {}, pandoc.List {}, true
+  local function close()
+    if #group > 1 and not typst then group = pandoc.List {pandoc.Span(group, {class = 'together'})} end
+    made:extend(group)
+    group = pandoc.List {}
   end
-  local relations = {'=', '≥', '≤', '<', '>', '±'}
   for k, inline in ipairs(inlines) do
-    local before, after = inlines[k - 1], inlines[k + 1]
-    if inline.t == 'Space' and (starts(before, relations) or starts(after, relations) or starts(after, {'%'})) then
-      inlines[k] = pandoc.Str '\u{a0}'
-    end
+    local before, after, follows = inlines[k - 1], inlines[k + 1], glue
+    glue = before and inline.t == 'Space'
+      and (starts(before, relations) or starts(after, relations) or starts(after, {'%'}))
+    if not (glue or follows) then close() end
+    group:insert(glue and pandoc.Str '\u{a0}' or inline)
   end
-  return inlines
+  close()
+  return made
 end
 
 function Pandoc(doc)

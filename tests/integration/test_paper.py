@@ -158,6 +158,8 @@ def test_the_html_is_built_for_every_reader(report):
     assert len(first) == page.count("<tr>") and {("th", "col"), ("th", "row")} == set(first)
     says = re.findall(r"<img [^>]*alt=\"([^\"]*)\"", page)
     assert len(says) == page.count("<img ") == 20 and all(len(text) > 20 for text in says)
+    words = re.sub(r"<style.*?</style>|<annotation.*?</annotation>|<[^>]*>", "", page.split("</header>")[1], flags=re.S)
+    assert not re.findall(r".{9} (?:[=≥≤±<%] |%).{9}", words) and words.count("\xa0") > 200
     contents = re.search(r"<nav aria-label=\"Contents\">(.*?)</nav>", page, re.S)[1]
     sections = re.findall(r"<h2[^>]* id=\"([^\"]+)\"|<h2 id=\"([^\"]+)\"", page)
     assert set(re.findall(r'href="#([^"]+)"', contents)) == {a or b for a, b in sections} - {"abstract"}
