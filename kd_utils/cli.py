@@ -35,6 +35,14 @@ class _Command(TyperCommand):
         arguments = (p for p in self.get_params(ctx) if p.param_type_name == "argument")
         return ["[OPTIONS]", *(_typed(p) for p in arguments)]
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as e:  # of a study, which may be any word: it is missing
+            if e.param is None or e.param.name != "study":
+                raise
+            raise _no_study(ctx.info_name) from None
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         for kind in ("argument", "option"):
             of_kind = [p for p in self.get_params(ctx) if p.param_type_name == kind]
@@ -48,6 +56,20 @@ def _typed(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
         return parameter.metavar if parameter.required else f"[{parameter.metavar}]"
     return " ".join([*parameter.opts, *([parameter.metavar] if parameter.metavar else [])])
+
+
+def _no_study(command: str | None) -> Exception:
+    """That a command was typed without a study: which ones there are, and what to type."""
+    from . import paths
+    from .study import StudyError
+
+    folder = paths.root() / "studies"
+    found = sorted(path.stem for path in folder.glob("*.yaml"))
+    if not found:
+        return StudyError(f"no study in {folder} yet; write one with: kd new NAME --data FOLDER")
+    return StudyError(
+        f"which study? Type kd {command} NAME; NAME is one of {', '.join(found)} (kd list shows how far each is)"
+    )
 
 
 command = partial(app.command, cls=_Command)

@@ -450,7 +450,8 @@ def decoded(encoded: bytes) -> np.ndarray:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         opened = Image.open(io.BytesIO(encoded), formats=FORMATS)
     with opened:
-        if opened.format == "TIFF" and 2 in opened.tag_v2.get(SAMPLE_FORMAT, ()):  # which Pillow reads as unsigned
+        tags: Any = getattr(opened, "tag_v2", {})  # of a TIFF
+        if 2 in tags.get(SAMPLE_FORMAT, ()):  # which Pillow reads as unsigned
             raise ValueError("its pixels are signed; save it with 8 or 16 bits, without a sign")
         opened.load()
         image = ImageOps.exif_transpose(opened)

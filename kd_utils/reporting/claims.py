@@ -82,9 +82,9 @@ class Claim:
 class Verdict:
     """What one source says of a claim about one student.
 
-    source: 'here', our records, or 'published', the printed rows. where: the cell that it is about, '' for all. value,
-    low, high: the statistic and its 95 % interval: accuracies and their differences as fractions, a rank correlation;
-    NaN without data. basis: what it rests on, in words.
+    source: 'here', our records, or 'published', the printed rows. student: its label here, or its model there. where:
+    the cell that it is about, '' for all. value, low, high: the statistic and its 95 % interval: accuracies and their
+    differences as fractions, a rank correlation; NaN without data. basis: what it rests on, in words.
     """
 
     claim: str
@@ -167,7 +167,7 @@ _ROWS = (
     Claim(
         name="1b",
         brief="hotter is better",
-        says=f"The higher the temperature the better, from T = {PLATEAU[0]:g} on too (same α, {_LOW}).",
+        says=f"At the same {_LOW}, the higher the temperature the better, from T = {PLATEAU[0]:g} on too.",
         by=SOURCE,
         expects="more",
         statistic="trend",
@@ -184,7 +184,7 @@ _ROWS = (
     Claim(
         name="1d",
         brief="less weight on the labels is better",
-        says=f"The lower α the better, below α = {PLATEAU[1]:g} too (same T, {_HIGH}).",
+        says=f"At the same {_HIGH}, the lower α the better, below α = {PLATEAU[1]:g} too.",
         by=SOURCE,
         expects="more",
         statistic="trend",
@@ -302,7 +302,7 @@ def verdicts(results: Results) -> list[Verdict]:
         every += _decided(cells, results.models[student], results.margin, "here", runs, "runs")
         every += _gap_here(results, student) + _agreement_here(results, student)
     for student, rows in published().groupby("student", sort=False):
-        printed = _printed(rows, results.models.get(str(student)))
+        printed = _printed(rows, results.models.get(results.student_of(str(student)) or ""))
         cells = Cells(str(student), {point: "kd" if point.T else "baseline" for point in printed.accuracies})
         runs = Counter(list(rows.index))
         every += _decided(cells, printed, results.margin, "published", runs, "printed runs")

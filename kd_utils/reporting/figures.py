@@ -7,6 +7,7 @@ import pandas as pd
 
 from .. import records
 from ..learning import metrics
+from ..sources import SOURCES
 from ..study import short
 from . import plots, stats
 from .results import CellRow, Point, Results
@@ -137,9 +138,13 @@ def softened(results: Results, pictures: np.ndarray | None = None) -> Figure:
         for place in places
     ]
     caption = (
-        f"Probabilities of the teacher and of {in_markdown(results.names[cell.point.student])} ({cell.point.math}) for "
-        f"{len(examples)} validation images, fixed by their places, and the teacher's first classes."
+        f"Probabilities that the teacher and {in_markdown(results.names[cell.point.student])} ({cell.point.math}) give "
+        f"to {len(examples)} validation images: of the teacher's first classes, and of the true one, named above."
     )
+    if not SOURCES[results.study.data.name].shown:
+        caption += " The licence of the images does not let a report show them."
+    elif pictures is None:
+        caption += " The images are not at hand where this report was made."
     drawn = plots.softened_beside(examples, SOFT_TEMPERATURES, results.dataset["classes"])
     temperatures = ", ".join(map(short, SOFT_TEMPERATURES))
     says = dict.fromkeys(drawn, f"probabilities of the teacher's first classes at T = {temperatures}")

@@ -61,33 +61,30 @@ local function at_the_end(header)
   end
 end
 
--- long tables may break, the others stay on one page; wide tables are set smaller
+-- long tables may break, the others stay on one page
 local function fitted(block)
-  local rules = {}
-  if #block.bodies[1].body > 30 then table.insert(rules, '#show figure: set block(breakable: true)') end
-  if #block.colspecs > 11 then table.insert(rules, '#show table: set text(size: 7pt)') end
-  if typst and #rules > 0 then
-    local head = '#[\n' .. table.concat(rules, '\n')
+  if typst and #block.bodies[1].body > 16 then
+    local head = '#[\n#show figure: set block(breakable: true)'
     return {pandoc.RawBlock('typst', head), block, pandoc.RawBlock('typst', ']')}
   end
 end
 
--- in HTML a table scrolls by itself, by keyboard too, below a caption as wide as the page; its heads say of what they are
+-- in HTML a table scrolls by itself, by keyboard too; its heads say of what they are, a row's first cell that of the row
 local function scrolling(block)
   for _, row in ipairs(block.head.rows) do
     for _, cell in ipairs(row.cells) do cell.attr = pandoc.Attr('', {}, {scope = 'col'}) end
   end
-  local id, caption = block.identifier, block.caption.long
-  block.attr, block.caption = pandoc.Attr(), pandoc.Caption()
-  if id == '' then
-    return pandoc.Div({block}, pandoc.Attr('', {'scroll'}, reachable('region', 'aria-label', 'Table')))
+  for _, body in ipairs(block.bodies) do
+    body.row_head_columns = 1
+    for _, row in ipairs(body.body) do row.cells[1].attr = pandoc.Attr('', {}, {scope = 'row'}) end
   end
-  block.attr = pandoc.Attr('', {}, {{'aria-labelledby', id .. '-caption'}})
-  local scroll = pandoc.Attr('', {'scroll'}, reachable('region', 'aria-labelledby', id .. '-caption'))
-  return pandoc.Div(
-    {pandoc.Div(caption, pandoc.Attr(id .. '-caption', {'caption'})), pandoc.Div({block}, scroll)},
-    pandoc.Attr(id, {'table'})
-  )
+  local id, by, label = block.identifier, 'aria-label', 'Table'
+  block.attr = pandoc.Attr()
+  if id ~= '' then
+    by, label = 'aria-labelledby', id .. '-caption'
+    block.caption.long = {pandoc.Div(block.caption.long, pandoc.Attr(label))}
+  end
+  return pandoc.Div({block}, pandoc.Attr(id, {'scroll'}, reachable('region', by, label)))
 end
 
 -- attributes may hold handlers
@@ -140,6 +137,31 @@ local function literal(str)
   end
 end
 
+-- no line ends within T = 4, ± 0.9 or 95 %; browsers may break beside mathematics, whatever the blank
+local relations = {'=', '≥', '≤', '<', '>', '±'}
+local function starts(inline, signs)
+  for _, sign in ipairs(inline and inline.t == 'Str' and signs or {}) do
+    if inline.text:sub(1, #sign) == sign then return true end
+  end
+end
+local function glued(inlines)
+  local made, group, glue = pandoc.List {}, pandoc.List {}, true
+  local function close()
+    if #group > 1 and not typst then group = pandoc.List {pandoc.Span(group, {class = 'together'})} end
+    made:extend(group)
+    group = pandoc.List {}
+  end
+  for k, inline in ipairs(inlines) do
+    local before, after, follows = inlines[k - 1], inlines[k + 1], glue
+    glue = before and inline.t == 'Space'
+      and (starts(before, relations) or starts(after, relations) or starts(after, {'%'}))
+    if not (glue or follows) then close() end
+    group:insert(glue and pandoc.Str '\u{a0}' or inline)
+  end
+  close()
+  return made
+end
+
 function Pandoc(doc)
   local function walk(filter)
     doc = doc:walk(filter)
@@ -150,6 +172,7 @@ function Pandoc(doc)
   walk {CodeBlock = figure}
   walk {RawBlock = none, RawInline = none}
   walk {Image = picture, Link = link}
+  walk {Inlines = glued}
   if typst then walk {Str = literal} end
   walk {Math = equation}
   walk {Figure = labelled, Table = labelled}

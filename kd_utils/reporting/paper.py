@@ -101,7 +101,7 @@ class _Paper:
         import typst
 
         source = self.folder / "report.typ"
-        source.write_text(self._pandoc("typst", "--template=paper.typ", "--columns=2000"), encoding="utf-8")
+        source.write_text(self._pandoc("typst", "--template=paper.typ"), encoding="utf-8")
         try:
             return typst.compile(str(source), root=str(self.folder), timestamp=0)
         except Exception as e:
@@ -126,7 +126,13 @@ class _Paper:
                 self.text,
                 to,
                 format=_READ,
-                extra_args=["--lua-filter=paper.lua", "--wrap=preserve", f"--resource-path={self.folder}", *options],
+                extra_args=[
+                    "--lua-filter=paper.lua",
+                    "--wrap=preserve",
+                    "--columns=2000",  # tables with longer lines would have columns of fixed widths
+                    f"--resource-path={self.folder}",
+                    *options,
+                ],
                 cworkdir=str(self.folder),
             )
         except RuntimeError as e:

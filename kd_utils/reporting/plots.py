@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from ..learning.metrics import entropy, log_softmax
 from ..study import short
-from .shown import in_plot, visible
+from .shown import in_plot, symbols, visible
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
@@ -35,6 +35,7 @@ for _font in ("Regular", "Italic"):
 _math: "dict[RcKeyType, Any]" = {"mathtext.rm": "Libertinus Serif", "mathtext.it": "Libertinus Serif:italic"}
 plt.rcParams.update({**_math, "mathtext.cal": _math["mathtext.it"]})  # of fontset custom alone; asked for when saving
 PANEL = 3.2  # inches: the width of a panel, two of which stand side by side in the PDF
+CURVES = 2.4  # and the height of one with curves or points
 SMALL = 8.5
 TEMPERATURE, ALPHA = "temperature $T$", r"weight of the cross-entropy $\alpha$"
 Panels = dict[str, Figure]  # a student's name, say -> what is drawn of it
@@ -103,6 +104,11 @@ def _legend(figure: Figure, columns: int) -> None:
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, columnspacing=1, handletextpad=0.5)
 
 
+def _run(name: str) -> str:
+    """The name of a run in a legend, with the symbols of the equations."""
+    return symbols(in_plot(name))
+
+
 def _alpha(alpha: object) -> str:
     return rf"$\alpha$ = {short(alpha)}"
 
@@ -122,7 +128,7 @@ def _accuracy_curves(ax: Axes, histories: Mapping[str, pd.DataFrame], column: st
     """Accuracy in percent against epoch, a line a run; column: that of the histories, fractions."""
     for k, (name, history) in enumerate(histories.items()):
         evaluated = history.dropna(subset=column)
-        _line(ax, k, evaluated["epoch"], 100 * evaluated[column], in_plot(name))
+        _line(ax, k, evaluated["epoch"], 100 * evaluated[column], _run(name))
 
 
 def _top_classes(logits: np.ndarray, count: int) -> list[int]:
@@ -200,7 +206,7 @@ def against_temperature(lines: Mapping[str, pd.DataFrame]) -> Panels:
     """
     panels = {}
     for student, cells in lines.items():
-        figure, ax = _panel(2.7)
+        figure, ax = _panel(CURVES)
         for k, (alpha, line) in enumerate(cells.groupby("alpha")):
             line = line.sort_values("T")
             _line(ax, k, line["T"], line["gain"], _alpha(alpha))
@@ -225,7 +231,7 @@ def agreement(cells: Mapping[str, pd.DataFrame]) -> Panels:
     """
     panels = {}
     for student, scattered in cells.items():
-        figure, ax = _panel(2.7)
+        figure, ax = _panel(CURVES)
         for k, (alpha, distilled) in enumerate(scattered.dropna(subset="T").groupby("alpha")):
             ax.scatter(
                 distilled["agreement"],
@@ -253,12 +259,12 @@ def reliability(diagrams: Mapping[str, Mapping[str, np.ndarray]], least: int) ->
     """
     panels = {}
     for student, runs in diagrams.items():
-        figure, ax = _panel(2.7)
+        figure, ax = _panel(CURVES)
         ax.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
         for k, (name, diagram) in enumerate(runs.items()):
             count, confidence, accuracy = diagram.T
             drawn = count >= least
-            _line(ax, k, confidence[drawn], accuracy[drawn], name)
+            _line(ax, k, confidence[drawn], accuracy[drawn], _run(name))
         ax.set(title=in_plot(student), xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
         _legend(figure, 1)
         panels[student] = figure
@@ -278,7 +284,9 @@ def per_class(gains: Mapping[str, pd.DataFrame]) -> Panels:
             ranked = pd.concat([ranked.head(CLASSES_EITHER_END), ranked.tail(CLASSES_EITHER_END)])
         figure, ax = _panel(0.9 + 0.145 * len(ranked))
         for k, column in enumerate(ranked.columns):
-            ax.scatter(ranked[column], range(len(ranked)), s=16, color=COLOURS[k], marker=MARKERS[k], label=column)
+            ax.scatter(
+                ranked[column], range(len(ranked)), s=16, color=COLOURS[k], marker=MARKERS[k], label=_run(column)
+            )
         ax.axvline(0, color="grey", linewidth=0.8)
         ax.set_yticks(range(len(ranked)), [_class(str(name)) for name in ranked.index])
         ax.set(title=in_plot(student), xlabel="gain over the baseline, points")
@@ -292,15 +300,15 @@ def per_class(gains: Mapping[str, pd.DataFrame]) -> Panels:
 def softened_beside(examples: Sequence[Example], temperatures: Sequence[float], classes: Sequence[str]) -> Panels:
     """What the temperature does to teacher and student: a panel an image, a column a temperature, one axis for all.
 
-    Shown are the classes of the teacher's largest logits; a panel is called by the class of its image.
+    Shown are the classes of the teacher's largest logits and that of the image, by which its panel is called.
     """
-    panels = {}
+    panels, widths = {}, []
     for number, example in enumerate(examples, 1):
         pictured = example.picture is not None
         figure, axes = plt.subplots(
             1,
             len(temperatures) + pictured,
-            figsize=(PANEL, 2.15),
+            figsize=(PANEL, 1.9),
             width_ratios=[1.0] * (len(temperatures) + pictured),
             squeeze=False,
             layout="constrained",
@@ -311,6 +319,8 @@ def softened_beside(examples: Sequence[Example], temperatures: Sequence[float], 
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
         top = _top_classes(example.teacher, CLASSES_SMALL)
+        if example.label not in top:
+            top[-1] = example.label
         places = np.arange(len(top))
         for ax, T in zip(axes[0][pictured:], temperatures, strict=True):
             for k, (who, logits) in enumerate((("teacher", example.teacher), ("student", example.student))):
@@ -323,6 +333,11 @@ def softened_beside(examples: Sequence[Example], temperatures: Sequence[float], 
         figure.suptitle(f"image {number}: {_class(classes[example.label], 44)}", fontsize=SMALL)
         figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=2)
         panels[f"image {number}, {classes[example.label]}"] = figure
+        figure.draw_without_rendering()
+        widths.append(max(name.get_window_extent().width for name in first.get_yticklabels()) / figure.bbox.width)
+    for figure, width in zip(panels.values(), widths, strict=True):  # the axes of all panels are as wide
+        left = max(widths) - width
+        figure.set_layout_engine("constrained", rect=(left, 0, 1 - left, 1))
     return panels
 
 
@@ -331,7 +346,7 @@ def learning_curves(histories: Mapping[str, Mapping[str, pd.DataFrame]], column:
     """Accuracy against epoch: student -> name of the run -> history. column: that of the histories, fractions."""
     panels = {}
     for student, runs in histories.items():
-        figure, ax = _panel(2.7)
+        figure, ax = _panel(CURVES)
         ax.set(title=in_plot(student), xlabel="epoch", ylabel="top-1, %")
         _accuracy_curves(ax, runs, column)
         _legend(figure, 2)

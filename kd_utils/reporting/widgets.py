@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ipywidgets as widgets
@@ -17,9 +17,9 @@ from ..learning import data
 from ..learning.metrics import entropy
 from ..records import StudentRecord
 from ..study import Cell, short
-from . import plots
+from . import names, plots
 from .results import CellRow, Point, Results
-from .shown import chance, in_html, p_value, percent, points
+from .shown import chance, in_html, p_value, percent, points, visible
 from .stats import mcnemar
 
 if TYPE_CHECKING:
@@ -60,22 +60,25 @@ def temperature(results: Results) -> widgets.VBox:
 
 def grid(results: Results) -> widgets.VBox:
     """The grid as buttons that show their accuracy; the one clicked shows how it learned and its worst classes."""
-    student = widgets.Dropdown(options=results.labels, description="student", layout=_WIDE)
+    students = [(results.called(student), student) for student in results.labels]
+    student = widgets.Dropdown(options=students, description="student", layout=_WIDE)
     board, picture, words = widgets.VBox(), widgets.Image(format="png", layout=_PICTURE), widgets.HTML()
+    sign = widgets.HTML()
 
-    def pick(cell: CellRow) -> None:
+    def show(cell: CellRow) -> None:
         picture.value = _png(_learned(results, cell.point))
+        name = in_html(f"{results.called(cell.point.student)}, {cell.point.words}")
         words.value = (
-            f"<b>{in_html(results.records_of(cell.point)[0].cell.name)}</b>: top-1 {percent(cell['top1'])} % "
-            f"({points(cell['gain'])} points), last epoch {percent(cell['top1_last'])} %, NLL {cell['nll']:.3f}, "
-            f"ECE {cell['ece']:.3f}, agreement with the teacher {percent(cell['agreement'])} %"
+            f"<b>{name}</b>: top-1 {percent(cell['top1'])} % ({points(cell['gain'])} points), last epoch "
+            f"{percent(cell['top1_last'])} %, NLL {cell['nll']:.3f}, ECE {cell['ece']:.3f}, agreement with the "
+            f"teacher {percent(cell['agreement'])} %"
         )
 
     def draw() -> None:
-        board.children = _board(results, _set(student), pick)
-        pick(results.best(_set(student)))
+        board.children = _board(results, _set(student), lambda cell: _signed(sign, partial(show, cell)))
+        show(results.best(_set(student)))
 
-    return _panel([student, board], [words, picture], draw)
+    return _panel([student, board], [words, picture], draw, sign)
 
 
 def compare(results: Results) -> widgets.VBox:
@@ -144,26 +147,35 @@ def _set(control: widgets.Widget) -> Any:
 def _runs(results: Results) -> list[tuple[str, StudentRecord]]:
     """Every run by name, best first."""
     ranked = sorted(results.students, key=lambda record: -record.metrics.top1_best)
-    return [(f"{record.cell.name} ({percent(record.metrics.top1_best)} %)", record) for record in ranked]
+    return [(f"{_called(results, record)} ({percent(record.metrics.top1_best)} %)", record) for record in ranked]
 
 
-def _panel(controls: list, outputs: list, draw: Callable[[], None]) -> widgets.VBox:
-    """The controls above what they show; above the picture is said that it is at work, or why it failed."""
-    trouble = widgets.HTML()
+def _called(results: Results, record: StudentRecord) -> str:
+    """'ResNet-18, T = 4, α = 0.5, seed 0', with the way to teach where it is not plain distillation."""
+    told = [results.called(record.student), Point.of(record.cell).words, f"seed {record.seed}"]
+    if record.method != "kd":
+        told.insert(1, names.of_method(results.study, record.method))
+    return visible(", ".join(told))
 
-    def safely(change: object = None) -> None:
-        trouble.value = "computing …"
-        try:
-            draw()
-            trouble.value = ""
-        except (data.DataError, records.RecordError, RuntimeError) as e:
-            trouble.value = f"<b>{in_html(str(e))}</b>"
 
+def _panel(controls: list, outputs: list, draw: Callable[[], None], sign: widgets.HTML | None = None) -> widgets.VBox:
+    """The controls above what they show, and between them the sign of `_signed`."""
+    sign = sign or widgets.HTML()
     for control in controls:
         if hasattr(control, "value"):
-            control.observe(safely, names="value")
-    safely()
-    return widgets.VBox([*controls, trouble, *outputs])
+            control.observe(lambda change: _signed(sign, draw), names="value")
+    _signed(sign, draw)
+    return widgets.VBox([*controls, sign, *outputs])
+
+
+def _signed(sign: widgets.HTML, draw: Callable[[], None]) -> None:
+    """Draw, and say by the sign that it is under way, or why it failed."""
+    sign.value = "computing …"
+    try:
+        draw()
+        sign.value = ""
+    except (data.DataError, records.RecordError, RuntimeError) as e:
+        sign.value = f"<b>{in_html(str(e))}</b>"
 
 
 def _board(results: Results, student: str, pick: Callable[[CellRow], None]) -> list[widgets.HBox]:
@@ -181,7 +193,7 @@ def _board(results: Results, student: str, pick: Callable[[CellRow], None]) -> l
     alphas = [alpha for alpha in results.study.grid.alphas if alpha < 1]
     rows: list[list[widgets.Widget]] = [
         [label("baseline"), button(None, 1.0)],
-        [label(""), *(label(f"alpha = {short(alpha)}") for alpha in alphas)],
+        [label(""), *(label(f"α = {short(alpha)}") for alpha in alphas)],
     ]
     for T in results.study.grid.temperatures:
         rows.append([label(f"T = {short(T)}"), *(button(T, alpha) for alpha in alphas)])
@@ -207,7 +219,7 @@ def _learned(results: Results, point: Point) -> Figure:
     """How a cell's first run learned, beside the baseline's, and its worst classes."""
     record, baseline = results.records_of(point)[0], results.records_of(Point.baseline(point.student))
     compared = {"baseline": baseline[0]} if baseline else {}
-    compared[record.cell.name] = record
+    compared["baseline" if point.T is None else point.words] = record
     histories = {name: records.history(run) for name, run in compared.items()}
     classes = results.dataset["classes"]
     accuracy = record.class_accuracy(len(classes))

@@ -92,7 +92,7 @@ def test_explore_redraws_when_its_controls_move(page, shown):
     cells = page.locator("button.jupyter-button")
     cells.first.scroll_into_view_if_needed()
     cells.first.click()
-    page.locator("b", has_text="-baseline-s0").first.wait_for()
+    page.locator("b", has_text=", the baseline").first.wait_for()
     before = picture(page, 1)
     cells.last.click()
     changed(page, 1, before)

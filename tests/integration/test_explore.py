@@ -49,11 +49,13 @@ def test_the_grid_opens_a_cell_on_a_click(study_results):
     assert sorted(float(b.description) for b in buttons) == sorted(
         round(100 * r.metrics.top1_best, 2) for r in study_results.students if r.student == "efficient"
     )
-    seen = set()
+    seen, signs, (sign, said) = set(), [], parts(panel, "HTML")
+    sign.observe(lambda change: signs.append(change["new"]), names="value")
     for button in buttons:
         button.click()
-        seen.add((parts(panel, "HTML")[-1].value, picture.value))
-    assert len(seen) == 5
+        seen.add((said.value, picture.value))
+    assert len(seen) == 5 and signs == ["computing …", ""] * 5
+    assert ", T = 4, α = 0.5</b>" in "".join(told for told, _ in seen)
 
 
 def test_a_cell_that_is_not_finished_leaves_its_place_empty(copied):
@@ -65,7 +67,7 @@ def test_a_cell_that_is_not_finished_leaves_its_place_empty(copied):
     parts(panel, "Dropdown")[0].value = "efficient"
     shown = [[w.description or w.value for w in row.children] for row in parts(panel, "VBox")[0].children]
     top1 = {T: f"{100 * left.cell('efficient', T, 0.5)['top1_best']:.2f}" for T in (4, 20)}
-    assert shown[0] == ["baseline", "–"] and shown[1] == ["", "alpha = 0", "alpha = 0.5"]
+    assert shown[0] == ["baseline", "–"] and shown[1] == ["", "α = 0", "α = 0.5"]
     assert shown[2] == ["T = 4", "–", top1[4]] and shown[3][2] == top1[20]
 
 

@@ -60,7 +60,7 @@ def test_tables_keep_numbers_and_show_them_formatted(study_results):
         assert formatted["T"] == ("–" if np.isnan(cell["T"]) else f"{cell['T']:g}")
         assert formatted["NLL"] == f"{cell['nll']:.3f}" and formatted["n"] == "1"
     head, rule, *rows = table.markdown().split("\n\n")[0].splitlines()
-    assert head.startswith("| T | α | Top-1, % |") and set(rule) == set("|-:") and len(rows) == 5
+    assert head.startswith("| *T* | *α* | Top-1, % |") and set(rule) == set("|-:") and len(rows) == 5
     verdicts = tables.verdicts(study_results)
     assert verdicts.frame["value"].tolist() == pytest.approx(
         [verdict.value for verdict in claims.verdicts(study_results)], nan_ok=True

@@ -130,6 +130,17 @@ def told(root, *words, columns=80) -> list[str]:
         return kd(root, *words).stdout.splitlines()
 
 
+@pytest.mark.parametrize("words", [("status",), ("logs",), ("run", "--jobs", "2"), ("predict",)], ids=" ".join)
+def test_a_command_without_a_study_names_those_there_are(root, words):
+    done = kd(root, *words)
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith("kd: which study? Type ") and done.stderr.count("\n") == 1
+    assert " small" in done.stderr and f"kd {words[0]} " in done.stderr
+    for file in (root / "studies").glob("*.yaml"):
+        file.unlink()
+    assert "write one with: kd new NAME --data FOLDER" in kd(root, *words).stderr
+
+
 COMMANDS = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
 
 

@@ -19,3 +19,11 @@ def test_a_caption_begins_as_the_text_refers_to_it():
     html = table._repr_mimebundle_()["text/html"]
     assert "<b>Table choice</b> <em>* marks what Figure gain shows</em>" in html
     assert "@fig-gain" in table.markdown() and "{#tbl-choice}" in table.markdown()
+
+
+def test_symbols_are_those_of_the_equations_and_names_stay_as_they_are_typed():
+    frame = pd.DataFrame({"T": [4.0], "cell": ["T = 4, α = 0.5"], "name": ["T = α"]})
+    columns = {"T": shown.number(str, "T"), "Cell": shown.symbolic("cell"), "Name": shown.words("name")}
+    head, _, row = shown.Table(frame, "", "t", columns).markdown().splitlines()[:3]
+    assert head == "| *T* | Cell | Name |"
+    assert row == r"| 4.0 | $T$ \= 4, $\alpha$ \= 0.5 | T \= α |"
