@@ -44,7 +44,7 @@ from kd_utils.sources import SOURCES
 from kd_utils.study import Study, load
 
 ROOT = Path(__file__).resolve().parent.parent
-STUDY, PUBLISHED = "tiny-imagenet-20", "tiny-imagenet"
+STUDY, PUBLISHED, PRETRAINED = "tiny-imagenet-20", "tiny-imagenet", "tiny-imagenet-20-pretrained"
 STUDENTS = ("resnet18", "shufflenet_v2_x1_0")  # in the order in which the pages name them
 WIDTH = 120
 
@@ -99,9 +99,13 @@ def setting() -> str:
 
 def progress() -> str:
     """How much of the study is done."""
-    study, done = kept().study, len(kept().students)
+    return _progress(kept())
+
+
+def _progress(found: results.Results) -> str:
+    study, done = found.study, len(found.students)
     first = [c for c in study.cells() if c.seed == study.seeds[0]]
-    missing = set(first) - {r.cell for r in kept().students}
+    missing = set(first) - {r.cell for r in found.students}
     if done == len(study.cells()):
         return f"All {done} planned runs are done."
     whole = f"Seed {study.seeds[0]} of the grid is complete" if not missing else f"{len(missing)} cells are missing"
@@ -110,16 +114,82 @@ def progress() -> str:
 
 def summary() -> str:
     """The study's contrasts, student by student."""
+    head = ["student", "compared with the baseline", "runs", "top-1, %", "baseline, %", "gain, points", "verdict"]
+    return table(head, _contrasts(kept(), students()), {0, 1, 6})
+
+
+def _contrasts(found: results.Results, labels: list[str]) -> list[list[str]]:
     rows = []
-    for student in students():
-        for contrast in kept().contrasts(student):
-            cells = [kept().row(point) for point in contrast.cells]
+    for student in labels:
+        for contrast in found.contrasts(student):
+            cells = [found.row(point) for point in contrast.cells]
             runs = sum(cell["n"] for cell in cells if cell)
             gain = between(contrast.effect.value, *contrast.effect.interval())
             means = [percent(contrast.top1), percent(contrast.top1_against)]
-            rows.append([kept().called(student), contrast.name, str(runs), *means, gain, contrast.verdict])
-    head = ["student", "compared with the baseline", "runs", "top-1, %", "baseline, %", "gain, points", "verdict"]
-    return table(head, rows, {0, 1, 6})
+            rows.append([found.called(student), contrast.name, str(runs), *means, gain, contrast.verdict])
+    return rows
+
+
+@cache
+def pretrained() -> results.Results:
+    """The records of the study whose students start from ImageNet weights."""
+    return results.load(PRETRAINED)
+
+
+def pretrained_setting() -> str:
+    """What that study is, and how far."""
+    found, ((label, spec),) = pretrained(), [(s.label, s) for s in pretrained().study.students]
+    train, taught = found.study.training(spec, teacher=False), found.study.candidate(found.teacher.teacher)
+    return paragraph(
+        "The published students were pretrained, and those above were not. So a study of its own asks the same of a "
+        f"student that starts from ImageNet weights: {found.called(label)} at {found.dataset['image_size']} px, "
+        f"trained for {train.epochs} epochs, taught by {found.teacher_name} at {taught.input_size} px "
+        f"({percent(found.teacher.metrics.top1_best, 1)} %). Its classes are the same, and its comparisons were fixed "
+        f"before its first run. {_progress(found)}"
+    )
+
+
+def pretrained_contrasts() -> str:
+    """Its contrasts."""
+    head = ["student", "comparison", "runs", "top-1, %", "against, %", "difference, points", "verdict"]
+    return table(head, _contrasts(pretrained(), pretrained().labels), {0, 1, 6})
+
+
+def pretrained_summary() -> str:
+    """Its contrasts with the baseline that came out clear, in a sentence."""
+    found, told = pretrained(), []
+    for student in found.labels:
+        for contrast in found.contrasts(student):
+            if contrast.verdict in ("better", "worse") and [p.alpha for p in contrast.against] == [1.0]:
+                gain = between(contrast.effect.value, *contrast.effect.interval())
+                told.append(f"{gain} points with {contrast.name}")
+    (student,) = found.labels
+    return paragraph(
+        f"In a study of its own, a student that starts from ImageNet weights ({found.called(student)}) gains as well: "
+        f"{' and '.join(told)} ([findings](docs/findings.md#students-that-start-from-imagenet-weights))."
+    )
+
+
+def without_labels() -> str:
+    """Whether a student learns from the teacher alone, at the published study's T: the published cells and ours."""
+    rows = claims.published().query("student == 'shufflenet_v2_x1_0'")
+    there: dict[tuple[float | None, float], float] = {
+        (point.T, point.alpha): percent for point, percent in zip(rows.index, rows["val_acc_pct"], strict=True)
+    }
+    base, ours = there[None, 1.0], {point.T for point in pretrained().cells.index if point.alpha == 0}
+    T = max(T for T, alpha in there if T is not None and alpha == 0 and (T, 0.5) in there and T in ours)
+    parts = []
+    for found in (kept(), pretrained()):
+        for student in found.labels:
+            row = found.row(results.Point.at(student, T, 0.0))
+            if row is not None:
+                gain = between(row["gain"], row["gain_low"], row["gain_high"])
+                parts.append(f"{gain} ({found.called(student)} from {_start(found.study)}, n = {row['n']})")
+    return paragraph(
+        f"**Without labels** (alpha = 0) at T = {T:g}, the published ShuffleNetV2, a single run, is "
+        f"{base - there[T, 0.0]:.2f} points below its baseline, and {there[T, 0.5] - there[T, 0.0]:.2f} below its cell "
+        f"with alpha = 0.5. Ours gain over their baselines, in points: {'; '.join(parts)}."
+    )
 
 
 def spread() -> str:
@@ -645,6 +715,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "not-run": not_run,
     "seen-views": seen_views,
     "gains": gains,
+    "pretrained-summary": pretrained_summary,
+    "pretrained-setting": pretrained_setting,
+    "pretrained-contrasts": pretrained_contrasts,
+    "without-labels": without_labels,
     "early-rankings": early_rankings,
     "reading": reading,
     "limits": limits,
