@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -171,3 +172,20 @@ def test_schema_of_another_version(copied):
     path.write_text(path.read_text().replace(f'"schema": {records.SCHEMA}', '"schema": 0'))
     done = kd(copied, "status", "small")
     assert done.returncode == 2 and "another version" in done.stderr
+
+
+def test_decoding_processes_die_with_the_command_that_started_them():
+    code = """
+import os, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from kd_utils.learning import data
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=data._end_with_parent) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as command:
+        worker = psutil.Process(int(command.stdout.readline()))
+        command.kill()
+    worker.wait(timeout=20)  # raises TimeoutExpired

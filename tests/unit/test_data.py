@@ -7,14 +7,11 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import threading
 import zipfile
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from helpers import SMALL, write_study
 from PIL import Image
@@ -154,23 +151,6 @@ def test_a_corrupt_image_is_named_and_nothing_half_written_is_left(tiny):
         prepare(tiny, files)
     assert leaves_nothing(tiny)
     assert prepare(tiny).meta["counts"]["train"] == 18  # and a good archive is taken afterwards
-
-
-def test_decoding_processes_die_with_the_command_that_started_them():
-    code = """
-import os, sys, time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from kd_utils.learning import data
-if __name__ == "__main__":
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=data._end_with_parent) as pool:
-        print(pool.submit(os.getpid).result(), flush=True)
-        time.sleep(60)
-"""
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as command:
-        worker = psutil.Process(int(command.stdout.readline()))
-        command.kill()
-    worker.wait(timeout=20)  # raises TimeoutExpired
 
 
 def test_a_missing_class_is_named(tiny):

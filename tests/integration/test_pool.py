@@ -18,17 +18,17 @@ from tasks import a_kernel_that_dies_once, begin, lose_the_folder, note, work
 from kd_utils.running import pool
 from kd_utils.running.pool import Callbacks, Task
 
-SERVER: Any = module._forkserver  # of which the public functions are methods
-
 
 @pytest.fixture
 def light(monkeypatch):
     """A fork server that imports nothing beforehand, for this test alone."""
-    SERVER._stop()
+    server: Any = module.ForkServer()
+    for name in ("ensure_running", "get_inherited_fds", "connect_to_new_process", "set_forkserver_preload"):
+        monkeypatch.setattr(module, name, getattr(server, name))
     monkeypatch.setattr(pool, "BACK_OFF", 0.2)
     monkeypatch.setattr(pool, "PRELOADED", [])
-    yield
-    SERVER._stop()
+    yield server
+    server._stop()
 
 
 def test_tasks_run_in_slots_and_say_why_they_fail(light, tmp_path):
@@ -77,7 +77,7 @@ def test_a_killed_fork_server_is_started_again_and_its_tasks_are_tried_again(lig
 
     def kill_once(_):
         if not killed and (tmp_path / "0.txt").exists():
-            killed.append(SERVER._forkserver_pid)
+            killed.append(light._forkserver_pid)
             os.kill(killed[0], signal.SIGKILL)
 
     callbacks = Callbacks(lambda task, _, failure: done.append((task.name, failure)), retried.append, kill_once)
@@ -100,7 +100,8 @@ def test_a_task_whose_folder_is_removed_fails_alone(light, tmp_path):
     assert "exit code 3" in pool._failure(tasks[0], 3).error and Path(folder, "failure.json").is_file()
 
 
-def test_a_kernel_that_dies_before_it_replies_is_tried_again(light, tmp_path):
+def test_a_kernel_that_dies_before_it_replies_is_tried_again(monkeypatch, tmp_path):
+    monkeypatch.setattr(pool, "BACK_OFF", 0.2)
     retried = []
     task = Task("run", a_kernel_that_dies_once, {"path": str(tmp_path / "x.txt")}, tmp_path / "run")
     assert pool.run_tasks([task], [{}], Callbacks(retry=retried.append)) == []
