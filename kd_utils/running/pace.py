@@ -33,7 +33,7 @@ def of_stage(done: int, total: int, seconds: float) -> Left:
 def left(
     shelf: Shelf, running: Mapping[str, RunProgress], side_by_side: int, took: Mapping[str, float] | None = None
 ) -> Left:
-    """What is left of candidates, soft targets and cells, as many at a time as are said to run side by side.
+    """What is left of teachers, soft targets and cells, as many at a time as are said to run side by side.
 
     took: seconds that tasks took from their start to their end, by their names, as the command at work has seen it.
     A student's pace is that of its cells among them; else what its finished cells trained for; else that of those that
@@ -50,7 +50,8 @@ def left(
             current[cell.student].append(at.epochs * at.epoch_seconds)
     pace = {name: _mean(seconds) for name, seconds in {**current, **recorded, **seen}.items()}
     work, without = _soft_targets(shelf, took), []
-    for label in (label for label, record in shelf.candidates.items() if record is None):
+    teachers = {**shelf.candidates, **shelf.controls}
+    for label in (label for label, record in teachers.items() if record is None):
         if (at := running.get(label)) and at.epochs:
             work += (at.epochs - at.epoch) * at.epoch_seconds
         else:

@@ -77,8 +77,10 @@ A, B, OTHER = Cell("x", 4.0, 0.5, 0), Cell("x", None, 1.0, 0), Cell("y", None, 1
 DONE = SimpleNamespace(cost=SimpleNamespace(train_seconds=100.0))
 
 
-def shelf(cells, candidates=None):
-    return SimpleNamespace(cells=cells, candidates=candidates or {}, teacher=None, dataset=None)
+def shelf(cells, candidates=None, controls=None):
+    return SimpleNamespace(
+        cells=cells, candidates=candidates or {}, controls=controls or {}, teacher=None, dataset=None
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,10 +99,10 @@ def test_the_time_left_is_that_of_what_is_left(cells, running, left):
 def test_the_time_left_counts_candidates_too_and_divides_by_what_goes_side_by_side():
     candidates = {"big": None, "small": None, "done": DONE}
     running = {"big": RunProgress(1, 4, 60.0)}
-    found = pace.left(shelf({B: None}, candidates), running, 2)
-    assert found.seconds == pytest.approx(3 * 60 / 2) and found.without == ("small", "x")
+    found = pace.left(shelf({B: None}, candidates, {"early teacher": None}), running, 2)
+    assert found.seconds == pytest.approx(3 * 60 / 2) and found.without == ("small", "early teacher", "x")
     assert found.short == "at least 90 s left"
-    assert str(found) == "at least 90 s left; not counted: small, x"
+    assert str(found) == "at least 90 s left; not counted: small, early teacher, x"
 
 
 def test_a_candidate_s_pace_is_not_that_of_a_student_of_its_name():
