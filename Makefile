@@ -56,7 +56,7 @@ soak: .venv/dev
 lowest: .venv/ready
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-lowest
 	$(BIN)/uv pip install --python .venv-lowest/bin/python --resolution lowest-direct -e '.[dev]'
-	.venv-lowest/bin/python -m pytest
+	.venv-lowest/bin/python -m pytest -n 2 --dist loadgroup tests
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/bench.py
