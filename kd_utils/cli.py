@@ -17,7 +17,7 @@ from . import __version__
 from .__main__ import INTERRUPTED, STOPPED, on_interrupt, stop
 
 if TYPE_CHECKING:
-    from .console import Terminal
+    from .running.events import Event, Listener
     from .running.pipeline import Resources
 
 app = typer.Typer(
@@ -435,7 +435,7 @@ _interrupted: list[int] = []  # the signals that came
 
 
 @contextmanager
-def _terminal() -> Iterator["Terminal"]:
+def _terminal() -> Iterator["Listener"]:
     """What shows events. An interrupt ends what is under way, a second one at once."""
     from . import machine
     from .console import Terminal
@@ -443,7 +443,13 @@ def _terminal() -> Iterator["Terminal"]:
     machine.settle()
     on_interrupt(_interrupt)
     with Terminal() as terminal:
-        yield terminal
+
+        def show(event: "Event") -> None:
+            if _interrupted:  # at a moment when Python ignores exceptions, as while it frees an object
+                raise KeyboardInterrupt
+            terminal(event)
+
+        yield show
 
 
 def _interrupt(signum: int, frame: object) -> None:

@@ -1,9 +1,11 @@
 import errno
 import io
 import json
+import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +127,28 @@ def test_the_time_left_in_words(seconds, words):
 
 def test_a_stage_s_own_time_left_says_that_more_comes():
     assert pace.of_stage(0, 10, 5.0).short == "" and pace.of_stage(2, 10, 5.0).short == "at least 20 s left"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_ignored_is_heard_at_the_next_event(monkeypatch):
+    """It came while an object was freed."""
+
+    class Freed:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(cli, "_interrupted", [])
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with pytest.raises(KeyboardInterrupt), cli._terminal() as tell:
+            tell(events.Said("begun"))
+            Freed()
+            assert cli._interrupted == [signal.SIGINT]
+            tell(events.Said("not said"))
+    finally:
+        logging.disable(logging.NOTSET)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def told(root, *words, columns=80) -> list[str]:
