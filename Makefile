@@ -46,7 +46,7 @@ emulate: .venv/dev
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n 2 -m numeric tests
 	$(BIN)/python -m pytest -n 2 -m numeric tests
 
-# a tiny study, killed at a hundred random instants, must come to the same results to the bit: ten minutes at most
+# a tiny study, killed at a hundred random instants, must produce the same results to the bit: ten minutes at most
 .PHONY: soak
 soak: .venv/dev
 	$(BIN)/python tests/soak.py

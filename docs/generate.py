@@ -92,7 +92,7 @@ def setting() -> str:
         f"The data are {classes} of the {TINY_IMAGENET['classes']} classes of TinyImageNet, with {counts['train']:,} "
         f"training and {counts['val']:,} validation images. The teacher is {kept().teacher_name} with ImageNet "
         f"weights, fine-tuned on these training images: {percent(teacher.metrics.top1_best, 1)} % top-1 accuracy, the "
-        f"best of {candidates} candidates. The students are trained from scratch for "
+        f"best of {candidates} candidates. The students start from {_start(kept().study)}, and are trained for "
         f"{' or '.join(map(str, sorted(epochs)))} epochs. {progress()}"
     )
 
@@ -108,8 +108,12 @@ def _progress(found: results.Results) -> str:
     missing = set(first) - {r.cell for r in found.students}
     if done == len(study.cells()):
         return f"All {done} planned runs are done."
-    whole = f"Seed {study.seeds[0]} of the grid is complete" if not missing else f"{len(missing)} cells are missing"
-    return f"{done} of {len(study.cells())} planned runs are done. {whole}; other seeds were run for some cells only."
+    if missing or len(study.seeds) == 1:
+        return f"{done} of {len(study.cells())} planned runs are done."
+    return (
+        f"{done} of {len(study.cells())} planned runs are done. Seed {study.seeds[0]} of the grid is complete; other "
+        "seeds were run for some cells only."
+    )
 
 
 def summary() -> str:
@@ -156,14 +160,16 @@ def pretrained_contrasts() -> str:
 
 
 def pretrained_summary() -> str:
-    """Its contrasts with the baseline that came out clear, in a sentence."""
+    """Its contrasts with the baseline that came out better, in a sentence."""
     found, told = pretrained(), []
     for student in found.labels:
         for contrast in found.contrasts(student):
-            if contrast.verdict in ("better", "worse") and [p.alpha for p in contrast.against] == [1.0]:
+            if contrast.verdict == "better" and [p.alpha for p in contrast.against] == [1.0]:
                 gain = between(contrast.effect.value, *contrast.effect.interval())
                 told.append(f"{gain} points with {contrast.name}")
     (student,) = found.labels
+    if not told:
+        raise ValueError(f"{PRETRAINED} has no clear gain; this sentence needs other words")
     return paragraph(
         f"In a study of its own, a student that starts from ImageNet weights ({found.called(student)}) gains as well: "
         f"{' and '.join(told)} ([findings](docs/findings.md#students-that-start-from-imagenet-weights))."
@@ -244,9 +250,9 @@ def selected() -> str:
                 f"{chosen.cells} cells, mean of {chosen.rounds} seeds)"
             )
     return bullet(
-        "**The highest cell's accuracy is optimistic**, because the cell was selected by it. Chosen on all seeds but "
-        f"one and reported on the one left out, a best cell's gain falls {' and '.join(parts)}. Held-out images do not "
-        "help: they score the same trained models."
+        "**The highest cell's accuracy is optimistic**, because the cell was selected by it. On a seed that it was not "
+        f"chosen by, a best cell's gain changes {' and '.join(parts)}. Choosing on held-out images does not help: they "
+        "score the same trained models, so the luck of a seed stays."
     )
 
 
@@ -284,9 +290,10 @@ def seen_views() -> str:
     others = " and ".join(str(s) for s in study.seeds if s != shared)
     return bullet(
         f"**Seed {shared} shares views with the teacher.** The teacher was trained on the first {seen} of the "
-        f"{study.view_count()} views of seed {shared}. In the first view its soft targets name the right class of "
-        f"{percent(mean(right[True]), 0)} % of the images in seed {shared}, and of {percent(mean(right[False]), 0)} % "
-        f"in seeds {others}. A new study shares no views with its teacher, by default."
+        f"{study.view_count()} views of seed {shared}. In the first view the teacher's soft targets name the "
+        f"right class of {percent(mean(right[True]), 0)} % of the images in seed {shared}, and of "
+        f"{percent(mean(right[False]), 0)} % in seeds {others}. A new study shares no views with its teacher, by "
+        "default."
     )
 
 

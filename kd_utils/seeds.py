@@ -1,4 +1,4 @@
-"""Every random stream: what it is for, and the number that sets it apart from the others of the same seed.
+"""Every random stream of a run: what it is for, and the number that sets it apart from the others of the same seed.
 
     number  stream            drawn for
     1       view              each view of the training set: flips, crops
@@ -10,6 +10,7 @@
 A stream is a counter-based generator (Philox; Salmon et al. 2011, 'Parallel random numbers: as easy as 1, 2, 3'),
 keyed by NumPy's SeedSequence over its numbers: streams of other numbers are independent, none is the state that
 another one left behind. The numbers are part of what records say: another number is another experiment.
+Outside of runs, `kd search` draws its points, and `kd new` the images that it looks at, the same way each time.
 Loads no torch.
 """
 

@@ -699,7 +699,7 @@ class Study(_Section):
         return {} if cell.method == "kd" else self.method(cell.method).weights
 
     def taught_by(self, cell: Cell) -> TaughtBy:
-        """Whose soft targets a cell learns from: nobody's, the teacher's, or those of the student's own baseline."""
+        """Whose soft targets a cell learns from: nobody's, a teacher's (any of three), or its own baseline's."""
         return self.teaching(cell).taught_by
 
     def view_number(self, epoch: int) -> int:

@@ -1,4 +1,4 @@
-"""What a night brings: kills, full disks, damaged files. Afterwards the same command comes to the same results."""
+"""What a night brings: kills, full disks, damaged files. Afterwards the same command produces the same results."""
 
 import contextlib
 import os
