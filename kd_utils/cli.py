@@ -63,7 +63,7 @@ def _no_study(command: str | None) -> Exception:
     from . import paths
     from .study import StudyError
 
-    folder = paths.root() / "studies"
+    folder = paths.studies()
     found = sorted(path.stem for path in folder.glob("*.yaml"))
     if not found:
         return StudyError(f"no study in {folder} yet; write one with: kd new NAME --data FOLDER")

@@ -68,7 +68,7 @@ def _say(console: Console, text: str, style: str | None = None) -> None:
 def listed(console: Console | None = None) -> None:
     """Show the studies of this root, and how far each is."""
     console = console or Console(highlight=False)
-    folder = paths.root() / "studies"
+    folder = paths.studies()
     studies = sorted(folder.glob("*.yaml"))
     known = {os.path.realpath(file) for file in studies}
     studies += [file for file in _elsewhere() if os.path.realpath(file) not in known]

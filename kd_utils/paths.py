@@ -48,12 +48,17 @@ def notebook(name: str) -> Path:
     return CHECKOUT / "notebooks" / f"{name}.ipynb"
 
 
+def studies() -> Path:
+    """The study files."""
+    return root() / "studies"
+
+
 def study_file(name: str | Path) -> Path:
     """A study file from a path, or from the bare name of a file in studies/."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         return path
-    return root() / "studies" / f"{name}.yaml"
+    return studies() / f"{name}.yaml"
 
 
 def results(study: str) -> Path:

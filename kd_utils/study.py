@@ -791,7 +791,7 @@ def load(name: str | Path) -> Study:
     """
     path = paths.study_file(name)
     if not files.exists(path) or path.is_dir():
-        known = sorted(p.stem for p in (paths.root() / "studies").glob("*.yaml"))
+        known = sorted(p.stem for p in paths.studies().glob("*.yaml"))
         shown = path if len(str(path)) < 200 else f"{str(path)[:200]}…"
         raise StudyError(f"no study file {shown}; in studies/ there are: {', '.join(known) or 'none'}")
     try:

@@ -112,7 +112,7 @@ def place(name: str) -> Path:
         raise StudyError(str(e)) from None
     if name.endswith((".yaml", ".yml")):
         raise StudyError(f"{name}: the file's ending is added by itself; leave it out of the name")
-    path = paths.root() / "studies" / f"{name}.yaml"
+    path = paths.studies() / f"{name}.yaml"
     if files.exists(path):
         raise StudyError(f"{path} is there already; choose another name, or remove it")
     return path
