@@ -36,10 +36,12 @@ class _Command(TyperCommand):
         return ["[OPTIONS]", *(_typed(p) for p in arguments)]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        nothing = not args
         try:
             return super().parse_args(ctx, args)
         except typer.BadParameter as e:  # of a study, which may be any word: it is missing
-            if e.param is None or e.param.name != "study":
+            first = next((p.name for p in self.params if p.param_type_name == "argument"), "")
+            if e.param is None or not (e.param.name == "study" or (nothing and first == "study")):
                 raise
             raise _no_study(ctx.info_name) from None
 

@@ -225,6 +225,8 @@ class Model(_Section):
         if self.pretrained is True and (self.code or self.stem == "small"):
             what = "a model of one's own" if self.code else "stem: small"
             raise ValueError(f"there are no ImageNet weights for {what}; leave pretrained out, or name a file")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std go together: the other one would be ImageNet's")
         if self.code and self.stem != "default":
             raise ValueError("stem: small changes models of timm and torchvision; write it into your own")
         return self

@@ -6,6 +6,7 @@ Knows backbones as timm and torchvision make them, and the normalisation of thei
 import hashlib
 import importlib
 import json
+import pickle
 import socket
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -130,6 +131,11 @@ def load_file(backbone: nn.Module, path: Path, head: bool = False) -> tuple[Chan
             mean, std = IMAGENET_MEAN, IMAGENET_STD
         if not (isinstance(state, Mapping) and all(isinstance(v, torch.Tensor) for v in state.values())):
             raise ValueError(f"it holds a {type(state).__name__}, not a state dict: names, each with a tensor")
+    except pickle.UnpicklingError:  # torch's own words give advice that would run what is in the file
+        raise ModelError(
+            f"{path}: not weights that can be loaded safely; of a whole model save model.state_dict() instead, which is "
+            "loaded without running what a file says"
+        ) from None
     except Exception as e:
         raise ModelError(f"{path}: not weights that can be loaded safely ({str(e).splitlines()[0]})") from None
     load(backbone, state, str(path), head)
@@ -179,12 +185,12 @@ def save(path: Path, state: State, mean: Channels, std: Channels, more: Mapping[
 
     The file's metadata say by which mean and std the input is to be normalised, and what `more` says.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save as serialized
 
     about = {"mean": json.dumps(mean), "std": json.dumps(std), **(more or {})}
     with files.whole(path) as tmp:
         # cloned: weights that two layers share are written twice
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, tmp, about)
+        tmp.write_bytes(serialized({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, about))
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], Channels, Channels]:

@@ -33,8 +33,8 @@ def run_tasks(
 ) -> list[Failure]:
     """Run the tasks on a Ray cluster; returns the failures.
 
-    gpus: what a task takes beside its threads' cores; half a GPU is 0.5, and Ray sets CUDA_VISIBLE_DEVICES. A task
-    takes no more than there is on any machine, or Ray waits for such a machine for ever.
+    gpus: what a task takes beside its threads' cores; half a GPU is 0.5, and Ray sets CUDA_VISIBLE_DEVICES. More than
+    there is on any machine is an error.
     address: of a running cluster; None starts one on this machine. retries: for tasks whose machine was lost.
     Progress within a task is not told. Raises ClusterError.
     """
@@ -66,7 +66,7 @@ def _own_cluster() -> Iterator[None]:
     with (
         # not below TMPDIR: the path of a socket has at most 103 characters
         tempfile.TemporaryDirectory(prefix="kd-", dir="/tmp", ignore_cleanup_errors=True) as private,
-        _ray(error, address="local", _temp_dir=private),
+        _ray(error, address="local", _temp_dir=os.path.join(private, "ray")),  # which Ray opens to everybody
     ):
         yield
 
@@ -110,6 +110,13 @@ def _run(tasks: list[Task], callbacks: Callbacks, gpus: float, retries: int) -> 
     import ray
     import ray.exceptions
 
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for task in tasks:  # else Ray waits for such a machine for ever
+        if not any(has.get("CPU", 0) >= task.threads and has.get("GPU", 0) >= gpus for has in machines):
+            raise ClusterError(
+                f"{task.name} takes {task.threads} cores and {gpus:g} GPUs, and no machine of the cluster has as many; "
+                "set `threads` in the study file, or --gpus"
+            )
     environment = settings()
     remote = ray.remote(num_gpus=gpus, max_retries=retries)(_on_a_node)
     failures: list[Failure] = []

@@ -89,7 +89,7 @@ def _of(shelf: Shelf, notes: list[str]) -> Iterator[tuple[str, Path]]:
             yield f"studies/{path.relative_to(beside).as_posix()}", path
         else:
             notes.append(f"{path} is not packed: it does not lie beside the study file; who trains on will need it")
-    for name in (paths.DATA, paths.RESULTS_CSV):
+    for name in (paths.DATA, paths.RESULTS_CSV, paths.SEARCH):
         if (results / name).is_file():
             yield f"results/{study.name}/{name}", results / name
     controls = [record for record in shelf.controls.values() if record]

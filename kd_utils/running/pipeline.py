@@ -155,12 +155,16 @@ def make_report(study: Study, tell: Listener) -> Path:
 
 
 def print_report(study: Study) -> None:
-    """Run analysis.ipynb on the study's records and print it. Raises ReportError."""
+    """Run analysis.ipynb on the study's records and print it.
+
+    Raises ReportError, and PipelineError where the study's file was changed meanwhile.
+    """
     from papermill.exceptions import PapermillExecutionError
 
     from ..reporting import paper
     from .kernels import run_notebook
 
+    _as_read(study)
     executed = paths.results(study.name) / paths.ANALYSIS
     try:
         nb = run_notebook(str(paths.notebook("analysis")), str(executed), {"study": study.file})
@@ -345,6 +349,19 @@ def train_early_teacher(study: Study, device: str) -> None:
     Run(plan_early_teacher(Shelf(study)), device).go()
 
 
+AGAIN = "run the same command again, which takes things as they are then"
+
+
+def _as_read(study: Study) -> None:
+    """Raises PipelineError where the study's file, which a notebook reads, is not as the command has read it."""
+    try:
+        changed = load_study(study.file) != study
+    except StudyError:
+        changed = True
+    if changed:
+        raise PipelineError(f"{study.file} was changed after this command had read it; {AGAIN}")
+
+
 def execute(study: Study, notebook: str, output: str, parameters: dict) -> None:
     """One notebook, in a process of its own.
 
@@ -354,20 +371,14 @@ def execute(study: Study, notebook: str, output: str, parameters: dict) -> None:
     from ..learning import data
     from .kernels import run_notebook
 
-    again = "run the same command again, which takes things as they are then"
-    try:
-        changed = load_study(study.file) != study
-    except StudyError:
-        changed = True
-    if changed:
-        raise PipelineError(f"{study.file} was changed after this command had read it; {again}")
+    _as_read(study)
     for needed in (paths.results(study.name) / paths.DATA, data.folder_of(study.data) / paths.META):
         if not needed.is_file():
             raise PipelineError(f"{needed} was removed while this command ran; run: kd run {study.name}")
     run_notebook(notebook, output, parameters)
     if not (Path(output).parent / paths.RECORD).is_file():
         raise PipelineError(
-            f"{Path(output).parent} has no record after its run: it was removed, or {study.file} changed; {again}"
+            f"{Path(output).parent} has no record after its run: it was removed, or {study.file} changed; {AGAIN}"
         )
 
 

@@ -178,6 +178,8 @@ def search(
     small, and ShelfError where it has no teacher.
     """
     _optuna()
+    if budget is not None and not (isinstance(budget, int | float) and 0 < budget <= 1):
+        raise PipelineError(f"the budget is a share of the whole grid, above 0 and up to 1, not {budget!r}")
     study = study if isinstance(study, Study) else load(study)
     tell = on_event or events.Printer()
     with pipeline.held(study):
