@@ -133,8 +133,7 @@ def load_file(backbone: nn.Module, path: Path, head: bool = False) -> tuple[Chan
             raise ValueError(f"it holds a {type(state).__name__}, not a state dict: names, each with a tensor")
     except pickle.UnpicklingError:  # torch's own words give advice that would run what is in the file
         raise ModelError(
-            f"{path}: not weights that can be loaded safely; of a whole model save model.state_dict() instead, which is "
-            "loaded without running what a file says"
+            f"{path}: not weights that can be loaded safely; of a whole model save its state_dict() instead"
         ) from None
     except Exception as e:
         raise ModelError(f"{path}: not weights that can be loaded safely ({str(e).splitlines()[0]})") from None

@@ -56,17 +56,22 @@ def test_a_lost_node_costs_only_its_unfinished_runs(finished, copied, two_nodes)
 
 
 OWN = """
+from pathlib import Path
 import psutil
 from kd_utils.running import cluster
 with cluster._own_cluster():
     ours = {p.pid for p in (psutil.Process(), *psutil.Process().children(recursive=True))}
     heard = {c.laddr.ip for c in psutil.net_connections("inet") if c.pid in ours and c.status == psutil.CONN_LISTEN}
+    from ray._private.worker import _global_node
+    sockets = Path(_global_node.get_sockets_dir_path())
+    assert any(sockets.iterdir()) and any(p.stat().st_mode & 0o777 == 0o700 for p in sockets.parents), sockets
 assert heard, ours
 print(*heard)
 """
 
 
 def test_a_cluster_of_its_own_listens_on_the_loopback_alone():
+    """And where no other user can enter."""
     done = subprocess.run([sys.executable, "-c", OWN], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert {address.removeprefix("::ffff:") for address in done.stdout.split()} <= {"127.0.0.1", "::1"}

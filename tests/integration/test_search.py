@@ -76,3 +76,6 @@ def test_a_search_wants_images_held_out(root):
     data.prepare(load("small"))
     with pytest.raises(PipelineError, match="judges on held-out images, and the study has none: set data.holdout"):
         search.search("small")
+    for budget in (0, 7, "x", float("nan")):
+        with pytest.raises(PipelineError, match="the budget is a share of the whole grid"):
+            search.search("small", budget)

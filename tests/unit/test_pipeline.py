@@ -89,6 +89,15 @@ def test_a_study_or_results_that_change_while_it_runs_are_blamed(root, executed,
     assert not calls
 
 
+def test_a_report_is_of_the_study_as_it_was_read(root, executed):
+    _, calls = executed
+    study = load("small")
+    edit(root)
+    with pytest.raises(pipeline.PipelineError, match=r"small\.yaml was changed after this command had read it"):
+        pipeline.print_report(study)
+    assert not calls
+
+
 def test_a_run_that_leaves_no_record_where_it_should_has_failed(root, executed):
     (task, _), calls = executed
     with pytest.raises(pipeline.PipelineError, match="has no record after its run"):

@@ -199,6 +199,7 @@ def test_a_study_s_file_is_named_as_a_folder_can_be(root, stem):
         ({"students": [{"model": "resnet18", "train": {"epoch": 3}}]}, "train of resnet18: unknown key 'epoch'"),
         ({"students": ["resnet18", "resnet18"]}, "named twice"),
         ({"name": "other"}, "unknown key 'name'"),
+        ({"students": [{"model": "test_byobnet", "mean": [0.5] * 3}]}, "mean and std go together"),
         ({"train": {"schedule": "step"}}, "train: schedule step and milestones go together"),
         ({"train": {"milestones": [3]}}, "train: schedule step and milestones go together"),
         ({"train": {"schedule": "step", "milestones": [3, 3]}}, "train: milestones: epochs in ascending order"),
