@@ -29,6 +29,9 @@ def lab(finished, tmp_path_factory):
     """
     folder, root = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("lab-root")
     shutil.copytree(finished, root, dirs_exist_ok=True)
+    settings = folder / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"windowingMode": "none"}')  # all cells are in the page, wherever it is scrolled to
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
