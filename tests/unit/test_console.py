@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -136,6 +137,10 @@ def test_an_interrupt_that_python_ignored_is_heard_at_the_next_event(monkeypatch
     class Freed:
         def __del__(self):
             os.kill(os.getpid(), signal.SIGINT)
+            while (
+                not cli._interrupted
+            ):  # another thread may have got the signal, and Python's handler comes a bit later
+                time.sleep(0.01)
 
     monkeypatch.setattr(cli, "_interrupted", [])
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
