@@ -107,7 +107,7 @@ def _answers(results: Results) -> list[str]:
 def _over_baseline(results: Results, rows: list[ContrastRow]) -> str:
     """A contrast with the baseline: 'Distillation with ... raises the accuracy of ... by ...'."""
     name = rows[0].name
-    subject = _upper(in_markdown(name)) if results.study.contrasts else f"Distillation with {symbols(name)}"
+    subject = _upper(_asked(name)) if results.study.contrasts else f"Distillation with {symbols(name)}"
     clauses = []
     for verdict, says in (("better", "raises the accuracy of"), ("worse", "lowers the accuracy of")):
         of = []
@@ -127,14 +127,26 @@ def _over_baseline(results: Results, rows: list[ContrastRow]) -> str:
 
 
 def _over_others(results: Results, rows: list[ContrastRow]) -> str:
-    """A contrast with other cells: its name, and the difference for each student."""
+    """A contrast with other cells: its name, those cells where they are few, and the difference for each student."""
+    words = {
+        "better": "more accurate for",
+        "worse": "less accurate for",
+        "same": f"no difference of {width(results.study.margin)} for",
+        "undecided": "no clear difference for",
+    }
     told = [
-        f"{_name(results, row.student)} {points(row.effect.value)} points "
-        f"[{' to '.join(map(points, row.effect.interval()))}], "
-        + (f"the same within {width(results.study.margin)}" if row.verdict == "same" else row.verdict)
+        f"{words[row.verdict]} {_name(results, row.student)} ({points(row.effect.value)} points, "
+        f"{' to '.join(map(points, row.effect.interval()))})"
         for row in rows
     ]
-    return f"{_upper(in_markdown(rows[0].name))}, against what it is set against: {'; '.join(told)}."
+    cells = [point.math for point in rows[0].against]
+    others = f", compared with {_join(cells)}" if len(cells) <= 2 else ""
+    return f"{_upper(_asked(rows[0].name))}{others}: {'; '.join(told)}."
+
+
+def _asked(name: str) -> str:
+    """What a study calls a contrast, as Markdown in which T and alpha are those of the equations."""
+    return re.sub(r"\bT\b", "$T$", re.sub(r"\balpha\b", r"$\\alpha$", in_markdown(name)))
 
 
 # what the answers to the first four claims come to: T and alpha, as a threshold each and beyond it
@@ -230,7 +242,7 @@ def _trained(results: Results, student: Model) -> str:
     weights = "pretrained" if student.pretrained else "from scratch"
     precision = student.precision or study.precision
     how = [
-        train.optimizer.capitalize(),
+        {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"}[train.optimizer],
         f"learning rate {train.lr:g}",
         f"batch size {train.batch_size}",
         f"{train.schedule} schedule"

@@ -95,7 +95,7 @@ def test_the_contrasts_are_the_study_s(kept):
     shown = tables.contrasts(other).formatted()
     assert shown["Cells"].iloc[0] == "1 of 2" and "in the study file" in tables.contrasts(other).caption
     assert "the software's defaults" in sentences.asked(kept).markdown
-    assert "Labels, against what it is set against: ShuffleNetV2 x1.0" in sentences.asked(other).markdown
+    assert "Labels, compared with $T$ = 20, $\\alpha$ = 0: " in sentences.asked(other).markdown
 
 
 def test_a_margin_is_the_study_s(kept):
