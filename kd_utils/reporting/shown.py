@@ -174,10 +174,21 @@ class Figure:
         }
 
 
+def _settle(figure: "Drawn") -> None:
+    """Lay a figure out for good, its axes to a millionth: the last digits differ from one process to the next."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        if axes.get_axes_locator() is None:
+            left, bottom, wide, high = (round(float(side), 6) for side in axes.get_position(original=True).bounds)
+            axes.set_position((left, bottom, wide, high))
+
+
 def _svg(figure: "Drawn") -> str:
     """What is drawn, as SVG: the same figure, the same bytes."""
     import matplotlib.pyplot as plt
 
+    _settle(figure)
     with plt.rc_context({"svg.hashsalt": "kd-utils"}), io.StringIO() as f:
         figure.savefig(f, format="svg", metadata={"Date": None, "Creator": None})
         plt.close(figure)
