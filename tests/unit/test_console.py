@@ -144,6 +144,7 @@ def test_an_interrupt_that_python_ignored_is_heard_at_the_next_event(monkeypatch
 
     monkeypatch.setattr(cli, "_interrupted", [])
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in a shell's background has it ignored
     try:
         with pytest.raises(KeyboardInterrupt), cli._terminal() as tell:
             tell(events.Said("begun"))
