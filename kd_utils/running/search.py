@@ -199,7 +199,10 @@ def search(
         for label, (count, _) in plans.items():
             if count < FEW:
                 tell(
-                    events.Advised(f"{label}: {count} points are few to find the best among; {_instead(study, label)}")
+                    events.Advised(
+                        f"{label}: {count} points are few to find the best among; run the grid, with kd grid "
+                        f"{study.name}, or give a larger budget"
+                    )
                 )
         first, *others = study.seeds
         notes, seen = [], {}
@@ -268,11 +271,6 @@ def _plan(study: Study, student: Model, budget: float) -> tuple[int, list[int]]:
             f"take {_least(study, student):g} or more"
         )
     return count, ends
-
-
-def _instead(study: Study, label: str) -> str:
-    cells = sum(cell.student == label and cell.T is not None for cell in study.cells()) // len(study.seeds)
-    return f"the grid has {cells}, in kd grid {study.name}; or give a larger --budget"
 
 
 def _points(study: Study, student: Model, budget: float) -> tuple[int, list[int]]:
