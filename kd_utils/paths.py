@@ -12,7 +12,7 @@ VAL_LOGITS = "val_logits.npy"  # the same in full
 WEIGHTS = "weights.safetensors"
 CHECKPOINT = "checkpoint.pt"  # of a run that is not done
 SCORES = "scores.json"  # of a run that a search has stopped early: its accuracies so far
-PROGRESS = "progress.json"  # its latest epoch
+PROGRESS = "progress.json"  # how far its training is
 FAILURE = "failure.json"  # why it failed
 LOG = "run.log"  # what its process printed outside its notebook
 

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from . import files, paths, records
+from .duration import duration
 from .keys import digest, key, noted_names, student_settings, teacher_settings
 from .records import Record, StudentRecord, TeacherRecord
 from .study import Candidate, Cell, Data, Study
@@ -28,10 +29,10 @@ class ShelfError(RuntimeError):
 class RunProgress:
     """How far a run is that is not done: epochs done, of how many, and the seconds and pace of the latest one.
 
-    All are 0 of a run that has begun and has no epoch behind it.
+    An epoch may be done in part. All are 0 of a run that has just begun.
     """
 
-    epoch: int = 0
+    epoch: float = 0
     epochs: int = 0
     epoch_seconds: float = 0.0
     images_per_second: float = 0.0
@@ -39,8 +40,9 @@ class RunProgress:
     def __str__(self) -> str:
         if not self.epochs:
             return "just begun"
-        pace = f"{self.epoch_seconds:.3g} s an epoch, {self.images_per_second:,.0f} images/s"
-        return f"epoch {self.epoch} of {self.epochs}, {pace}"
+        done = f"{self.epoch:.2f}".removesuffix(".00")
+        pace = f"{duration(self.epoch_seconds)} an epoch, {self.images_per_second:,.0f} images/s"
+        return f"{done} of {self.epochs} epochs, {pace}"
 
 
 def data_spec(data: Data) -> dict[str, Any]:
@@ -350,5 +352,6 @@ def _changed(path: Path) -> float:
 
 def _progress(folder: Path) -> RunProgress | None:
     number = (int, float)
-    at = files.read_json(folder / paths.PROGRESS, epoch=int, epochs=int, epoch_seconds=number, images_per_second=number)
+    path = folder / paths.PROGRESS
+    at = files.read_json(path, epoch=number, epochs=int, epoch_seconds=number, images_per_second=number)
     return RunProgress(**{f.name: at[f.name] for f in fields(RunProgress)}) if at else None

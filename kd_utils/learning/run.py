@@ -10,6 +10,7 @@ Each step is done at most once; a run whose record is on disk gives its metrics 
 
 import platform
 import subprocess
+import time
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from functools import cached_property
@@ -33,6 +34,8 @@ from .soft_targets import SoftTargets
 from .training import Fit, Trainer
 from .views import View
 from .weights import fingerprint, set_state
+
+NOTE_SECONDS = 10.0  # between two notes of how far an epoch is
 
 
 class Show(Protocol):
@@ -87,6 +90,7 @@ class Run:
         self.dataset = data.load(plan.study)
         self.record: Record | None = records.read(plan.folder)
         self._fit: Fit | None = None
+        self._noted: tuple[float, float] | None = None  # when it was last told how far it is, and how many epochs
         self._evaluation: Evaluation | None = None
         self._scorer = Scorer(self.dataset, self.precision)
 
@@ -231,7 +235,7 @@ class Run:
                 fit = self._trainer().fit(
                     self._scorer,
                     on_epoch=lambda row: self._after_epoch(row, show),
-                    on_batch=show.batch,
+                    on_batch=lambda done: self._after_batch(done, show),
                     until=until,
                 )
             else:
@@ -298,15 +302,31 @@ class Run:
     def _soft_targets_of(self, epoch: int) -> torch.Tensor:
         return torch.as_tensor(self.soft_targets[self.study.view_number(epoch)]).to(self.device)
 
+    def _after_batch(self, done: float, show: "Show") -> None:
+        now = time.perf_counter()
+        at, before = self._noted or (now, done)
+        if self._noted is None:
+            self._noted = (at, before)
+        elif (seconds := now - at) >= NOTE_SECONDS:
+            more = done - before
+            self._note(done, seconds / more, more * len(self.images) / seconds)
+            self._noted = (now, done)
+        show.batch(done)
+
     def _after_epoch(self, row: dict, show: "Show") -> None:
+        self._note(row["epoch"], row["seconds"], row["images_per_second"])
+        self._noted = None
+        show.epoch(row)
+
+    def _note(self, done: float, epoch_seconds: float, images_per_second: float) -> None:
+        """Tell other processes how far the training is."""
         progress = {
-            "epoch": row["epoch"],
+            "epoch": done,
             "epochs": self.plan.train.epochs,
-            "epoch_seconds": row["seconds"],
-            "images_per_second": row["images_per_second"],
+            "epoch_seconds": epoch_seconds,
+            "images_per_second": images_per_second,
         }
         files.write_json(self.folder / paths.PROGRESS, progress, durable=False)
-        show.epoch(row)
 
     def _evaluated(self) -> Evaluation:
         if self.record is not None:

@@ -32,16 +32,18 @@ class Advised:
 class StageProgress:
     """How far a stage is: steps done, of how many (0: not known). It is told at its start, then twice a second.
 
+    A step may be done in part.
+
     left: how long the whole study still takes, in words; '' as long as that is not known.
     """
 
     stage: str
-    done: int
+    done: float
     total: int
     left: str = ""
 
     def __str__(self) -> str:
-        done = f"{self.stage}: {self.done} of {self.total}" if self.total else self.stage
+        done = f"{self.stage}: {int(self.done)} of {self.total}" if self.total else self.stage
         return f"{done}, {self.left}" if self.left else done
 
 

@@ -452,7 +452,7 @@ def run_all(
         at = shelf.running()
         return pace.left(shelf, at, side_by_side or len(at), took)  # a cluster does not say how many
 
-    def on_tick(running: dict[str, int]) -> None:
+    def on_tick(running: dict[str, float]) -> None:
         words = clock.ask(lambda: left(len(running))) if of_grid else ""
         tell(events.StageProgress(stage, finished + sum(running.values()), total, words))
 

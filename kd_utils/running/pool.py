@@ -74,7 +74,7 @@ class Callbacks:
 
     done: Callable[[Task, float, Failure | None], None] = _ignore
     retry: Callable[[Failure], None] = _ignore
-    tick: Callable[[dict[str, int]], None] = _ignore
+    tick: Callable[[dict[str, float]], None] = _ignore
 
 
 NOBODY = Callbacks()
@@ -115,7 +115,7 @@ class _Running:
     task: Task
     process: BaseProcess
     started: float = field(default_factory=time.monotonic)
-    steps: int = 0
+    steps: float = 0
 
 
 class _Work:
@@ -185,7 +185,7 @@ class _Work:
             self.waiting = [t for t in self.waiting if t not in out]
             lost |= {t.name for t in out}
 
-    def steps(self) -> dict[str, int]:
+    def steps(self) -> dict[str, float]:
         """The steps that each running task has done."""
         for r in self.running.values():
             r.steps = max(r.steps, _steps(r.task))  # a run that is being saved has no progress to show any more
@@ -236,9 +236,9 @@ def warm_up(modules: list[str] | None = None) -> SpawnContext | ForkServerContex
     return context
 
 
-def _steps(task: Task) -> int:
+def _steps(task: Task) -> float:
     try:
-        return (files.read_json(task.folder / paths.PROGRESS, epoch=int) or {"epoch": 0})["epoch"]
+        return (files.read_json(task.folder / paths.PROGRESS, epoch=(int, float)) or {"epoch": 0})["epoch"]
     except OSError:  # on file systems that machines share, for a moment
         return 0
 

@@ -8,6 +8,7 @@ import pandas as pd
 from helpers import SMALL, kd, same, typed, write_study
 
 import kd_utils
+from kd_utils.learning import run as runs
 from kd_utils.running import events, pace, pipeline
 from kd_utils.shelf import RunProgress, Shelf
 from kd_utils.study import load
@@ -145,6 +146,31 @@ def test_what_a_killed_command_left_is_not_running(copied):
         running = Shelf(study).running()
         assert running == {"efficient-T4-a0.5-s0": RunProgress(2, 3, 1.5, 80.0)}
         assert pace.left(Shelf(study), running, 1).seconds > 0
+
+
+def test_a_long_epoch_says_how_far_it_is(copied, monkeypatch):
+    """As other commands see it: in the middle of an epoch, and at its end."""
+    study, seen = load("small"), []
+    shutil.rmtree(next((copied / "results" / "small" / "students").glob("efficient-T4-a0.5-*")))
+    monkeypatch.setattr(runs, "NOTE_SECONDS", 0)  # at each batch but the first
+
+    class Show:
+        def begin(self, epochs): ...
+        def end(self): ...
+        def batch(self, done):
+            seen.append((done, Shelf(study).running()))
+
+        def epoch(self, row): ...
+
+    with pipeline.held(study):
+        time.sleep(0.01)  # what is noted is younger than who holds the study
+        runs.student(study, student="efficient", T=4, alpha=0.5).fit(Show())
+        (last,) = Shelf(study).running().values()
+    assert str(last).startswith("3 of 3 epochs, ")
+    within = [(done, next(iter(at.values()))) for done, at in seen if at]
+    assert len(within) > 3 and any(at.epoch % 1 for _, at in within)
+    for done, at in within:
+        assert at.epochs == 3 and done - 1 < at.epoch <= done and at.epoch_seconds > 0 and at.images_per_second > 0
 
 
 def test_seeds_are_run_one_after_the_other(copied):
