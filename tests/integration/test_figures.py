@@ -103,3 +103,18 @@ def test_images_of_a_data_set_for_research_only_are_not_in_a_report(study_result
     licensed = study.model_copy(update={"data": study.data.model_copy(update={"name": "tiny-imagenet"})})
     assert data.pictures(licensed) is None and data.pictures(study) is not None
     figures.softened(study_results, None)
+
+
+def test_softening_shows_on_an_axis_that_stays_and_no_legend_hides_a_bar():
+    """As explore.ipynb draws it, at any temperature."""
+    rng = np.random.default_rng(0)
+    says = {"teacher": rng.normal(0, 4, 10), "student": rng.normal(0, 4, 10)}
+    picture, longest = np.zeros((8, 8, 3), np.uint8), {}
+    for T in (1, 4, 100):
+        figure = plots.softened_at(picture, 3, says, T, [f"class {c}" for c in range(10)])
+        figure.draw_without_rendering()
+        _, panel = figure.axes
+        assert panel.get_xlim() == (0, 1)
+        assert not panel.get_legend().get_window_extent().overlaps(panel.get_window_extent().padded(-1))
+        longest[T] = max(bar.get_width() for bar in panel.patches)
+    assert longest[1] > longest[4] > longest[100]

@@ -148,6 +148,18 @@ def test_what_a_killed_command_left_is_not_running(copied):
         assert pace.left(Shelf(study), running, 1).seconds > 0
 
 
+def test_status_shows_a_teacher_in_training(copied):
+    folder = next((copied / "results" / "small" / "teachers").glob("shuffle-*"))
+    (folder / "record.json").unlink()
+    assert re.search(r"shuffle +waiting$", kd(copied, "status", "small").stdout, re.M)
+    with pipeline.held(load("small")):
+        progress = folder / "progress.json"
+        progress.write_text('{"epoch": 0.25, "epochs": 2, "epoch_seconds": 4800.0, "images_per_second": 20.0}')
+        os.utime(progress, (time.time() + 5,) * 2)
+        said = kd(copied, "status", "small").stdout
+    assert re.search(r"shuffle +0\.25 of 2 epochs, 80\.0 min an epoch, 20 images/s$", said, re.M), said
+
+
 def test_a_long_epoch_says_how_far_it_is(copied, monkeypatch):
     """As other commands see it: in the middle of an epoch, and at its end."""
     study, seen = load("small"), []
