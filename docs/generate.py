@@ -566,6 +566,8 @@ def _kind(annotation: Any, limits: typing.Sequence[Any] = ()) -> str:
         return " or ".join(_kind(a, limits) for a in args if a is not type(None))
     if origin is typing.Literal:
         return ", ".join(f"`{a}`" for a in args)
+    if origin is tuple:
+        return f"[{'; '.join(map(_kind, args))}]"
     if origin is list:
         return f"list: {_kind(args[0])}"
     if origin is dict:

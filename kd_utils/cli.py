@@ -66,11 +66,11 @@ def _no_study(command: str | None) -> Exception:
     from .study import StudyError
 
     folder = paths.studies()
-    found = sorted(path.stem for path in folder.glob("*.yaml"))
-    if not found:
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    if not names:
         return StudyError(f"no study in {folder} yet; write one with: kd new NAME --data FOLDER")
     return StudyError(
-        f"which study? Type kd {command} NAME; NAME is one of {', '.join(found)} (kd list shows how far each is)"
+        f"which study? Type kd {command} NAME; NAME is one of {', '.join(names)} (kd list shows how far each is)"
     )
 
 
@@ -93,7 +93,7 @@ def _kd(
 
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="a study file, or the name of one in studies/")]
-Source = Annotated[
+SourceOption = Annotated[
     Path | None, typer.Option(metavar="PATH", help="zip or folder of tiny-imagenet [default: downloaded]")
 ]
 
@@ -154,18 +154,18 @@ def new(
     from .learning import new as study_of
 
     study_of.place(name)  # before anything is measured
-    found = study_of.look(folder)
-    _say(*found.lines())
-    study = study_of.write(name, found)
+    images = study_of.look(folder)
+    _say(*images.lines())
+    study = study_of.write(name, images)
     apart = study.data.val_from_train_per_class + study.data.holdout_per_class
-    kept = found.train - apart * len(found.classes)
-    takes = study_of.estimate(study, kept, found.val + found.train - kept, len(found.classes))
+    kept = images.train - apart * len(images.classes)
+    takes = study_of.estimate(study, kept, images.val + images.train - kept, len(images.classes))
     _say(f"written: {study.file}", f"next: kd run {name}", str(takes))
 
 
 @command()
 @_takes_resources
-def run(study: StudyArgument, source: Source = None, *, where: "Resources") -> None:
+def run(study: StudyArgument, source: SourceOption = None, *, where: "Resources") -> None:
     """Do what is not done yet: data, teacher, grid, report."""
     from .running.pipeline import run_study
 
@@ -177,7 +177,7 @@ def run(study: StudyArgument, source: Source = None, *, where: "Resources") -> N
 @command()
 def data(
     study: StudyArgument,
-    source: Source = None,
+    source: SourceOption = None,
     listed: Annotated[bool, typer.Option("--list", help="print split, label, class and name of each image")] = False,
 ) -> None:
     """Decode the study's data set, once."""
@@ -249,8 +249,8 @@ def search(
     from .running import search as searching
 
     with _terminal() as tell:
-        found = searching.search(study, budget, where=where, on_event=tell)
-    _say(*searching.lines(found))
+        result = searching.search(study, budget, where=where, on_event=tell)
+    _say(*searching.lines(result))
 
 
 @command()
@@ -281,7 +281,7 @@ def status(study: StudyArgument) -> None:
     console.status(load(study))
 
 
-Run = Annotated[
+RunOption = Annotated[
     str,
     typer.Option("--run", metavar="RUN", help="a cell or candidate, as status calls it [default: best student]"),
 ]
@@ -307,7 +307,7 @@ def export(
 def predict(
     study: StudyArgument,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="image files")],
-    run: Run = "",
+    run: RunOption = "",
 ) -> None:
     """Name the likeliest classes of images, by a trained model."""
     from .learning.data import DataError

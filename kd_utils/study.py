@@ -341,7 +341,7 @@ class Grid(_Section):
 STANDARD = (4.0, 0.5)  # the customary T and alpha
 PLATEAU = (4.0, 0.5)  # by default the cells with at least this T and at most this alpha are compared as one
 
-Point = Annotated[list[Number], Field(min_length=2, max_length=2)]  # T and alpha
+Pair = Annotated[tuple[Temperature, Alpha], Field(strict=False)]  # T and alpha; YAML has lists
 
 
 class Contrast(_Section):
@@ -351,8 +351,8 @@ class Contrast(_Section):
     """
 
     name: str = Field(min_length=1, max_length=80)  # how the report calls it
-    cells: list[Point] = Field(min_length=1)  # [T, alpha] each
-    against: list[Point] = []  # [T, alpha] each; default: the baseline
+    cells: list[Pair] = Field(min_length=1)  # [T, alpha] each
+    against: list[Pair] = []  # [T, alpha] each; default: the baseline
 
 
 class Asked(_Section):
@@ -672,14 +672,14 @@ class Study(_Section):
             return self.contrasts
         points = {(c.T, c.alpha) for c in self.cells() if c.T is not None and c.method == "kd"}
         least, most = PLATEAU
-        plateau = sorted(list(p) for p in points if p[0] >= least and p[1] <= most)
+        plateau = sorted(p for p in points if p[0] >= least and p[1] <= most)
         asked = []
         if len(plateau) > 1:
             name = f"T of at least {short(least)} and α of at most {short(most)}"
             asked.append(Contrast(name=name, cells=plateau))
         if STANDARD in points:
             name = f"the customary T = {short(STANDARD[0])} and α = {short(STANDARD[1])}"
-            asked.append(Contrast(name=name, cells=[list(STANDARD)]))
+            asked.append(Contrast(name=name, cells=[STANDARD]))
         return asked
 
     def _listed(self) -> list[tuple[str, str, float | None, float]]:

@@ -395,19 +395,19 @@ def choice(results: Results) -> Table | None:
 
 
 def verdicts(results: Results) -> Table | None:
-    """The claims, put to our records and to the published study's own rows; columns as claims.Verdict has them.
+    """The claims, put to our records and to the published study's own rows; columns as claims.ClaimRow has them.
 
     None where the study does not ask for them.
     """
     if not results.study.claims:
         return None
-    told = claims.verdicts(results)
-    called = [results.called(v.student) if v.source == "here" else names.of_model(v.student) for v in told]
-    frame = pd.DataFrame([vars(verdict) for verdict in told]).assign(called=called)
+    told = claims.rows(results)
+    called = [results.called(v.student) if v.origin == "here" else names.of_model(v.student) for v in told]
+    frame = pd.DataFrame([vars(row) for row in told]).assign(called=called)
     columns = {
         "Claim": words("claim"),
         "Student": words("called"),
-        "Records": words("source", {"here": "ours", "published": "Cichor's"}.__getitem__),
+        "Records": words("origin", {"here": "ours", "published": "Cichor's"}.__getitem__),
         "Of": symbolic("where", lambda where: where or "all"),
         "Statistic": words("statistic"),
         "Value [95 %]": number(_statistic, "value", "low", "high", "statistic"),
