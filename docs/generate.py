@@ -33,7 +33,6 @@ from pydantic.fields import FieldInfo
 from scipy.stats import spearmanr
 
 from kd_utils import methods, records
-from kd_utils.duration import duration
 from kd_utils.keys import student_settings
 from kd_utils.learning.loaders import TINY_IMAGENET
 from kd_utils.reporting import claims, names, results, sentences, stats, tables
@@ -42,6 +41,7 @@ from kd_utils.running import search
 from kd_utils.shelf import Shelf
 from kd_utils.sources import SOURCES
 from kd_utils.study import Study, load
+from kd_utils.text import duration
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY, PUBLISHED, PRETRAINED = "tiny-imagenet-20", "tiny-imagenet", "tiny-imagenet-20-pretrained"

@@ -63,7 +63,7 @@ def _typed(parameter: Any) -> str:
 def _no_study(command: str | None) -> Exception:
     """That a command was typed without a study: which ones there are, and what to type."""
     from . import paths
-    from .study import StudyError
+    from .validation import StudyError
 
     folder = paths.studies()
     names = sorted(path.stem for path in folder.glob("*.yaml"))
@@ -389,21 +389,21 @@ def main() -> int:
 
 def _complain(error: str) -> None:
     """Print an error in one line."""
-    from .study import printable, shortened
+    from .text import printable, shortened
 
     print(f"kd: {printable(shortened(error))}", file=sys.stderr)
 
 
 def _say(*lines: str) -> None:
     """Print lines, the names in them as they are typed."""
-    from .study import printable
+    from .text import printable
 
     print(*map(printable, lines), sep="\n", end="\n" if lines else "")
 
 
 def _row(*values: object) -> None:
     """Print a row, tabs between its values."""
-    from .study import printable
+    from .text import printable
 
     print(*(printable(str(value)) for value in values), sep="\t")
 

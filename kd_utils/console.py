@@ -14,10 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from . import files, paths, records
+from .cells import Cell
 from .records import RecordError, StudentRecord
 from .running import events
 from .shelf import Shelf, ShelfError
-from .study import Cell, Study, StudyError, load, printable, short, shortened
+from .study import Study, load
+from .text import printable, short, shortened
+from .validation import StudyError
 
 if TYPE_CHECKING:
     from .learning.export import Export

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from . import files, paths
-from .study import Candidate, Cell, Model, Study, StudyError, Train
+from .cells import Cell
+from .schema import Candidate, Model, Train
+from .study import Study
+from .validation import StudyError
 
 
 def teacher_settings(study: Study, candidate: Model, fingerprint: str) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Any
 
-from .study import Model, Study
+from .schema import Model
+from .study import Study
 
 DEVICES = ("auto", "cpu", "cuda", "mps")  # what runs may be told to use
 

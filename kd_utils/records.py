@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import from_json
 
 from . import files, paths
+from .cells import Cell
 from .keys import digest
-from .study import Cell
 
 if TYPE_CHECKING:
     import numpy as np

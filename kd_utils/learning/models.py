@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .. import paths
-from ..study import Model
+from ..schema import Model
 from . import weights
 from .weights import IMAGENET_MEAN, IMAGENET_STD, Channels, ModelError, set_state
 

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 
 from .. import files, machine, paths
-from ..duration import duration
-from ..study import Data, Model, Study, StudyError, a_name, load
+from ..schema import Data, Model
+from ..study import Study, load
+from ..text import duration
+from ..validation import StudyError, a_name
 from . import data, loaders, losses, models, training
 
 LOOK_SECONDS = 8.0  # for reading images

@@ -23,8 +23,9 @@ import torch
 from .. import files, machine, paths, records, seeds
 from ..keys import key
 from ..records import Record
+from ..schema import Candidate
 from ..shelf import Shelf
-from ..study import Candidate, Study
+from ..study import Study
 from ..study import load as load_study
 from . import data, losses, models, restore, training
 from .evaluation import EVAL_BATCH, Evaluation, Scorer, evaluate

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..methods import FURTHER
-from ..study import PLATEAU, STANDARD
+from ..schema import PLATEAU, STANDARD
 from . import stats
 from .results import Point, Results, published
 

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from .. import methods, paths, records
-from ..duration import duration
+from ..schema import PLATEAU, STANDARD, Model
 from ..sources import SOURCES
-from ..study import PLATEAU, STANDARD, Model, Study, short
+from ..study import Study
+from ..text import duration, short
 from . import claims, names, tables
 from .results import CellRow, ContrastRow, Point, Results
 from .shown import (

@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 
 from .. import paths
-from ..duration import duration
 from ..records import Record, RecordError, StudentRecord, read
 from ..shelf import Shelf
-from ..study import Study, short
+from ..study import Study
+from ..text import duration, short
 from . import claims, names
 from .results import Point, Results, published
 from .shown import (

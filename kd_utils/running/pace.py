@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..duration import duration
 from ..shelf import RunProgress, Shelf
+from ..text import duration
 
 
 @dataclass(frozen=True)

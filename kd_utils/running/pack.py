@@ -18,10 +18,13 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from .. import __version__, files, paths, records
+from ..data_notes import AboutData, read_about
 from ..records import RecordError, StudentRecord
-from ..shelf import AboutData, Shelf, read_about
+from ..shelf import Shelf
 from ..sources import SOURCES
-from ..study import Study, StudyError, a_name, load, short
+from ..study import Study, load
+from ..text import short
+from ..validation import StudyError, a_name
 
 MANIFEST, CARD = "manifest.json", "README.md"
 FORMAT = 1  # of the manifest

@@ -15,11 +15,16 @@ from typing import TYPE_CHECKING, Literal
 from filelock import FileLock, Timeout
 
 from .. import files, machine, paths, records
+from ..cells import Cell
+from ..data_notes import note
 from ..learning.plans import plan_early_teacher
 from ..records import TeacherRecord
-from ..shelf import EARLY, Shelf, note
-from ..study import Candidate, Cell, Model, Study, StudyError, short
+from ..schema import Candidate, Model
+from ..shelf import EARLY, Shelf
+from ..study import Study
 from ..study import load as load_study
+from ..text import short
+from ..validation import StudyError
 from . import events, pace
 from .events import Listener
 from .pool import PRELOADED_FOR_REPORT, Callbacks, Failure, Task, run_tasks, warm_up

@@ -15,8 +15,11 @@ from statistics import mean
 from typing import Any, TypeVar
 
 from .. import files, paths
+from ..cells import Cell
+from ..schema import STANDARD, Grid, Model, Pair
 from ..shelf import Shelf
-from ..study import STANDARD, Cell, Grid, Model, Pair, Study, load, short
+from ..study import Study, load
+from ..text import short
 from . import events, pipeline
 from .events import Listener
 from .pipeline import HERE, PipelineError, Resources

@@ -19,9 +19,10 @@ from rich.console import Console
 
 import kd_utils
 from kd_utils import cli, console, files
+from kd_utils.cells import Cell
 from kd_utils.running import events, pace, pipeline
 from kd_utils.shelf import RunProgress
-from kd_utils.study import Cell, load
+from kd_utils.study import load
 
 INTERRUPTED = """
 import os, signal, sys

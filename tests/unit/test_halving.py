@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from kd_utils.cli import app
 from kd_utils.running import search
+from kd_utils.schema import Grid
 from kd_utils.shelf import Shelf
-from kd_utils.study import Grid, load
+from kd_utils.study import load
 
 
 @pytest.fixture(scope="module")

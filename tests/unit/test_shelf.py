@@ -6,10 +6,11 @@ import shutil
 import pytest
 
 from kd_utils import paths, records, shelf
+from kd_utils.cells import Cell
 from kd_utils.keys import key
 from kd_utils.records import RecordError
 from kd_utils.shelf import Shelf
-from kd_utils.study import Cell, load
+from kd_utils.study import load
 
 STUDY = "tiny-imagenet-20"
 
