@@ -34,12 +34,11 @@ from scipy.stats import spearmanr
 
 from kd_utils import methods, records
 from kd_utils.keys import student_settings
-from kd_utils.learning.loaders import TINY_IMAGENET
 from kd_utils.reporting import claims, names, results, sentences, stats, tables
 from kd_utils.reporting.shown import Table, between, p_value, percent, points, referring, width
 from kd_utils.running import search
 from kd_utils.shelf import Shelf
-from kd_utils.sources import SOURCES
+from kd_utils.sources import SOURCES, Source
 from kd_utils.study import Study, load
 from kd_utils.text import duration
 
@@ -86,11 +85,12 @@ def students() -> list[str]:
 def setting() -> str:
     """Data, teacher, students and training in one paragraph."""
     counts, classes = kept().dataset["counts"], len(kept().dataset["classes"])
+    source = SOURCES[kept().study.data.name]
     teacher, candidates = kept().teacher, len(kept().study.teacher.candidates)
     epochs = {kept().study.training(s, teacher=False).epochs for s in kept().study.students}
     return paragraph(
-        f"The data are {classes} of the {TINY_IMAGENET['classes']} classes of TinyImageNet, with {counts['train']:,} "
-        f"training and {counts['val']:,} validation images. The teacher is {kept().teacher_name} with ImageNet "
+        f"The data are {classes} of the {source.classes} classes of {source.title}, with {counts['train']:,} training "
+        f"and {counts['val']:,} validation images. The teacher is {kept().teacher_name} with ImageNet "
         f"weights, fine-tuned on these training images: {percent(teacher.metrics.top1_best, 1)} % top-1 accuracy, the "
         f"best of {candidates} candidates. The students start from {_start(kept().study)}, and are trained for "
         f"{' or '.join(map(str, sorted(epochs)))} epochs. {progress()}"
@@ -260,7 +260,7 @@ def not_run() -> str:
     """The caveat that the published setting was not run."""
     counts, classes = kept().dataset["counts"], len(kept().dataset["classes"])
     published = load(PUBLISHED)
-    of_published, done = published.data.classes or TINY_IMAGENET["classes"], len(Shelf(published).students)
+    of_published, done = published.data.classes or SOURCES[published.data.name].classes, len(Shelf(published).students)
     run = f"{done} of its {len(published.cells())} runs are done" if done else "it was not run"
     measured = any(measurement["machine"]["gpu"] for _, measurement in measurements())
     return bullet(
@@ -530,12 +530,22 @@ def ways_to_teach() -> str:
 
 def data_sets() -> str:
     """The rows of sources.py."""
-    where = {"none": "–", "optional": "`--source` or `data.source`; else downloaded", "required": "`data.source`"}
-    rows = [
-        [f"`{row.name}`", row.about, where[row.path], row.licence, "yes" if row.shown else "no", row.cited or "–"]
-        for row in SOURCES.values()
-    ]
+    rows = []
+    for row in SOURCES.values():
+        where = {
+            "none": "–",
+            "optional": f"{row.given}: `--source` or `data.source`; else downloaded",
+            "required": f"{row.given}: `data.source`",
+        }[row.path]
+        shown = "yes" if row.shown else "no"
+        rows.append([f"`{row.name}`", _holds(row), where, row.licence, shown, row.cited or "–"])
     return table(["data.name", "what it holds", "where it lies", "licence", "shown in reports", "source"], rows, left=6)
+
+
+def _holds(row: Source) -> str:
+    if row.classes is None:
+        return row.about
+    return f"{row.about}; {row.classes} classes, {row.train} images each to train on, {row.val} for val"
 
 
 def _title(model: type[BaseModel], places: list[str]) -> str:

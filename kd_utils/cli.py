@@ -15,6 +15,7 @@ from typer.core import TyperCommand
 
 from . import __version__
 from .__main__ import INTERRUPTED, STOPPED, on_interrupt, stop
+from .sources import SOURCES
 
 if TYPE_CHECKING:
     from .running.events import Event, Listener
@@ -94,7 +95,12 @@ def _kd(
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="a study file, or the name of one in studies/")]
 SourceOption = Annotated[
-    Path | None, typer.Option(metavar="PATH", help="zip or folder of tiny-imagenet [default: downloaded]")
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        help="; ".join(f"{s.given} of {s.name}" for s in SOURCES.values() if s.path == "optional")
+        + " [default: downloaded]",
+    ),
 ]
 
 

@@ -61,7 +61,7 @@ class Data(Section):
     """Which images. Splits of the training images are disjoint and drawn by a fixed permutation per class."""
 
     name: Annotated[str, AfterValidator(partial(known, SOURCES))]
-    source: str | None = None  # folder: its path; tiny-imagenet: a zip or folder (default: downloaded)
+    source: str | None = None  # where the images lie, of data sets that take it
     image_size: int = Field(default=64, ge=8, le=1024)  # pixels a side, as stored
     classes: Classes = None  # the first n classes by name, or these, at least 2 in all; default: all
     train_per_class: int | None = Field(default=None, ge=1, le=100_000_000)  # default: all that is left

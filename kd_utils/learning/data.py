@@ -111,8 +111,8 @@ def prepare(
 ) -> Dataset:
     """The study's data set, decoded now if it is not on disk yet, or is damaged, which say() is told.
 
-    source: where the data set lies, for those that may lie anywhere: TinyImageNet's zip or folder (default: the
-    study's data.source, else data/tiny-imagenet-200.zip, downloaded if absent).
+    source: where the data set lies, for those that may lie anywhere (default: the study's data.source; else it is
+    downloaded, if it was not before).
     Raises DataError on anything that is not as it should be, and leaves nothing half-written behind.
     """
     data_notes.claim(study)

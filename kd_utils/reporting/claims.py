@@ -16,7 +16,7 @@ from ..schema import PLATEAU, STANDARD
 from . import stats
 from .results import Point, Results, published
 
-PUBLISHED_VAL_IMAGES = 10_000  # 50 a class; Le and Yang 2015, 'Tiny ImageNet visual recognition challenge'
+PUBLISHED_VAL_IMAGES = 10_000  # 50 of each of 200 classes
 PUBLISHED_TEACHER = 0.6863  # its teacher's accuracy, top-1
 LOW_T, HIGH_ALPHA = 2.0, 0.5  # what claim 2 means by low T and high alpha: T at most, alpha at least
 SOURCE = "Cichor, 2025"
