@@ -200,7 +200,7 @@ def without_labels() -> str:
 
 def spread() -> str:
     """How far runs of a cell lie apart, and what intervals are made of."""
-    return "\n\n".join(map(paragraph, _spread().split("\n\n")))
+    return f"{paragraph(_spread())}\n\n{paragraph(_pairs())}"
 
 
 def _spread() -> str:
@@ -216,7 +216,7 @@ def _spread() -> str:
         "are by this model, with the choice of validation images on top. Verdicts are better, worse, same (within "
         f"{width(kept().study.margin)}, by two one-sided tests) or undecided; differences are corrected by Holm's "
         "method. A cell that lacks a seed is brought to the mean of all seeds, so the numbers of a table can be "
-        f"subtracted from each other.\n\n{_pairs()}"
+        "subtracted from each other."
     )
 
 
@@ -319,8 +319,7 @@ def gains() -> str:
 
 def reading() -> str:
     """How to read the tables."""
-    told = referring(sentences.reading(kept()).markdown, mark="").partition("** ")[2]
-    return paragraph(told.replace("(Equation model)", "([by this model](#what-varies))"))
+    return paragraph(referring(sentences.how_to_read(kept(), "[by this model](#what-varies)"), mark=""))
 
 
 def limits() -> str:

@@ -185,6 +185,11 @@ class Model(Section):
         return Path(path) if colon and path.endswith(".py") else None
 
     @property
+    def function(self) -> str:
+        """What that file calls it; of a model of a library, '' or the end of its name."""
+        return self.model.rpartition(":")[2]
+
+    @property
     def files(self) -> list[Path]:
         """The files that it is made of."""
         named = [self.code, Path(self.pretrained) if isinstance(self.pretrained, str) else None]

@@ -11,24 +11,24 @@ from .text import quoted
 
 
 class YamlError(ValueError):
-    """A file that cannot be read as YAML; the message names the file, and the line where there is one."""
+    """A file that cannot be read as YAML; the message names the line, where there is one, and not the file."""
 
 
 def read(path: Path) -> Any:
     """What a YAML file of at most MOST_BYTES says. Raises YamlError."""
     try:
         return yaml.load(files.read_text(path, MOST_BYTES), _Loader)
-    except YamlError as e:
-        raise YamlError(f"{path}: {e}") from None
+    except YamlError:
+        raise
     except UnicodeDecodeError as e:
-        raise YamlError(f"{path}: not UTF-8 ({e.reason}, byte {e.start}); save the file as UTF-8") from None
+        raise YamlError(f"not UTF-8 ({e.reason}, byte {e.start}); save the file as UTF-8") from None
     except RecursionError:
-        raise YamlError(f"{path}: nested too deep; a study has a handful of levels") from None
+        raise YamlError("nested too deep; a study has a handful of levels") from None
     except OSError as e:
-        raise YamlError(f"{path}: cannot be read ({e.strerror}); is it the right file, and may you read it?") from None
+        raise YamlError(f"cannot be read ({e.strerror}); is it the right file, and may you read it?") from None
     except Exception as e:  # PyYAML raises many kinds for a number or a date that is none
         why = str(e) if isinstance(e, (yaml.YAMLError, ValueError)) else "a value is not of the type that its tag says"
-        raise YamlError(f"{path}: not YAML: {' '.join(why.split())}") from None
+        raise YamlError(f"not YAML: {' '.join(why.split())}") from None
 
 
 class _Loader(yaml.SafeLoader):

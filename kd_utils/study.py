@@ -266,20 +266,20 @@ def load(name: str | Path) -> Study:
     try:
         raw = strict_yaml.read(path)
     except strict_yaml.YamlError as e:
-        raise StudyError(str(e)) from None
+        raise StudyError(str(e), file=path) from None
     if not isinstance(raw, dict):
-        raise StudyError(f"{path}: a study is a mapping with the keys {', '.join(Study.model_fields)}")
+        raise StudyError(f"a study is a mapping with the keys {', '.join(Study.model_fields)}", file=path)
     for key in {"name", "file"} & set(raw):
-        raise StudyError(f"{path}: unknown key '{key}'; a study is named by its file")
+        raise StudyError(f"unknown key '{key}'; a study is named by its file", file=path)
     try:
         a_name(path.stem)
     except ValueError as e:
-        raise StudyError(f"{path}: rename the file: {e}") from None
+        raise StudyError(f"rename the file: {e}", file=path) from None
     raw |= {"name": path.stem, "file": str(path.resolve())}
     try:
         study = Study(**raw)
     except ValidationError as e:
-        raise StudyError(f"{path}: {explain(e, Study)}") from None
+        raise StudyError(explain(e, Study), file=path) from None
     return _resolved(study, path.parent)
 
 
@@ -288,11 +288,11 @@ def _resolved(study: Study, folder: Path) -> Study:
 
     def absolute(name: str) -> str:
         if "\0" in name or any(len(os.fsencode(part)) > 255 for part in Path(name).parts):
-            raise StudyError(f"{study.file}: no file is called {quoted(name)}; write its path from the study file")
+            raise StudyError(f"no file is called {quoted(name)}; write its path from the study file", file=study.file)
         try:
             return str((folder / Path(name).expanduser()).resolve())
         except (OSError, RuntimeError) as e:  # a loop of links, or nobody's home
-            raise StudyError(f"{study.file}: the path {quoted(name)} leads nowhere ({e})") from None
+            raise StudyError(f"the path {quoted(name)} leads nowhere ({e})", file=study.file) from None
 
     def models(listed: Sequence[AnyModel]) -> list[AnyModel]:
         found = []
@@ -300,7 +300,7 @@ def _resolved(study: Study, folder: Path) -> Study:
             named = {k: getattr(model, k, "") for k in ("pretrained", "logits")}
             update = {k: absolute(v) for k, v in named.items() if isinstance(v, str) and v}
             if model.code:
-                update["model"] = f"{absolute(str(model.code))}:{model.model.rpartition(':')[2]}"
+                update["model"] = f"{absolute(str(model.code))}:{model.function}"
             found.append(model.model_copy(update=update))
         return found
 

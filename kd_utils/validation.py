@@ -4,6 +4,7 @@ import difflib
 import os
 import re
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any, ClassVar, get_args
 
 # pydantic looks through every installed package for plugins, of which there are none: a sixth of `kd status`
@@ -15,7 +16,14 @@ from .text import quoted, shortened
 
 
 class StudyError(ValueError):
-    """A study file, or a parameter, that cannot be used; the message names the key and what is allowed."""
+    """A study file, or a parameter, that cannot be used; the message names the key and what is allowed.
+
+    wrong: the same without the file's name, of which there is none where a parameter is wrong.
+    """
+
+    def __init__(self, wrong: str, *, file: Path | str = "") -> None:
+        super().__init__(f"{file}: {wrong}" if file else wrong)
+        self.wrong = wrong
 
 
 class Section(BaseModel):

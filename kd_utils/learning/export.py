@@ -310,7 +310,7 @@ def _loading(plan: Plan, classes: int, path: Path) -> str:
     spec, file = plan.model, str(path)
     by_torch = f"model.load_state_dict(safetensors.torch.load_file({file!r}))"
     if spec.code:
-        name = spec.model.rpartition(":")[2]
+        name = spec.function
         return f"import safetensors.torch; from {spec.code.stem} import {name}; model = {name}({classes})\n{by_torch}"
     if not spec.model:
         return ""

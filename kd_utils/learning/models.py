@@ -150,7 +150,7 @@ def create(spec: Model, classes: int, image_size: int, head: bool = False) -> Cl
 
     def build(**kwargs: Any) -> nn.Module:
         if spec.code:
-            return _own(spec.code, spec.model.rpartition(":")[2], classes, size)
+            return _own(spec.code, spec.function, classes, size)
         backbone = _build(library, name, classes, **kwargs)
         return _small_stem(backbone, name) if spec.stem == "small" else backbone
 

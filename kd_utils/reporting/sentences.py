@@ -368,6 +368,11 @@ def asked(results: Results) -> Text:
 
 def reading(results: Results) -> Text:
     """How to read the tables and figures, once for all of them."""
+    return Text(f"**How to read the tables and figures.** {how_to_read(results, '@eq-model')}\n")
+
+
+def how_to_read(results: Results, model: str) -> str:
+    """The same in one paragraph; model: where the model of what varies is told, in Markdown."""
     if results.varied:
         told = (
             "Gain: a cell's accuracy less the baseline's, in points, ± half its 95 % interval over seeds and images. "
@@ -385,16 +390,16 @@ def reading(results: Results) -> Text:
         )
     counts = results.seed_counts()
     lacking = (
-        " Where a cell lacks a seed, its accuracies and its gain are brought to the mean of all seeds (@eq-model); its "
+        f" Where a cell lacks a seed, its accuracies and its gain are brought to the mean of all seeds ({model}); its "
         "other numbers are means over the seeds that it has."
         if min(counts) < max(counts)
         else ""
     )
-    return Text(
-        "**How to read the tables and figures.** Accuracies are top-1 on the validation images, in percent. "
-        f"{told} NLL: negative log-likelihood, in nats; ECE: expected calibration error. Agree: the share of images on "
-        "which student and teacher name the same class. n, and numbers in brackets in figures, count seeds."
-        f"{lacking}\n"
+    return (
+        f"Accuracies are top-1 on the validation images, in percent. {told} NLL: negative log-likelihood, in nats; "
+        "ECE: expected calibration error. Agree: the share of images on which student and teacher name the same class. "
+        "n, and numbers in brackets in figures, count seeds."
+        f"{lacking}"
     )
 
 

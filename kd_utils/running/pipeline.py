@@ -274,7 +274,7 @@ def view_tasks(shelf: Shelf, seed: int, count: int, device: str = "auto") -> lis
     store = SoftTargets.of(study, seed, chosen, data.load(study))
     tasks = [
         Task(
-            pace.VIEW.format(seed, view),
+            f"soft targets, seed {seed}, view {view}",
             compute_view,
             {"study": study, "seed": seed, "view": view, "device": device},
             paths.results(study.name) / f"soft-targets-seed{seed}-view{view:04d}",
@@ -423,7 +423,7 @@ def run_all(
 
     data.load(shelf.study).check()  # once, and not by a failure of every task
     total, finished = sum(task.steps for task in tasks), 0
-    took: dict[str, float] = {}
+    took = pace.Took()
     views_left = Counter(task.arguments["seed"] for task in tasks if task.function is compute_view)
     tell(events.StageProgress(stage, 0, total))
 
@@ -433,14 +433,15 @@ def run_all(
         if failure:
             tell(events.Failed(task.name, failure.error, task.folder))
             return
-        took[task.name] = seconds
         if task.function is compute_view:
+            took.views.append(seconds)
             seed = task.arguments["seed"]
             views_left[seed] -= 1
             if not views_left[seed]:
                 named = f"{_named_rightly(shelf, seed):.2%} name the right class"
                 tell(events.Said(f"done: soft targets, seed {seed}, {named}"))
             return
+        took.runs[task.name] = seconds
         record = shelf.take(task.folder)
         if record is None:  # it was removed just now
             return

@@ -115,7 +115,7 @@ def test_a_candidate_s_pace_is_not_that_of_a_student_of_its_name():
 
 
 def test_what_runs_took_here_goes_before_what_their_records_say():
-    found = pace.left(shelf({A: DONE, B: None}), {B.name: RunProgress()}, 1, {A.name: 130.0})
+    found = pace.left(shelf({A: DONE, B: None}), {B.name: RunProgress()}, 1, pace.Took({A.name: 130.0}))
     assert found == pace.Left(130.0, ()) and found.short == "about 2.2 min left"
 
 
