@@ -44,6 +44,7 @@ from kd_utils.text import duration
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY, PUBLISHED, PRETRAINED = "tiny-imagenet-20", "tiny-imagenet", "tiny-imagenet-20-pretrained"
+DEMO = "digits"  # its results are not kept
 STUDENTS = ("resnet18", "shufflenet_v2_x1_0")  # in the order in which the pages name them
 WIDTH = 120
 
@@ -260,16 +261,50 @@ def not_run() -> str:
     """The caveat that the published setting was not run."""
     counts, classes = kept().dataset["counts"], len(kept().dataset["classes"])
     published = load(PUBLISHED)
-    of_published, done = published.data.classes or SOURCES[published.data.name].classes, len(Shelf(published).students)
-    run = f"{done} of its {len(published.cells())} runs are done" if done else "it was not run"
-    measured = any(measurement["machine"]["gpu"] for _, measurement in measurements())
+    of_published = published.data.classes or SOURCES[published.data.name].classes
     return bullet(
         f"**This is not the published setting.** It has {classes} classes and {counts['train']:,} training images, "
         f"and its students start from {_start(kept().study)}. The published setting has {of_published} classes, and "
         f"its students start from {_start(published)}. It is described in "
-        f"[studies/{PUBLISHED}.yaml](studies/{PUBLISHED}.yaml); {run}. The code for GPUs is written"
-        + (", and its speed was measured." if measured else ", but its speed was not measured.")
+        f"[studies/{PUBLISHED}.yaml](studies/{PUBLISHED}.yaml); {_runs_of_published()}. The code for GPUs is "
+        f"written; its speed {_measured_on_gpus()}."
     )
+
+
+def _runs_of_published() -> str:
+    published = load(PUBLISHED)
+    done, planned = len(Shelf(published).students), len(published.cells())
+    return f"{done} of its {planned} runs are done" if done else "it was not run"
+
+
+def _measured_on_gpus() -> str:
+    measured = any(measurement["machine"]["gpu"] for _, measurement in measurements())
+    return "was measured" if measured else "was not measured"
+
+
+def not_tried() -> str:
+    """What nothing is known of by trying."""
+    return bullet(
+        f"**The published setting**: {_runs_of_published()}. **The code for GPUs**: its speed {_measured_on_gpus()}."
+    )
+
+
+def gpu_speed() -> str:
+    """Whether a GPU is among the measurements."""
+    return f"**Its speed {_measured_on_gpus()}.**"
+
+
+def studies() -> str:
+    """The studies of the repository, and how many of their runs are kept."""
+    rows = []
+    for path in sorted((ROOT / "studies").glob("*.yaml")):
+        study = load(path)
+        classes = study.data.classes or SOURCES[study.data.name].classes or "all"
+        runs = "–" if study.name == DEMO else str(len(Shelf(study).students))
+        link = f"[{path.name}](../studies/{path.name})"
+        of_students = ", ".join(names.of_model(student.model) for student in study.students)
+        rows.append([link, names.of_data(study), str(classes), of_students, str(len(study.cells())), runs])
+    return table(["study", "data", "classes", "students", "runs planned", "runs in git"], rows, {0, 1, 3})
 
 
 def _start(study: Study) -> str:
@@ -653,10 +688,12 @@ def demo() -> str:
     told = json.loads((ROOT / "docs" / "demo.json").read_text(encoding="utf-8"))
     machine, took = told["machine"], {stage: duration(seconds) for stage, seconds in told["seconds"].items()}
     flags = ", ".join(flag.upper() for flag in machine["flags"])
+    untimed = [told for flag, told in (("avx512f", "AVX-512"), ("amx_tile", "AMX")) if flag not in machine["flags"]]
     return paragraph(
         f"On {machine['cores']} cores ({machine['cpu']} with {flags}{' alone' * (len(machine['flags']) == 1)}, "
         f"{told['date']}) the installation took {took['installation']} and the demo {took['demo']}: teachers "
-        f"{took['teachers']}, {len(load('digits').cells())} cells {took['cells']}, the report {took['report']}."
+        f"{took['teachers']}, {len(load(DEMO).cells())} cells {took['cells']}, the report {took['report']}."
+        + (f" It was not timed with {' or '.join(untimed)}." if untimed else "")
     )
 
 
@@ -731,6 +768,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "spread": spread,
     "selected": selected,
     "not-run": not_run,
+    "not-tried": not_tried,
+    "gpu-speed": gpu_speed,
+    "studies": studies,
     "seen-views": seen_views,
     "gains": gains,
     "pretrained-summary": pretrained_summary,
