@@ -63,10 +63,10 @@ def filled(text: str) -> str:
             raise ValueError(f"no block is called {name!r}; there are: {', '.join(BLOCKS)}")
         return f"<!-- begin: {name} -->\n{BLOCKS[name]().strip()}\n<!-- end: {name} -->"
 
-    found = re.compile(r"<!-- begin: (\S+) -->\n.*?<!-- end: \1 -->", re.DOTALL)
-    if len(found.findall(text)) != text.count("<!-- begin:") or text.count("<!-- begin:") != text.count("<!-- end:"):
+    block = re.compile(r"<!-- begin: (\S+) -->\n.*?<!-- end: \1 -->", re.DOTALL)
+    if len(block.findall(text)) != text.count("<!-- begin:") or text.count("<!-- begin:") != text.count("<!-- end:"):
         raise ValueError("a generated part has no end, or no beginning")
-    return found.sub(part, text)
+    return block.sub(part, text)
 
 
 # --- what was found, from the records
@@ -103,10 +103,10 @@ def progress() -> str:
     return _progress(kept())
 
 
-def _progress(found: results.Results) -> str:
-    study, done = found.study, len(found.students)
+def _progress(outcome: results.Results) -> str:
+    study, done = outcome.study, len(outcome.students)
     first = [c for c in study.cells() if c.seed == study.seeds[0]]
-    missing = set(first) - {r.cell for r in found.students}
+    missing = set(first) - {r.cell for r in outcome.students}
     if done == len(study.cells()):
         return f"All {done} planned runs are done."
     if missing or len(study.seeds) == 1:
@@ -123,15 +123,15 @@ def summary() -> str:
     return table(head, _contrasts(kept(), students()), {0, 1, 6})
 
 
-def _contrasts(found: results.Results, labels: list[str]) -> list[list[str]]:
+def _contrasts(outcome: results.Results, labels: list[str]) -> list[list[str]]:
     rows = []
     for student in labels:
-        for contrast in found.contrasts(student):
-            cells = [found.row(point) for point in contrast.cells]
+        for contrast in outcome.contrasts(student):
+            cells = [outcome.row(point) for point in contrast.cells]
             runs = sum(cell["n"] for cell in cells if cell)
             gain = between(contrast.effect.value, *contrast.effect.interval())
             means = [percent(contrast.top1), percent(contrast.top1_against)]
-            rows.append([found.called(student), contrast.name, str(runs), *means, gain, contrast.verdict])
+            rows.append([outcome.called(student), contrast.name, str(runs), *means, gain, contrast.verdict])
     return rows
 
 
@@ -143,14 +143,14 @@ def pretrained() -> results.Results:
 
 def pretrained_setting() -> str:
     """What that study is, and how far."""
-    found, ((label, spec),) = pretrained(), [(s.label, s) for s in pretrained().study.students]
-    train, taught = found.study.training(spec, teacher=False), found.study.candidate(found.teacher.teacher)
+    outcome, ((label, spec),) = pretrained(), [(s.label, s) for s in pretrained().study.students]
+    train, taught = outcome.study.training(spec, teacher=False), outcome.study.candidate(outcome.teacher.teacher)
     return paragraph(
         "The published students were pretrained, and those above were not. So a study of its own asks the same of a "
-        f"student that starts from ImageNet weights: {found.called(label)} at {found.dataset['image_size']} px, "
-        f"trained for {train.epochs} epochs, taught by {found.teacher_name} at {taught.input_size} px "
-        f"({percent(found.teacher.metrics.top1_best, 1)} %). Its classes are the same, and its comparisons were fixed "
-        f"before its first run. {_progress(found)}"
+        f"student that starts from ImageNet weights: {outcome.called(label)} at {outcome.dataset['image_size']} px, "
+        f"trained for {train.epochs} epochs, taught by {outcome.teacher_name} at {taught.input_size} px "
+        f"({percent(outcome.teacher.metrics.top1_best, 1)} %). Its classes are the same, and its comparisons were "
+        f"fixed before its first run. {_progress(outcome)}"
     )
 
 
@@ -162,18 +162,18 @@ def pretrained_contrasts() -> str:
 
 def pretrained_summary() -> str:
     """Its contrasts with the baseline that came out better, in a sentence."""
-    found, told = pretrained(), []
-    for student in found.labels:
-        for contrast in found.contrasts(student):
+    outcome, told = pretrained(), []
+    for student in outcome.labels:
+        for contrast in outcome.contrasts(student):
             if contrast.verdict == "better" and [p.alpha for p in contrast.against] == [1.0]:
                 gain = between(contrast.effect.value, *contrast.effect.interval())
                 told.append(f"{gain} points with {contrast.name}")
-    (student,) = found.labels
+    (student,) = outcome.labels
     if not told:
         raise ValueError(f"{PRETRAINED} has no clear gain; this sentence needs other words")
     return paragraph(
-        f"In a study of its own, a student that starts from ImageNet weights ({found.called(student)}) gains as well: "
-        f"{' and '.join(told)} ([findings](docs/findings.md#students-that-start-from-imagenet-weights))."
+        f"In a study of its own, a student that starts from ImageNet weights ({outcome.called(student)}) gains as "
+        f"well: {' and '.join(told)} ([findings](docs/findings.md#students-that-start-from-imagenet-weights))."
     )
 
 
@@ -186,12 +186,12 @@ def without_labels() -> str:
     base, ours = there[None, 1.0], {point.T for point in pretrained().cells.index if point.alpha == 0}
     T = max(T for T, alpha in there if T is not None and alpha == 0 and (T, 0.5) in there and T in ours)
     parts = []
-    for found in (kept(), pretrained()):
-        for student in found.labels:
-            row = found.row(results.Point.at(student, T, 0.0))
+    for outcome in (kept(), pretrained()):
+        for student in outcome.labels:
+            row = outcome.row(results.Point.at(student, T, 0.0))
             if row is not None:
                 gain = between(row["gain"], row["gain_low"], row["gain_high"])
-                parts.append(f"{gain} ({found.called(student)} from {_start(found.study)}, n = {row['n']})")
+                parts.append(f"{gain} ({outcome.called(student)} from {_start(outcome.study)}, n = {row['n']})")
     return paragraph(
         f"**Without labels** (alpha = 0) at T = {T:g}, the published ShuffleNetV2, a single run, is "
         f"{base - there[T, 0.0]:.2f} points below its baseline, and {there[T, 0.5] - there[T, 0.0]:.2f} below its cell "

@@ -142,8 +142,8 @@ def _takes_resources(command: Callable[..., None]) -> Callable[..., None]:
         command(**given, where=_where(**resources))
 
     options = signature(_where).parameters
-    own = [p for p in signature(command).parameters.values() if p.name != "where"]
-    parameters = [*own, *options.values()]
+    before = [p for p in signature(command).parameters.values() if p.name != "where"]
+    parameters = [*before, *options.values()]
     taking.__annotations__ = {p.name: p.annotation for p in parameters}
     vars(taking)["__signature__"] = Signature(parameters)
     return taking

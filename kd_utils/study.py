@@ -295,14 +295,14 @@ def _resolved(study: Study, folder: Path) -> Study:
             raise StudyError(f"the path {quoted(name)} leads nowhere ({e})", file=study.file) from None
 
     def models(listed: Sequence[AnyModel]) -> list[AnyModel]:
-        found = []
+        resolved = []
         for model in listed:
             named = {k: getattr(model, k, "") for k in ("pretrained", "logits")}
             update = {k: absolute(v) for k, v in named.items() if isinstance(v, str) and v}
             if model.code:
                 update["model"] = f"{absolute(str(model.code))}:{model.function}"
-            found.append(model.model_copy(update=update))
-        return found
+            resolved.append(model.model_copy(update=update))
+        return resolved
 
     source = absolute(study.data.source) if study.data.source else None
     return study.model_copy(

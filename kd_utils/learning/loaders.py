@@ -181,23 +181,23 @@ def image_folder(path: Path | None, progress: OnProgress) -> Pools:
     names = [n for n in reader.names() if n.lower().endswith(IMAGE_SUFFIXES) and not hidden(n)]
     split_up = (path / "train").is_dir() or (path / "val").is_dir()
     in_class = re.compile(r"(train|val)/([^/]+)/." if split_up else r"()([^/]+)/.")
-    found = [(n, m[1], m[2]) for n in names if (m := in_class.match(n))]
-    keys = sorted({key for _, split, key in found if split != "val"})
+    images = [(n, m[1], m[2]) for n in names if (m := in_class.match(n))]
+    keys = sorted({key for _, split, key in images if split != "val"})
     if not keys:
         raise DataError(
             f"{path}: no images in train/<class>/, nor in <class>/; the layout is train/<class>/*.jpg and "
             "val/<class>/*.jpg, or <class>/*.jpg alone"
         )
-    strange = sorted({key for _, split, key in found if split == "val"} - set(keys))
+    strange = sorted({key for _, split, key in images if split == "val"} - set(keys))
     if strange:
         raise DataError(f"{path}/val: the class folders {', '.join(strange)} are not in train/")
-    full = {(split, key) for _, split, key in found}
+    full = {(split, key) for _, split, key in images}
     for folder in sorted([*path.glob("train/*/"), *path.glob("val/*/")] if split_up else path.glob("*/")):
         place = (folder.parent.name if split_up else "", folder.name)
         if not hidden(folder.name) and place not in full:
             raise DataError(f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)}); add some, or remove the folder")
-    class_of = {n: key for n, _, key in found}
-    of_train, of_val = ([n for n, split, _ in found if (split == "val") is val] for val in (False, True))
+    class_of = {n: key for n, _, key in images}
+    of_train, of_val = ([n for n, split, _ in images if (split == "val") is val] for val in (False, True))
     train, val = (_named_pool(reader, some, keys, class_of.__getitem__) for some in (of_train, of_val))
     beside = [p.name for p in path.glob("*/") if split_up and p.name not in ("train", "val") and not hidden(p.name)]
     return Pools(keys, keys, train, val if len(val.labels) else None, tuple(sorted(beside)))

@@ -763,15 +763,15 @@ def _whose(results: Results) -> str:
     """Whether the gain is the teacher's, by the methods that have none."""
     told, used = [], set()
     for student in results.labels:
-        own = [
+        without = [
             cell
             for cell in results.rows(results.further_of(student))
             if results.study.method(cell.point.method).teaching.taught_by in ("", "self")
         ]
         plain = results.roles(student).get("standard")
-        if own and plain:
-            best = max(own, key=lambda cell: cell["gain"])
-            used |= {in_markdown(names.of_method(results.study, cell.point.method)) for cell in own}
+        if without and plain:
+            best = max(without, key=lambda cell: cell["gain"])
+            used |= {in_markdown(names.of_method(results.study, cell.point.method)) for cell in without}
             told.append(
                 f"{signed(100 * best['gain'])} points for {_name(results, student)} (plain distillation: "
                 f"{signed(100 * plain['gain'])})"

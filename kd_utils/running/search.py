@@ -178,8 +178,8 @@ def search(
 
     budget: by default BUDGET, or the least that pays for a search where that does not. The ranges are those that the
     grid spans. Runs are the study's own: records that are there are taken, and those of a search that was stopped go
-    on. Raises PipelineError where the study holds no images out, or the budget is too
-    small, and ShelfError where it has no teacher.
+    on. Raises PipelineError where the study holds no images out, or the budget is too small, and ShelfError where it
+    has no teacher.
     """
     _optuna()
     if budget is not None and not (isinstance(budget, int | float) and 0 < budget <= 1):
@@ -190,54 +190,28 @@ def search(
         if where.engine == "local":
             warm_up()
         shelf = Shelf(study)
-        if shelf.dataset and not shelf.dataset["counts"]["holdout"]:
-            raise PipelineError(
-                "a search judges on held-out images, and the study has none: set data.holdout_per_class in "
-                f"{study.file}, which makes other data and other runs"
-            )
-        shelf.chosen_teacher()
+        _can_be_searched(shelf)
         if budget is None and (budget := default_budget(study)) != BUDGET:
             tell(events.Advised(f"budget: {budget:g} of the grid; {BUDGET:g} of so small a grid pays for no search"))
         plans = {student.label: _plan(study, student, budget) for student in study.students}
         pipeline.advise(shelf, where, tell)
         for label, (count, _) in plans.items():
             if count < FEW:
-                tell(
-                    events.Advised(
-                        f"{label}: {count} pairs are few to find the best among; run the grid, with kd grid "
-                        f"{study.name}, or give a larger budget"
-                    )
-                )
-        first, *others = study.seeds
-        notes, seen = [], {}
-        views = [
-            task for seed in study.seeds for task in pipeline.view_tasks(shelf, seed, study.view_count(), where.device)
-        ]
-        ok = pipeline.run_all("soft targets", views, shelf, where, tell, of_grid=False)
-        baselines = [Cell(label, None, 1.0, seed) for label in plans for seed in study.seeds]
-        for label, (count, ends) in plans.items():
-            counts = " -> ".join(f"{n} to {end}" for n, end in zip(_lefts(count, ends), ends, strict=True))
-            tell(events.Said(f"{label}: {count} pairs of T and alpha; trained to epoch: {counts}"))
-            spread = [Cell(label, T, alpha, first) for T, alpha in draw(study.grid, math.ceil(count / 2))]
-            early = _score(shelf, spread, ends[0], where, tell)
-            scores = {(cell.T, cell.alpha): score for cell, score in early.items() if cell.T is not None}
-            near = [Cell(label, T, alpha, first) for T, alpha in draw_near(study.grid, scores, count - len(spread))]
-            seen[label] = halve([*early, *near], ends, lambda some, end: _score(shelf, some, end, where, tell))
-            if advice := _early(shelf, label, ends, seen[label]):
-                notes.append(advice)
+                few = f"{label}: {count} pairs are few to find the best among"
+                tell(events.Advised(f"{few}; run the grid, with kd grid {study.name}, or give a larger budget"))
+        ok = pipeline.run_all("soft targets", _views(shelf, where.device), shelf, where, tell, of_grid=False)
+        seen = {label: _halved(shelf, label, *plan, where, tell) for label, plan in plans.items()}
+        notes = [advice for label, (_, ends) in plans.items() if (advice := _early(shelf, label, ends, seen[label]))]
         finalists = [cell for of_student in seen.values() for cell in of_student[max(of_student)]]
-        again = [Cell(c.student, c.T, c.alpha, seed) for c in finalists for seed in others]
+        baselines = [Cell(label, None, 1.0, seed) for label in plans for seed in study.seeds]
+        again = [Cell(c.student, c.T, c.alpha, seed) for c in finalists for seed in study.seeds[1:]]
         ok = _run(shelf, [*baselines, *again], where, tell) and ok
         if not ok:
             notes.append("some runs failed, and are left out; the same command tries them again")
         result = SearchResult(
             [winner for label in plans if (winner := _winner(shelf, label, finalists))],
             sum(_trained(shelf, label, seen[label], finalists) for label in plans),
-            sum(
-                study.training(study.student(c.student), teacher=False).epochs
-                for c in study.cells()
-                if c.method == "kd"
-            ),
+            _epochs_of_grid(study),
             notes,
         )
         _tidy(shelf, seen, finalists)
@@ -245,6 +219,45 @@ def search(
         files.write_json(paths.results(study.name) / paths.SEARCH, {"budget": budget, "seen": told, **asdict(result)})
         pipeline.write_results(shelf)
     return result
+
+
+def _can_be_searched(shelf: Shelf) -> None:
+    """Raises PipelineError where the study holds no images out, ShelfError where it has no teacher."""
+    if shelf.dataset and not shelf.dataset["counts"]["holdout"]:
+        raise PipelineError(
+            "a search judges on held-out images, and the study has none: set data.holdout_per_class in "
+            f"{shelf.study.file}, which makes other data and other runs"
+        )
+    shelf.chosen_teacher()
+
+
+def _views(shelf: Shelf, device: str) -> list[Task]:
+    """The soft targets of all seeds that are missing."""
+    study = shelf.study
+    return [task for seed in study.seeds for task in pipeline.view_tasks(shelf, seed, study.view_count(), device)]
+
+
+def _halved(
+    shelf: Shelf, label: str, count: int, ends: list[int], where: Resources, tell: Listener
+) -> dict[int, dict[Cell, float]]:
+    """The halving of one student's cells, of the first seed: half spread evenly, the others drawn near the best.
+
+    Returns end -> cell -> its accuracy there on held-out images.
+    """
+    counts = " -> ".join(f"{n} to {end}" for n, end in zip(_lefts(count, ends), ends, strict=True))
+    tell(events.Said(f"{label}: {count} pairs of T and alpha; trained to epoch: {counts}"))
+    grid, seed = shelf.study.grid, shelf.study.seeds[0]
+    spread = [Cell(label, T, alpha, seed) for T, alpha in draw(grid, math.ceil(count / 2))]
+    early = _score(shelf, spread, ends[0], where, tell)
+    scores = {(cell.T, cell.alpha): score for cell, score in early.items() if cell.T is not None}
+    near = [Cell(label, T, alpha, seed) for T, alpha in draw_near(grid, scores, count - len(spread))]
+    return halve([*early, *near], ends, lambda some, end: _score(shelf, some, end, where, tell))
+
+
+def _epochs_of_grid(study: Study) -> int:
+    """The epochs that the whole grid takes, its baselines included."""
+    of_grid = (study.student(cell.student) for cell in study.cells() if cell.method == "kd")
+    return sum(study.training(student, teacher=False).epochs for student in of_grid)
 
 
 def default_budget(study: Study) -> float:
