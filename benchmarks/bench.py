@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
     from kd_utils.learning.data import Dataset
     from kd_utils.learning.soft_targets import SoftTargets
-    from kd_utils.study import Model, Study
+    from kd_utils.schema import Model
+    from kd_utils.study import Study
 
 BATCH = 128
 T, ALPHA = 4.0, 0.5
@@ -255,7 +256,7 @@ def floor(spec: "Model", asked: argparse.Namespace, device: "torch.device") -> f
 
     from kd_utils.learning import models
     from kd_utils.learning.training import _optimizer
-    from kd_utils.study import Train
+    from kd_utils.schema import Train
 
     model = models.create(spec, asked.classes, asked.size).to(device).backbone.train()
     optimizer = _optimizer(model, Train())

@@ -33,18 +33,18 @@ from pydantic.fields import FieldInfo
 from scipy.stats import spearmanr
 
 from kd_utils import methods, records
-from kd_utils.duration import duration
 from kd_utils.keys import student_settings
-from kd_utils.learning.loaders import TINY_IMAGENET
 from kd_utils.reporting import claims, names, results, sentences, stats, tables
 from kd_utils.reporting.shown import Table, between, p_value, percent, points, referring, width
 from kd_utils.running import search
 from kd_utils.shelf import Shelf
-from kd_utils.sources import SOURCES
+from kd_utils.sources import SOURCES, Source
 from kd_utils.study import Study, load
+from kd_utils.text import duration
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY, PUBLISHED, PRETRAINED = "tiny-imagenet-20", "tiny-imagenet", "tiny-imagenet-20-pretrained"
+DEMO = "digits"  # its results are not kept
 STUDENTS = ("resnet18", "shufflenet_v2_x1_0")  # in the order in which the pages name them
 WIDTH = 120
 
@@ -63,10 +63,10 @@ def filled(text: str) -> str:
             raise ValueError(f"no block is called {name!r}; there are: {', '.join(BLOCKS)}")
         return f"<!-- begin: {name} -->\n{BLOCKS[name]().strip()}\n<!-- end: {name} -->"
 
-    found = re.compile(r"<!-- begin: (\S+) -->\n.*?<!-- end: \1 -->", re.DOTALL)
-    if len(found.findall(text)) != text.count("<!-- begin:") or text.count("<!-- begin:") != text.count("<!-- end:"):
+    block = re.compile(r"<!-- begin: (\S+) -->\n.*?<!-- end: \1 -->", re.DOTALL)
+    if len(block.findall(text)) != text.count("<!-- begin:") or text.count("<!-- begin:") != text.count("<!-- end:"):
         raise ValueError("a generated part has no end, or no beginning")
-    return found.sub(part, text)
+    return block.sub(part, text)
 
 
 # --- what was found, from the records
@@ -86,11 +86,12 @@ def students() -> list[str]:
 def setting() -> str:
     """Data, teacher, students and training in one paragraph."""
     counts, classes = kept().dataset["counts"], len(kept().dataset["classes"])
+    source = SOURCES[kept().study.data.name]
     teacher, candidates = kept().teacher, len(kept().study.teacher.candidates)
     epochs = {kept().study.training(s, teacher=False).epochs for s in kept().study.students}
     return paragraph(
-        f"The data are {classes} of the {TINY_IMAGENET['classes']} classes of TinyImageNet, with {counts['train']:,} "
-        f"training and {counts['val']:,} validation images. The teacher is {kept().teacher_name} with ImageNet "
+        f"The data are {classes} of the {source.classes} classes of {source.title}, with {counts['train']:,} training "
+        f"and {counts['val']:,} validation images. The teacher is {kept().teacher_name} with ImageNet "
         f"weights, fine-tuned on these training images: {percent(teacher.metrics.top1_best, 1)} % top-1 accuracy, the "
         f"best of {candidates} candidates. The students start from {_start(kept().study)}, and are trained for "
         f"{' or '.join(map(str, sorted(epochs)))} epochs. {progress()}"
@@ -102,10 +103,10 @@ def progress() -> str:
     return _progress(kept())
 
 
-def _progress(found: results.Results) -> str:
-    study, done = found.study, len(found.students)
+def _progress(outcome: results.Results) -> str:
+    study, done = outcome.study, len(outcome.students)
     first = [c for c in study.cells() if c.seed == study.seeds[0]]
-    missing = set(first) - {r.cell for r in found.students}
+    missing = set(first) - {r.cell for r in outcome.students}
     if done == len(study.cells()):
         return f"All {done} planned runs are done."
     if missing or len(study.seeds) == 1:
@@ -122,15 +123,15 @@ def summary() -> str:
     return table(head, _contrasts(kept(), students()), {0, 1, 6})
 
 
-def _contrasts(found: results.Results, labels: list[str]) -> list[list[str]]:
+def _contrasts(outcome: results.Results, labels: list[str]) -> list[list[str]]:
     rows = []
     for student in labels:
-        for contrast in found.contrasts(student):
-            cells = [found.row(point) for point in contrast.cells]
+        for contrast in outcome.contrasts(student):
+            cells = [outcome.row(point) for point in contrast.cells]
             runs = sum(cell["n"] for cell in cells if cell)
             gain = between(contrast.effect.value, *contrast.effect.interval())
             means = [percent(contrast.top1), percent(contrast.top1_against)]
-            rows.append([found.called(student), contrast.name, str(runs), *means, gain, contrast.verdict])
+            rows.append([outcome.called(student), contrast.name, str(runs), *means, gain, contrast.verdict])
     return rows
 
 
@@ -142,14 +143,14 @@ def pretrained() -> results.Results:
 
 def pretrained_setting() -> str:
     """What that study is, and how far."""
-    found, ((label, spec),) = pretrained(), [(s.label, s) for s in pretrained().study.students]
-    train, taught = found.study.training(spec, teacher=False), found.study.candidate(found.teacher.teacher)
+    outcome, ((label, spec),) = pretrained(), [(s.label, s) for s in pretrained().study.students]
+    train, taught = outcome.study.training(spec, teacher=False), outcome.study.candidate(outcome.teacher.teacher)
     return paragraph(
         "The published students were pretrained, and those above were not. So a study of its own asks the same of a "
-        f"student that starts from ImageNet weights: {found.called(label)} at {found.dataset['image_size']} px, "
-        f"trained for {train.epochs} epochs, taught by {found.teacher_name} at {taught.input_size} px "
-        f"({percent(found.teacher.metrics.top1_best, 1)} %). Its classes are the same, and its comparisons were fixed "
-        f"before its first run. {_progress(found)}"
+        f"student that starts from ImageNet weights: {outcome.called(label)} at {outcome.dataset['image_size']} px, "
+        f"trained for {train.epochs} epochs, taught by {outcome.teacher_name} at {taught.input_size} px "
+        f"({percent(outcome.teacher.metrics.top1_best, 1)} %). Its classes are the same, and its comparisons were "
+        f"fixed before its first run. {_progress(outcome)}"
     )
 
 
@@ -161,18 +162,18 @@ def pretrained_contrasts() -> str:
 
 def pretrained_summary() -> str:
     """Its contrasts with the baseline that came out better, in a sentence."""
-    found, told = pretrained(), []
-    for student in found.labels:
-        for contrast in found.contrasts(student):
+    outcome, told = pretrained(), []
+    for student in outcome.labels:
+        for contrast in outcome.contrasts(student):
             if contrast.verdict == "better" and [p.alpha for p in contrast.against] == [1.0]:
                 gain = between(contrast.effect.value, *contrast.effect.interval())
                 told.append(f"{gain} points with {contrast.name}")
-    (student,) = found.labels
+    (student,) = outcome.labels
     if not told:
         raise ValueError(f"{PRETRAINED} has no clear gain; this sentence needs other words")
     return paragraph(
-        f"In a study of its own, a student that starts from ImageNet weights ({found.called(student)}) gains as well: "
-        f"{' and '.join(told)} ([findings](docs/findings.md#students-that-start-from-imagenet-weights))."
+        f"In a study of its own, a student that starts from ImageNet weights ({outcome.called(student)}) gains as "
+        f"well: {' and '.join(told)} ([findings](docs/findings.md#students-that-start-from-imagenet-weights))."
     )
 
 
@@ -185,12 +186,12 @@ def without_labels() -> str:
     base, ours = there[None, 1.0], {point.T for point in pretrained().cells.index if point.alpha == 0}
     T = max(T for T, alpha in there if T is not None and alpha == 0 and (T, 0.5) in there and T in ours)
     parts = []
-    for found in (kept(), pretrained()):
-        for student in found.labels:
-            row = found.row(results.Point.at(student, T, 0.0))
+    for outcome in (kept(), pretrained()):
+        for student in outcome.labels:
+            row = outcome.row(results.Point.at(student, T, 0.0))
             if row is not None:
                 gain = between(row["gain"], row["gain_low"], row["gain_high"])
-                parts.append(f"{gain} ({found.called(student)} from {_start(found.study)}, n = {row['n']})")
+                parts.append(f"{gain} ({outcome.called(student)} from {_start(outcome.study)}, n = {row['n']})")
     return paragraph(
         f"**Without labels** (alpha = 0) at T = {T:g}, the published ShuffleNetV2, a single run, is "
         f"{base - there[T, 0.0]:.2f} points below its baseline, and {there[T, 0.5] - there[T, 0.0]:.2f} below its cell "
@@ -200,7 +201,7 @@ def without_labels() -> str:
 
 def spread() -> str:
     """How far runs of a cell lie apart, and what intervals are made of."""
-    return "\n\n".join(map(paragraph, _spread().split("\n\n")))
+    return f"{paragraph(_spread())}\n\n{paragraph(_pairs())}"
 
 
 def _spread() -> str:
@@ -216,7 +217,7 @@ def _spread() -> str:
         "are by this model, with the choice of validation images on top. Verdicts are better, worse, same (within "
         f"{width(kept().study.margin)}, by two one-sided tests) or undecided; differences are corrected by Holm's "
         "method. A cell that lacks a seed is brought to the mean of all seeds, so the numbers of a table can be "
-        f"subtracted from each other.\n\n{_pairs()}"
+        "subtracted from each other."
     )
 
 
@@ -260,16 +261,50 @@ def not_run() -> str:
     """The caveat that the published setting was not run."""
     counts, classes = kept().dataset["counts"], len(kept().dataset["classes"])
     published = load(PUBLISHED)
-    of_published, done = published.data.classes or TINY_IMAGENET["classes"], len(Shelf(published).students)
-    run = f"{done} of its {len(published.cells())} runs are done" if done else "it was not run"
-    measured = any(measurement["machine"]["gpu"] for _, measurement in measurements())
+    of_published = published.data.classes or SOURCES[published.data.name].classes
     return bullet(
         f"**This is not the published setting.** It has {classes} classes and {counts['train']:,} training images, "
         f"and its students start from {_start(kept().study)}. The published setting has {of_published} classes, and "
         f"its students start from {_start(published)}. It is described in "
-        f"[studies/{PUBLISHED}.yaml](studies/{PUBLISHED}.yaml); {run}. The code for GPUs is written"
-        + (", and its speed was measured." if measured else ", but its speed was not measured.")
+        f"[studies/{PUBLISHED}.yaml](studies/{PUBLISHED}.yaml); {_runs_of_published()}. The code for GPUs is "
+        f"written; its speed {_measured_on_gpus()}."
     )
+
+
+def _runs_of_published() -> str:
+    published = load(PUBLISHED)
+    done, planned = len(Shelf(published).students), len(published.cells())
+    return f"{done} of its {planned} runs are done" if done else "it was not run"
+
+
+def _measured_on_gpus() -> str:
+    measured = any(measurement["machine"]["gpu"] for _, measurement in measurements())
+    return "was measured" if measured else "was not measured"
+
+
+def not_tried() -> str:
+    """What nothing is known of by trying."""
+    return bullet(
+        f"**The published setting**: {_runs_of_published()}. **The code for GPUs**: its speed {_measured_on_gpus()}."
+    )
+
+
+def gpu_speed() -> str:
+    """Whether a GPU is among the measurements."""
+    return f"**Its speed {_measured_on_gpus()}.**"
+
+
+def studies() -> str:
+    """The studies of the repository, and how many of their runs are kept."""
+    rows = []
+    for path in sorted((ROOT / "studies").glob("*.yaml")):
+        study = load(path)
+        classes = study.data.classes or SOURCES[study.data.name].classes or "all"
+        runs = "–" if study.name == DEMO else str(len(Shelf(study).students))
+        link = f"[{path.name}](../studies/{path.name})"
+        of_students = ", ".join(names.of_model(student.model) for student in study.students)
+        rows.append([link, names.of_data(study), str(classes), of_students, str(len(study.cells())), runs])
+    return table(["study", "data", "classes", "students", "runs planned", "runs in git"], rows, {0, 1, 3})
 
 
 def _start(study: Study) -> str:
@@ -319,8 +354,7 @@ def gains() -> str:
 
 def reading() -> str:
     """How to read the tables."""
-    told = referring(sentences.reading(kept()).markdown, mark="").partition("** ")[2]
-    return paragraph(told.replace("(Equation model)", "([by this model](#what-varies))"))
+    return paragraph(referring(sentences.how_to_read(kept(), "[by this model](#what-varies)"), mark=""))
 
 
 def limits() -> str:
@@ -530,12 +564,22 @@ def ways_to_teach() -> str:
 
 def data_sets() -> str:
     """The rows of sources.py."""
-    where = {"none": "–", "optional": "`--source` or `data.source`; else downloaded", "required": "`data.source`"}
-    rows = [
-        [f"`{row.name}`", row.about, where[row.path], row.licence, "yes" if row.shown else "no", row.cited or "–"]
-        for row in SOURCES.values()
-    ]
+    rows = []
+    for row in SOURCES.values():
+        where = {
+            "none": "–",
+            "optional": f"{row.given}: `--source` or `data.source`; else downloaded",
+            "required": f"{row.given}: `data.source`",
+        }[row.path]
+        shown = "yes" if row.shown else "no"
+        rows.append([f"`{row.name}`", _holds(row), where, row.licence, shown, row.cited or "–"])
     return table(["data.name", "what it holds", "where it lies", "licence", "shown in reports", "source"], rows, left=6)
+
+
+def _holds(row: Source) -> str:
+    if row.classes is None:
+        return row.about
+    return f"{row.about}; {row.classes} classes, {row.train} images each to train on, {row.val} for val"
 
 
 def _title(model: type[BaseModel], places: list[str]) -> str:
@@ -566,6 +610,8 @@ def _kind(annotation: Any, limits: typing.Sequence[Any] = ()) -> str:
         return " or ".join(_kind(a, limits) for a in args if a is not type(None))
     if origin is typing.Literal:
         return ", ".join(f"`{a}`" for a in args)
+    if origin is tuple:
+        return f"[{'; '.join(map(_kind, args))}]"
     if origin is list:
         return f"list: {_kind(args[0])}"
     if origin is dict:
@@ -642,10 +688,12 @@ def demo() -> str:
     told = json.loads((ROOT / "docs" / "demo.json").read_text(encoding="utf-8"))
     machine, took = told["machine"], {stage: duration(seconds) for stage, seconds in told["seconds"].items()}
     flags = ", ".join(flag.upper() for flag in machine["flags"])
+    untimed = [told for flag, told in (("avx512f", "AVX-512"), ("amx_tile", "AMX")) if flag not in machine["flags"]]
     return paragraph(
         f"On {machine['cores']} cores ({machine['cpu']} with {flags}{' alone' * (len(machine['flags']) == 1)}, "
         f"{told['date']}) the installation took {took['installation']} and the demo {took['demo']}: teachers "
-        f"{took['teachers']}, {len(load('digits').cells())} cells {took['cells']}, the report {took['report']}."
+        f"{took['teachers']}, {len(load(DEMO).cells())} cells {took['cells']}, the report {took['report']}."
+        + (f" It was not timed with {' or '.join(untimed)}." if untimed else "")
     )
 
 
@@ -720,6 +768,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "spread": spread,
     "selected": selected,
     "not-run": not_run,
+    "not-tried": not_tried,
+    "gpu-speed": gpu_speed,
+    "studies": studies,
     "seen-views": seen_views,
     "gains": gains,
     "pretrained-summary": pretrained_summary,

@@ -102,10 +102,10 @@ def tried(row: dict[str, str]) -> int:
     """
     total = 0
     for file, pattern in row.items():
-        found = [n for name, n in _cases(ROOT / file).items() if re.search(pattern, name.removeprefix("test_"))]
-        if not found:
+        counts = [n for name, n in _cases(ROOT / file).items() if re.search(pattern, name.removeprefix("test_"))]
+        if not counts:
             raise ValueError(f"docs/tries.py: no test of {file} is called {pattern!r}")
-        total += sum(found)
+        total += sum(counts)
     return total
 
 

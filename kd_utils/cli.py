@@ -15,6 +15,7 @@ from typer.core import TyperCommand
 
 from . import __version__
 from .__main__ import INTERRUPTED, STOPPED, on_interrupt, stop
+from .sources import SOURCES
 
 if TYPE_CHECKING:
     from .running.events import Event, Listener
@@ -63,14 +64,14 @@ def _typed(parameter: Any) -> str:
 def _no_study(command: str | None) -> Exception:
     """That a command was typed without a study: which ones there are, and what to type."""
     from . import paths
-    from .study import StudyError
+    from .validation import StudyError
 
     folder = paths.studies()
-    found = sorted(path.stem for path in folder.glob("*.yaml"))
-    if not found:
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    if not names:
         return StudyError(f"no study in {folder} yet; write one with: kd new NAME --data FOLDER")
     return StudyError(
-        f"which study? Type kd {command} NAME; NAME is one of {', '.join(found)} (kd list shows how far each is)"
+        f"which study? Type kd {command} NAME; NAME is one of {', '.join(names)} (kd list shows how far each is)"
     )
 
 
@@ -93,8 +94,13 @@ def _kd(
 
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="a study file, or the name of one in studies/")]
-Source = Annotated[
-    Path | None, typer.Option(metavar="PATH", help="zip or folder of tiny-imagenet [default: downloaded]")
+SourceOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        help="; ".join(f"{s.given} of {s.name}" for s in SOURCES.values() if s.path == "optional")
+        + " [default: downloaded]",
+    ),
 ]
 
 
@@ -136,8 +142,8 @@ def _takes_resources(command: Callable[..., None]) -> Callable[..., None]:
         command(**given, where=_where(**resources))
 
     options = signature(_where).parameters
-    own = [p for p in signature(command).parameters.values() if p.name != "where"]
-    parameters = [*own, *options.values()]
+    before = [p for p in signature(command).parameters.values() if p.name != "where"]
+    parameters = [*before, *options.values()]
     taking.__annotations__ = {p.name: p.annotation for p in parameters}
     vars(taking)["__signature__"] = Signature(parameters)
     return taking
@@ -154,18 +160,18 @@ def new(
     from .learning import new as study_of
 
     study_of.place(name)  # before anything is measured
-    found = study_of.look(folder)
-    _say(*found.lines())
-    study = study_of.write(name, found)
+    images = study_of.look(folder)
+    _say(*images.lines())
+    study = study_of.write(name, images)
     apart = study.data.val_from_train_per_class + study.data.holdout_per_class
-    kept = found.train - apart * len(found.classes)
-    takes = study_of.estimate(study, kept, found.val + found.train - kept, len(found.classes))
+    kept = images.train - apart * len(images.classes)
+    takes = study_of.estimate(study, kept, images.val + images.train - kept, len(images.classes))
     _say(f"written: {study.file}", f"next: kd run {name}", str(takes))
 
 
 @command()
 @_takes_resources
-def run(study: StudyArgument, source: Source = None, *, where: "Resources") -> None:
+def run(study: StudyArgument, source: SourceOption = None, *, where: "Resources") -> None:
     """Do what is not done yet: data, teacher, grid, report."""
     from .running.pipeline import run_study
 
@@ -177,7 +183,7 @@ def run(study: StudyArgument, source: Source = None, *, where: "Resources") -> N
 @command()
 def data(
     study: StudyArgument,
-    source: Source = None,
+    source: SourceOption = None,
     listed: Annotated[bool, typer.Option("--list", help="print split, label, class and name of each image")] = False,
 ) -> None:
     """Decode the study's data set, once."""
@@ -249,8 +255,8 @@ def search(
     from .running import search as searching
 
     with _terminal() as tell:
-        found = searching.search(study, budget, where=where, on_event=tell)
-    _say(*searching.lines(found))
+        result = searching.search(study, budget, where=where, on_event=tell)
+    _say(*searching.lines(result))
 
 
 @command()
@@ -281,7 +287,7 @@ def status(study: StudyArgument) -> None:
     console.status(load(study))
 
 
-Run = Annotated[
+RunOption = Annotated[
     str,
     typer.Option("--run", metavar="RUN", help="a cell or candidate, as status calls it [default: best student]"),
 ]
@@ -307,7 +313,7 @@ def export(
 def predict(
     study: StudyArgument,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="image files")],
-    run: Run = "",
+    run: RunOption = "",
 ) -> None:
     """Name the likeliest classes of images, by a trained model."""
     from .learning.data import DataError
@@ -389,21 +395,21 @@ def main() -> int:
 
 def _complain(error: str) -> None:
     """Print an error in one line."""
-    from .study import printable, shortened
+    from .text import printable, shortened
 
     print(f"kd: {printable(shortened(error))}", file=sys.stderr)
 
 
 def _say(*lines: str) -> None:
     """Print lines, the names in them as they are typed."""
-    from .study import printable
+    from .text import printable
 
     print(*map(printable, lines), sep="\n", end="\n" if lines else "")
 
 
 def _row(*values: object) -> None:
     """Print a row, tabs between its values."""
-    from .study import printable
+    from .text import printable
 
     print(*(printable(str(value)) for value in values), sep="\t")
 

@@ -14,10 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from . import files, paths, records
+from .cells import Cell
 from .records import RecordError, StudentRecord
 from .running import events
 from .shelf import Shelf, ShelfError
-from .study import Cell, Study, StudyError, load, printable, short, shortened
+from .study import Study, load
+from .text import printable, short, shortened
+from .validation import StudyError
 
 if TYPE_CHECKING:
     from .learning.export import Export
@@ -90,13 +93,13 @@ def listed(console: Console | None = None) -> None:
 
 def _elsewhere() -> list[Path]:
     """The study files that results are of, as far as that is noted and they are there."""
-    found = []
+    studies = []
     for path in sorted(paths.results("").glob(f"*/{paths.DATA}")):
         with suppress(OSError):  # which the study itself tells of, if it is one
             about = files.read_json(path, file=str)
             if about and files.exists(file := paths.root() / about["file"]):
-                found.append(Path(os.path.realpath(file)))
-    return found
+                studies.append(Path(os.path.realpath(file)))
+    return studies
 
 
 def _far(study: Study) -> tuple[str, str, str]:
@@ -241,8 +244,8 @@ def logs(study: Study, run: str = "") -> None:
         print(f"done: {record.metrics.top1_best:.2%} top-1, {record.provenance.finished}")
     if at := shelf.running().get(run):
         print(f"running: {at}")
-    found = sorted(folder.glob("*.ipynb"))
-    for path in found:
+    shown = sorted(folder.glob("*.ipynb"))
+    for path in shown:
         try:
             printed = _printed(files.read_json(path) or {})
         except (AttributeError, KeyError, TypeError):
@@ -252,8 +255,8 @@ def logs(study: Study, run: str = "") -> None:
     for path in (folder / paths.LOG, folder / paths.FAILURE):
         if path.is_file() and path.stat().st_size:
             _print_lines(f"{path.read_text(encoding='utf-8', errors='replace')}{path}")
-            found.append(path)
-    if not found:
+            shown.append(path)
+    if not shown:
         print(
             "its notebook is not here: it stays where the run was made" if record else "it has printed nothing so far"
         )

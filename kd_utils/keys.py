@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from . import files, paths
-from .study import Candidate, Cell, Model, Study, StudyError, Train
+from .cells import Cell
+from .schema import Candidate, Model, Train
+from .study import Study
+from .validation import StudyError
 
 
 def teacher_settings(study: Study, candidate: Model, fingerprint: str) -> dict[str, Any]:
@@ -65,8 +68,7 @@ def _architecture(study: Study, model: Model, fingerprint: str) -> dict[str, Any
         pretrained = _content(study, model, "pretrained", pretrained)
     settings = model.model_dump(include={"model", "input_size"}) | {"pretrained": pretrained}
     if model.code:
-        name = model.model.rpartition(":")[2]
-        settings |= {"model": name, "code": _content(study, model, "model", str(model.code))}
+        settings |= {"model": model.function, "code": _content(study, model, "model", str(model.code))}
     settings |= {"stem": model.stem} if model.stem != "default" else {}
     settings |= {"compile": True} if model.compile else {}
     return settings | {name: value for name in ("mean", "std") if (value := getattr(model, name)) is not None}

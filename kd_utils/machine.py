@@ -17,7 +17,8 @@ from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Any
 
-from .study import Model, Study
+from .schema import Model
+from .study import Study
 
 DEVICES = ("auto", "cpu", "cuda", "mps")  # what runs may be told to use
 
@@ -152,7 +153,7 @@ def check(study: Study, models: list[Model], device: str) -> list[str]:
     if half and on_cpu and native_bf16() is False:
         return [
             f"{_names(half)}: this processor does not compute in bf16 (it has neither AVX512-BF16 nor AMX), where bf16 "
-            "is slower than fp32: 7 to 9 times with AVX2 alone; `precision: fp32` makes other runs, of other keys"
+            "is slower than fp32; `precision: fp32` makes other runs, of other keys"
         ]
     return []
 

@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import from_json
 
 from . import files, paths
+from .cells import Cell
 from .keys import digest
-from .study import Cell
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +57,14 @@ COLUMNS = {
 
 
 class RecordError(ValueError):
-    """A record that cannot be read; the message names the file, the key and what to do."""
+    """A record that cannot be read; the message names the file, the key and what to do.
+
+    wrong: what is wrong with it, without the file's name and what to do.
+    """
+
+    def __init__(self, wrong: str, *, file: Path | str = "", then: str = "") -> None:
+        super().__init__(f"{file}: {wrong}; {then}" if file else wrong)
+        self.wrong = wrong
 
 
 class _Strict(BaseModel):
@@ -252,7 +259,7 @@ def read(folder: Path) -> TeacherRecord | StudentRecord | None:
     except RecordError:
         raise
     except (OSError, ValueError) as e:
-        raise RecordError(f"{path}: not a record ({e}); delete the folder {folder} to run it again") from e
+        raise RecordError(f"not a record ({e})", file=path, then=f"delete the folder {folder} to run it again") from e
     record = _validated(folder, values)
     if not folder.name.endswith(record.key):
         raise _changed(folder)
@@ -266,9 +273,8 @@ def _validated(folder: Path, values: str | dict[str, Any]) -> TeacherRecord | St
         record = kind.model_validate_json(values) if isinstance(values, str) else kind.model_validate(values)
     except ValidationError as e:
         wrong = "; ".join(f"{'.'.join(str(k) for k in error['loc'])}: {error['msg']}" for error in e.errors())
-        raise RecordError(
-            f"{folder / paths.RECORD}: {wrong}; move the folder {folder} away, and it is run again"
-        ) from None
+        then = f"move the folder {folder} away, and it is run again"
+        raise RecordError(wrong, file=folder / paths.RECORD, then=then) from None
     return record.model_copy(update={"folder": folder})
 
 
@@ -277,8 +283,9 @@ def _checked(folder: Path, text: str, values: Any) -> dict[str, Any]:
     schema = values.get("schema") if isinstance(values, dict) else None
     if schema not in range(1, SCHEMA + 1):
         raise RecordError(
-            f"{folder / paths.RECORD}: written by another version (schema {schema}, this reads 1 to {SCHEMA}); "
-            f"move the folder {folder} away, and it is run again"
+            f"written by another version (schema {schema}, this reads 1 to {SCHEMA})",
+            file=folder / paths.RECORD,
+            then=f"move the folder {folder} away, and it is run again",
         )
     checksum = values.pop("checksum", None)
     is_whole = checksum == (digest(values) if schema == 1 else _hash(text.rpartition(_CHECKSUM)[0]))
@@ -291,10 +298,8 @@ def _checked(folder: Path, text: str, values: Any) -> dict[str, Any]:
 
 
 def _changed(folder: Path) -> RecordError:
-    return RecordError(
-        f"{folder / paths.RECORD}: changed after it was written; restore it, or delete the folder {folder} to run it "
-        "again"
-    )
+    then = f"restore it, or delete the folder {folder} to run it again"
+    return RecordError("changed after it was written", file=folder / paths.RECORD, then=then)
 
 
 _BEGINNING = f'{{\n "schema": {SCHEMA},'  # of a record's text, as `write` writes it

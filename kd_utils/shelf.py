@@ -10,13 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
 from . import files, paths, records
+from .cells import Cell
+from .data_notes import AboutData, claim, contradicted, data_spec, read_about
 from .duration import duration
-from .keys import digest, key, noted_names, student_settings, teacher_settings
+from .keys import key, student_settings, teacher_settings
 from .records import Record, StudentRecord, TeacherRecord
-from .study import Candidate, Cell, Data, Study
+from .schema import Candidate
+from .study import Study
 
 EARLY = "early teacher"  # what the run is called of the chosen teacher's candidate for one epoch
 
@@ -45,95 +46,6 @@ class RunProgress:
         return f"{done} of {self.epochs} epochs, {pace}"
 
 
-def data_spec(data: Data) -> dict[str, Any]:
-    """What a study asks of its data, but for where they lie."""
-    return data.model_dump(exclude={"source"})
-
-
-class Counts(BaseModel):
-    """Images a split."""
-
-    model_config = ConfigDict(strict=True)
-
-    train: int = Field(ge=1)
-    val: int = Field(ge=1)
-    holdout: int = Field(ge=0)
-
-
-class Decoded(BaseModel):
-    """What is noted of data beside their arrays: paths.META. Later versions may note more."""
-
-    model_config = ConfigDict(strict=True)
-
-    fingerprint: str
-    classes: list[str] = Field(min_length=2)
-    counts: Counts
-    image_size: int = Field(ge=1)  # pixels a side
-    sha256: dict[str, str] = {}  # of each file; absent in the first ones
-    source: str = ""  # where they lay, for those that may lie anywhere
-
-
-class AboutData(Decoded):
-    """What is noted of data beside the records that are of them: paths.DATA."""
-
-    spec: dict[str, Any]
-    file: str = Field(default="", pattern=r"^[^\x00]*$")  # the study file, from the root
-    pretrained: dict[str, str] = {}  # the SHA-256 of files that models are made of
-
-
-def read_about(path: Path, kind: type[Decoded]) -> dict[str, Any] | None:
-    """What is noted of data; None where it is not there, or is not what was written. Raises OSError.
-
-    The first notes have no checksum, and are to be compared with something else.
-    """
-    about = files.read_json(path)
-    try:
-        kind.model_validate(about)
-    except ValidationError:
-        return None
-    assert about is not None
-    return about if about.get("checksum", seal := _checksum(about)) == seal else None
-
-
-def write_about(path: Path, about: dict[str, Any]) -> None:
-    """Note what data are, with a checksum, by which a name or a number that changes later is noticed."""
-    files.write_json(path, {**about, "checksum": _checksum(about)})
-
-
-def _checksum(about: dict[str, Any]) -> str:
-    return digest({k: v for k, v in about.items() if k != "checksum"})
-
-
-def note(study: Study, meta: dict[str, Any]) -> None:
-    """Note beside the results which data they are of (`meta` is a data set's), and which files models are made of.
-
-    By this, records can be told apart where the images, or these files, are not at hand.
-    """
-    claim(study)
-    about = {k: meta[k] for k in ("fingerprint", "classes", "counts", "image_size")} | {"spec": data_spec(study.data)}
-    if study.file:
-        about["file"] = paths.from_root(study.file)
-    models = [*study.teacher.candidates, *study.students]
-    made_of = [path for model in models for path in model.files]
-    here = {name: files.sha256(path) for path in made_of if path.is_file() for name in noted_names(study, path)}
-    path = paths.results(study.name) / paths.DATA
-    noted = read_about(path, AboutData) or {}
-    if hashes := noted.get("pretrained", {}) | here:  # what is noted stays: in a clone the files may not be at hand
-        about["pretrained"] = hashes
-    if noted != {**about, "checksum": _checksum(about)}:
-        write_about(path, about)
-
-
-def claim(study: Study) -> None:
-    """Raises ShelfError if the results of this study's name are another study file's, one that is still there."""
-    other = (files.read_json(paths.results(study.name) / paths.DATA, file=str) or {}).get("file")
-    if study.file and other and other != paths.from_root(study.file) and files.exists(paths.root() / other):
-        raise ShelfError(
-            f"{paths.results(study.name)} has the results of {(paths.root() / other).resolve()}, and {study.file} "
-            "would write there too: studies are told apart by their files' names; rename one of the two files"
-        )
-
-
 class Shelf:
     """The records of one study as its file stands. Each is read once; `take` reads that of a run which has ended."""
 
@@ -147,7 +59,7 @@ class Shelf:
         """fingerprint, classes, counts and image_size of the data that the records are of; None if not prepared."""
         path = paths.results(self.study.name) / paths.DATA
         about = read_about(path, AboutData)
-        if (about is None and path.exists()) or (about and "checksum" not in about and not _as_decoded(about)):
+        if (about is None and path.exists()) or (about and contradicted(about)):
             raise ShelfError(f"{path}: damaged; restore it, or write it again with: kd data {self.study.name}")
         return about if about and about["spec"] == data_spec(self.study.data) else None
 
@@ -332,15 +244,6 @@ class Shelf:
             yield from ((name, self.early_folder) for name, record in self.controls.items() if record is None)
             waiting = (cell for cell, record in self.cells.items() if record is None)
             yield from ((cell.name, self.student_folder(cell)) for cell in waiting)
-
-
-def _as_decoded(about: dict[str, Any]) -> bool:
-    """Whether the arrays of these data, if they are on this machine, have the same classes, counts and size."""
-    for path in paths.arrays("").glob(f"*/{paths.META}"):
-        meta = read_about(path, Decoded) if path.is_file() else None
-        if meta and meta["fingerprint"] == about["fingerprint"]:
-            return all(meta[k] == about[k] for k in ("classes", "counts", "image_size"))
-    return True
 
 
 def _changed(path: Path) -> float:

@@ -9,13 +9,25 @@ from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
+class Download:
+    """A file that is fetched: its address, its size in bytes, and its MD5, by which it is known to be whole."""
+
+    url: str
+    bytes: int
+    md5: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """A data set.
 
     name: as a study file's `data.name` calls it; what is noted beside records says it too, so it stays.
-    title: what readers call it. about: what it holds, in a line. loader: its function's name in learning/loaders.py.
+    title: what readers call it. about: what it holds, in a line. classes, train, val: how many classes there are as
+    it is published, and how many images each of them has; None where that is not fixed. loader: its function's name in
+    learning/loaders.py. download: the file that the loader fetches by itself.
     path: whether a study may say by `data.source` where it lies. 'none': no, it is installed or downloaded. 'optional':
     it may, by default it is downloaded. 'required': it must, the images are one's own, and may change at any time.
+    given: what such a path names.
     licence: under which the images come. shown: whether a report may hold some of them.
     cited, reference: the work it is from, as a text cites it and as the report's list has it; '' where there is none.
     """
@@ -23,8 +35,13 @@ class Source:
     name: str
     title: str
     about: str
+    classes: int | None = None
+    train: int | None = None
+    val: int | None = None
     loader: str
+    download: Download | None = None
     path: Literal["none", "optional", "required"] = "none"
+    given: str = ""
     licence: str
     shown: bool = False
     cited: str = ""
@@ -46,9 +63,18 @@ _ROWS = (
     Source(
         name="tiny-imagenet",
         title="TinyImageNet",
-        about="TinyImageNet-200: 200 classes of ImageNet at 64 x 64 pixels, 500 images each to train on, 50 for val",
+        about="TinyImageNet-200: classes of ImageNet at 64 x 64 pixels",
+        classes=200,
+        train=500,
+        val=50,
         loader="tiny_imagenet",
+        download=Download(
+            url="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+            bytes=248_100_043,
+            md5="90528d7ca1a48142e341f4ef8d21d0de",
+        ),
         path="optional",
+        given="zip or folder",
         licence="ImageNet's terms: non-commercial research and education only",
         cited="Le and Yang, 2015",
         reference="Le, Y. and Yang, X. (2015). Tiny ImageNet visual recognition challenge. CS 231N report, Stanford "
@@ -57,7 +83,10 @@ _ROWS = (
     Source(
         name="cifar100",
         title="CIFAR-100",
-        about="CIFAR-100: 100 classes at 32 x 32 pixels, 500 images each to train on, 100 for val; by torchvision",
+        about="CIFAR-100 at 32 x 32 pixels, by torchvision",
+        classes=100,
+        train=500,
+        val=100,
         loader="cifar100",
         licence="none stated; images that others put on the web",
         cited="Krizhevsky, 2009",
@@ -70,6 +99,7 @@ _ROWS = (
         about="a folder of one's own: train/<class>/*.jpg and val/<class>/*.jpg, or <class>/*.jpg alone",
         loader="image_folder",
         path="required",
+        given="folder",
         licence="its owner's to say",
         shown=True,
     ),

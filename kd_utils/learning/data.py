@@ -23,10 +23,11 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from .. import files, machine, paths, seeds, shelf
+from .. import data_notes, files, machine, paths, seeds
 from ..keys import digest
+from ..schema import Data
 from ..sources import SOURCES
-from ..study import Data, Study
+from ..study import Study
 from . import loaders
 from .loaders import DataError, OnProgress, Pool, Pools, Reader
 
@@ -47,7 +48,7 @@ class Dataset:
         Raises DataError if it is damaged.
         """
         path = self.folder / paths.META
-        meta = shelf.read_about(path, shelf.Decoded)
+        meta = data_notes.read_about(path, data_notes.Decoded)
         if meta is None:
             raise DataError(f"{path}: damaged, or not there; `kd data` decodes the data set again")
         return meta
@@ -110,11 +111,11 @@ def prepare(
 ) -> Dataset:
     """The study's data set, decoded now if it is not on disk yet, or is damaged, which say() is told.
 
-    source: where the data set lies, for those that may lie anywhere: TinyImageNet's zip or folder (default: the
-    study's data.source, else data/tiny-imagenet-200.zip, downloaded if absent).
+    source: where the data set lies, for those that may lie anywhere (default: the study's data.source; else it is
+    downloaded, if it was not before).
     Raises DataError on anything that is not as it should be, and leaves nothing half-written behind.
     """
-    shelf.claim(study)
+    data_notes.claim(study)
     progress = progress or (lambda what, done, total: None)
     if source is not None:
         _may_lie_anywhere(study.data)
@@ -138,16 +139,16 @@ def prepare(
                     _decode(study.data, pools, tmp, progress)
                     if SOURCES[study.data.name].path == "optional":
                         meta = {**Dataset(tmp).meta, "source": _resolved(source or study.data.source)}
-                        shelf.write_about(tmp / paths.META, meta)
+                        data_notes.write_about(tmp / paths.META, meta)
             elif "checksum" not in (meta := Dataset(folder).meta):  # decoded before these were noted
-                shelf.write_about(folder / paths.META, {**meta, "sha256": _digests(folder)})
+                data_notes.write_about(folder / paths.META, {**meta, "sha256": _digests(folder)})
     dataset = Dataset(folder)
     if source is not None and dataset.meta.get("source") not in (None, where := _resolved(source)):
         raise DataError(
             f"the data of study '{study.name}' are decoded already, from {dataset.meta['source']}, so {where} would "
             f"not be read; leave --source out, or delete the folder {folder} to decode from there"
         )
-    shelf.note(study, dataset.meta)
+    data_notes.note(study, dataset.meta)
     return dataset
 
 
@@ -187,7 +188,7 @@ def listed(study: Study) -> Iterator[tuple[str, int, str, str]]:
 
 def folder_of(data: Data) -> Path:
     """Where the data set is decoded to: a folder for all that a study asks of its data. Raises DataError."""
-    spec = shelf.data_spec(data)
+    spec = data_notes.data_spec(data)
     if SOURCES[data.name].path == "required":  # other files are other data: names, sizes and times of all of them
         root = Path(str(data.source))
         if not root.is_dir():
@@ -331,7 +332,7 @@ def _decode(data: Data, pools: Pools, folder: Path, progress: OnProgress) -> Non
         "counts": {s: int(sum(len(i) for _, i in parts)) for s, parts in splits.items()},
         "image_size": size,
     }
-    shelf.write_about(folder / paths.META, meta)
+    data_notes.write_about(folder / paths.META, meta)
 
 
 def _allocate(path: Path) -> None:

@@ -310,7 +310,7 @@ def _loading(plan: Plan, classes: int, path: Path) -> str:
     spec, file = plan.model, str(path)
     by_torch = f"model.load_state_dict(safetensors.torch.load_file({file!r}))"
     if spec.code:
-        name = spec.model.rpartition(":")[2]
+        name = spec.function
         return f"import safetensors.torch; from {spec.code.stem} import {name}; model = {name}({classes})\n{by_torch}"
     if not spec.model:
         return ""
@@ -318,7 +318,7 @@ def _loading(plan: Plan, classes: int, path: Path) -> str:
         asked = f"Model(model={spec.model!r}, stem={spec.stem!r}, pretrained={file!r})"
         size = spec.input_size or "SIZE"
         return (
-            "from kd_utils.learning import models; from kd_utils.study import Model\n"
+            "from kd_utils.learning import models; from kd_utils.schema import Model\n"
             f"model = models.create({asked}, {classes}, {size})"
         )
     library, name = models.find(spec.model)

@@ -20,15 +20,8 @@ import numpy as np
 
 from .. import files, paths
 from ..network import PATIENCE, impatient
+from ..sources import SOURCES, Download
 
-TINY_IMAGENET: dict[str, Any] = {
-    "url": "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
-    "bytes": 248_100_043,
-    "md5": "90528d7ca1a48142e341f4ef8d21d0de",
-    "classes": 200,
-    "train": 500,  # a class
-    "val": 50,  # a class
-}
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
 
 MOST_IMAGE = 300_000_000  # bytes of an image's file
@@ -188,23 +181,23 @@ def image_folder(path: Path | None, progress: OnProgress) -> Pools:
     names = [n for n in reader.names() if n.lower().endswith(IMAGE_SUFFIXES) and not hidden(n)]
     split_up = (path / "train").is_dir() or (path / "val").is_dir()
     in_class = re.compile(r"(train|val)/([^/]+)/." if split_up else r"()([^/]+)/.")
-    found = [(n, m[1], m[2]) for n in names if (m := in_class.match(n))]
-    keys = sorted({key for _, split, key in found if split != "val"})
+    images = [(n, m[1], m[2]) for n in names if (m := in_class.match(n))]
+    keys = sorted({key for _, split, key in images if split != "val"})
     if not keys:
         raise DataError(
             f"{path}: no images in train/<class>/, nor in <class>/; the layout is train/<class>/*.jpg and "
             "val/<class>/*.jpg, or <class>/*.jpg alone"
         )
-    strange = sorted({key for _, split, key in found if split == "val"} - set(keys))
+    strange = sorted({key for _, split, key in images if split == "val"} - set(keys))
     if strange:
         raise DataError(f"{path}/val: the class folders {', '.join(strange)} are not in train/")
-    full = {(split, key) for _, split, key in found}
+    full = {(split, key) for _, split, key in images}
     for folder in sorted([*path.glob("train/*/"), *path.glob("val/*/")] if split_up else path.glob("*/")):
         place = (folder.parent.name if split_up else "", folder.name)
         if not hidden(folder.name) and place not in full:
             raise DataError(f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)}); add some, or remove the folder")
-    class_of = {n: key for n, _, key in found}
-    of_train, of_val = ([n for n, split, _ in found if (split == "val") is val] for val in (False, True))
+    class_of = {n: key for n, _, key in images}
+    of_train, of_val = ([n for n, split, _ in images if (split == "val") is val] for val in (False, True))
     train, val = (_named_pool(reader, some, keys, class_of.__getitem__) for some in (of_train, of_val))
     beside = [p.name for p in path.glob("*/") if split_up and p.name not in ("train", "val") and not hidden(p.name)]
     return Pools(keys, keys, train, val if len(val.labels) else None, tuple(sorted(beside)))
@@ -217,10 +210,12 @@ def hidden(name: str) -> bool:
 
 def tiny_imagenet(path: Path | None, progress: OnProgress) -> Pools:
     """TinyImageNet-200 from its zip or its unpacked folder; without a path from its address, downloaded once."""
+    published = SOURCES["tiny-imagenet"]
     if path is None:
-        path = paths.downloads() / "tiny-imagenet-200.zip"
+        assert published.download is not None
+        path = paths.downloads() / published.download.url.rpartition("/")[2]
         if not path.is_file():
-            download(TINY_IMAGENET["url"], path, TINY_IMAGENET["md5"], TINY_IMAGENET["bytes"], progress)
+            fetch(published.download, path, progress)
     if not files.exists(path):
         raise DataError(f"there is no {path}; name the zip or the unpacked folder of tiny-imagenet-200")
     reader = Reader(path)
@@ -251,14 +246,15 @@ def tiny_imagenet(path: Path | None, progress: OnProgress) -> Pools:
         "train": _named_pool(reader, train, keys, lambda n: n.removeprefix(f"{top}train/").split("/")[0]),
         "val": _named_pool(reader, val, keys, lambda n: annotated[n.rsplit("/", 1)[1]]),
     }
-    if len(keys) != TINY_IMAGENET["classes"]:
-        raise DataError(f"{path}: {len(keys)} classes in wnids.txt, not {TINY_IMAGENET['classes']}")
-    for split, pool in pools.items():
+    if len(keys) != published.classes:
+        raise DataError(f"{path}: {len(keys)} classes in wnids.txt, not {published.classes}")
+    for split, wanted in (("train", published.train), ("val", published.val)):
+        pool = pools[split]
         counts = np.bincount(pool.labels, minlength=len(keys))
         for key, count in zip(keys, counts, strict=True):
-            if count != TINY_IMAGENET[split]:
+            if count != wanted:
                 raise DataError(
-                    f"{path}: class {key} has {count} {split} images, not {TINY_IMAGENET[split]}; "
+                    f"{path}: class {key} has {count} {split} images, not {wanted}; "
                     "the archive is incomplete: download it again"
                 )
     return Pools([words.get(k, k).split(",")[0] for k in keys], keys, pools["train"], pools["val"])
@@ -274,13 +270,14 @@ def _named_pool(reader: Reader, names: list[str], keys: list[str], key_of: Calla
     return Pool(labels, names=tuple(names), reader=reader)
 
 
-def download(url: str, path: Path, md5: str, size: int, progress: OnProgress | None = None) -> None:
-    """Fetch url to path, going on where an earlier attempt stopped; path is there only when the MD5 is right.
+def fetch(download: Download, path: Path, progress: OnProgress | None = None) -> None:
+    """Fetch a file to path, going on where an earlier attempt stopped; path is there only when the MD5 is right.
 
-    size in bytes. Raises DataError, with the address and what to do.
+    Raises DataError, with the address and what to do.
     """
     import requests
 
+    url, size = download.url, download.bytes
     part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
     hint = f"download {url} by hand and name it: kd data STUDY --source FILE"
@@ -306,7 +303,9 @@ def download(url: str, path: Path, md5: str, size: int, progress: OnProgress | N
     with open(part, "rb") as f:
         while chunk := f.read(1 << 20):
             hashed.update(chunk)
-    if hashed.hexdigest() != md5:
+    if hashed.hexdigest() != download.md5:
         part.unlink()
-        raise DataError(f"{url}: the file's MD5 is {hashed.hexdigest()}, not {md5}, and it was removed; {hint}")
+        raise DataError(
+            f"{url}: the file's MD5 is {hashed.hexdigest()}, not {download.md5}, and it was removed; {hint}"
+        )
     os.replace(part, path)

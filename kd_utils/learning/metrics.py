@@ -30,8 +30,8 @@ def top_k(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
     logits: (N, C); labels: (N,). With k >= C it is 1.
     """
     logits = np.asarray(logits)
-    own = logits[np.arange(len(labels)), labels]
-    return float(np.mean((logits > own[:, None]).sum(axis=1) < k))
+    of_label = logits[np.arange(len(labels)), labels]
+    return float(np.mean((logits > of_label[:, None]).sum(axis=1) < k))
 
 
 def nll(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -45,11 +45,11 @@ def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = ECE_BIN
     Empty bins hold NaN in the last two. Guo et al. 2017, arXiv:1706.04599.
     """
     confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
-    own = np.minimum((confidence * bins).astype(int), bins - 1)
-    count = np.bincount(own, minlength=bins).astype(np.float64)
+    in_bin = np.minimum((confidence * bins).astype(int), bins - 1)
+    count = np.bincount(in_bin, minlength=bins).astype(np.float64)
     with np.errstate(invalid="ignore"):
-        mean = np.bincount(own, confidence, bins) / count
-        accuracy = np.bincount(own, correct, bins) / count
+        mean = np.bincount(in_bin, confidence, bins) / count
+        accuracy = np.bincount(in_bin, correct, bins) / count
     return np.stack([count, mean, accuracy], axis=1)
 
 

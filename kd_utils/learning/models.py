@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .. import paths
-from ..study import Model
+from ..schema import Model
 from . import weights
 from .weights import IMAGENET_MEAN, IMAGENET_STD, Channels, ModelError, set_state
 
@@ -150,7 +150,7 @@ def create(spec: Model, classes: int, image_size: int, head: bool = False) -> Cl
 
     def build(**kwargs: Any) -> nn.Module:
         if spec.code:
-            return _own(spec.code, spec.model.rpartition(":")[2], classes, size)
+            return _from_file(spec.code, spec.function, classes, size)
         backbone = _build(library, name, classes, **kwargs)
         return _small_stem(backbone, name) if spec.stem == "small" else backbone
 
@@ -254,7 +254,7 @@ def _small_stem(backbone: nn.Module, name: str) -> nn.Module:
     return backbone
 
 
-def _own(path: Path, name: str, classes: int, size: int) -> nn.Module:
+def _from_file(path: Path, name: str, classes: int, size: int) -> nn.Module:
     """A model of one's own: what `name` of that Python file gives back for a number of classes.
 
     size: pixels a side that it will see. Raises ModelError for whatever goes wrong in the file.

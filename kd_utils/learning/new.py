@@ -13,8 +13,10 @@ import numpy as np
 import torch
 
 from .. import files, machine, paths
-from ..duration import duration
-from ..study import Data, Model, Study, StudyError, a_name, load
+from ..schema import Data, Model
+from ..study import Study, load
+from ..text import duration
+from ..validation import StudyError, a_name
 from . import data, loaders, losses, models, training
 
 LOOK_SECONDS = 8.0  # for reading images
@@ -24,7 +26,7 @@ MOST_ON_CPU = 64  # of these, without a GPU
 
 
 @dataclass(frozen=True)
-class Found:
+class ImageFolder:
     """What lies in a folder of images.
 
     classes: name -> its training images. val: the number of validation images. sides: the shorter side in pixels of
@@ -60,7 +62,7 @@ class Found:
         yield from (f"  {name}: {why}" for name, why in list(self.damaged.items())[:10])
 
 
-def look(folder: str | Path) -> Found:
+def look(folder: str | Path) -> ImageFolder:
     """Look at a folder of images, for LOOK_SECONDS at most. Raises DataError for what no study can be made of."""
     path = Path(folder).expanduser().resolve()
     if not path.is_dir():
@@ -92,7 +94,7 @@ def look(folder: str | Path) -> Found:
     if not sides:
         first, why = next(iter(damaged.items()))
         raise data.DataError(f"{path}: none of {read:,} images can be decoded; {first}: {why}")
-    return Found(
+    return ImageFolder(
         path,
         dict(zip(pools.keys, map(int, counts), strict=True)),
         len(pools.val.labels) if pools.val else 0,
@@ -118,22 +120,22 @@ def place(name: str) -> Path:
     return path
 
 
-def write(name: str, found: Found) -> Study:
+def write(name: str, images: ImageFolder) -> Study:
     """Write studies/NAME.yaml, with comments, and give the study back. Raises StudyError as `place` does."""
     path = place(name)
-    text = _text(name, found)
+    text = _text(name, images)
     with files.whole(path) as tmp:
         tmp.write_text(text, encoding="utf-8")
     return load(path)
 
 
-def _text(name: str, found: Found) -> str:
+def _text(name: str, images: ImageFolder) -> str:
     gpu = bool(machine.gpus())
-    fits = [size for size in SIZES if size <= found.sides[1] and (gpu or size <= MOST_ON_CPU)]
-    size, fewest = max(fits, default=SIZES[0]), min(found.classes.values())
-    val = 0 if found.val else max(1, fewest // 5)
+    fits = [size for size in SIZES if size <= images.sides[1] and (gpu or size <= MOST_ON_CPU)]
+    size, fewest = max(fits, default=SIZES[0]), min(images.classes.values())
+    val = 0 if images.val else max(1, fewest // 5)
     holdout = max(1, fewest // 10) if fewest - val > 2 else 0
-    train = found.train - (val + holdout) * len(found.classes)
+    train = images.train - (val + holdout) * len(images.classes)
     batch = int(np.clip(2 ** int(np.log2(max(train, 8) / 10)), 8, 128))
     epochs = int(np.clip(round(60_000 / train), 10, 60))
     stem = ", stem: small" if gpu and size <= 32 else ""  # 15 times the arithmetic
@@ -151,7 +153,7 @@ def _text(name: str, found: Found) -> str:
 title: {json.dumps(f"Temperature and weight in knowledge distillation, on {name}", ensure_ascii=False)}
 data:
   name: folder
-  source: {json.dumps(str(found.folder), ensure_ascii=False)}
+  source: {json.dumps(str(images.folder), ensure_ascii=False)}
   image_size: {size} # pixels a side, as stored; larger is slower, by the square{moved}{held}
 # flip: leave it out where left and right differ (digits, letters); resized: crops of at least this share of the area
 augment: {{flip: true, crop: resized, scale: 0.5}}

@@ -5,10 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..cells import Cell
 from ..keys import student_settings, teacher_settings
 from ..records import Record, StudentRecord, TeacherRecord
+from ..schema import Candidate, Model, Train
 from ..shelf import Shelf, ShelfError
-from ..study import Candidate, Cell, Model, Study, Train
+from ..study import Study
 
 
 class RunError(RuntimeError):

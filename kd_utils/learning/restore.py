@@ -9,7 +9,8 @@ import torch
 
 from .. import paths
 from ..records import Record, TeacherRecord
-from ..study import Candidate, Model, Study
+from ..schema import Candidate, Model
+from ..study import Study
 from . import models, training
 from .data import Dataset
 from .plans import Plan, RunError

@@ -24,8 +24,9 @@ import torch
 from .. import files, machine, paths, records, seeds
 from ..keys import key
 from ..records import Record
+from ..schema import Candidate
 from ..shelf import Shelf
-from ..study import Candidate, Study
+from ..study import Study
 from ..study import load as load_study
 from . import data, losses, models, restore, training
 from .evaluation import EVAL_BATCH, Evaluation, Scorer, evaluate
@@ -167,17 +168,17 @@ class Run:
         In self-distillation the teacher is the student's own baseline of the same seed. Raises RunError where the one
         that it learns from is not done.
         """
-        teaching = self._teaching()
-        store = SoftTargets.of(self.study, self.plan.seed, teaching.record or _Untrained(teaching), self.dataset)
+        teacher = self._run_that_teaches()
+        store = SoftTargets.of(self.study, self.plan.seed, teacher.record or _Untrained(teacher), self.dataset)
         seed = self.plan.seed
-        store.ensure(self.plan.views, lambda number: teaching.view_logits(seed, number), _device_name(self.device))
+        store.ensure(self.plan.views, lambda number: teacher.view_logits(seed, number), _device_name(self.device))
         return store
 
     @property
     def _taught_by(self) -> str:
         return self.study.taught_by(self.plan.cell) if self.plan.cell else ""
 
-    def _teaching(self) -> "Run":
+    def _run_that_teaches(self) -> "Run":
         """The run, or the untrained model, that this student learns from. Raises RunError where it is not done."""
         assert self.plan.cell is not None and self.plan.teacher is not None
         shelf, by, cell = Shelf(self.study), self._taught_by, self.plan.cell
@@ -430,10 +431,10 @@ def student(
 
 def compute_soft_targets(study: Study, seed: int, views: list[int], device: str = "auto") -> int:
     """Compute the soft targets of these views that are missing; returns how many those were."""
-    teaching = teacher(study, candidate=Shelf(study).chosen_teacher().teacher, device=device)
-    assert teaching.record is not None
-    store = SoftTargets.of(study, seed, teaching.record, teaching.dataset)
-    return store.ensure(views, lambda number: teaching.view_logits(seed, number), _device_name(teaching.device))
+    run = teacher(study, candidate=Shelf(study).chosen_teacher().teacher, device=device)
+    assert run.record is not None
+    store = SoftTargets.of(study, seed, run.record, run.dataset)
+    return store.ensure(views, lambda number: run.view_logits(seed, number), _device_name(run.device))
 
 
 def _device_name(device: torch.device) -> str:

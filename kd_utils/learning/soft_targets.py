@@ -24,7 +24,7 @@ class SoftTargetsError(ValueError):
     """Soft targets that are missing, damaged or of something else; the message names the file and what to do."""
 
 
-class Teacher(Protocol):
+class TeacherIdentity(Protocol):
     """What soft targets are of: the record of a run, or a plan that stands for weights which are not trained."""
 
     @property
@@ -34,7 +34,7 @@ class Teacher(Protocol):
     def settings(self) -> dict[str, Any]: ...
 
 
-def _binding(study: Study, seed: int, teacher: Teacher, fingerprint: str) -> dict:
+def _binding(study: Study, seed: int, teacher: TeacherIdentity, fingerprint: str) -> dict:
     return {
         "teacher_sha256": teacher.weights_sha256,
         "teacher_model": teacher.settings["model"],
@@ -44,7 +44,7 @@ def _binding(study: Study, seed: int, teacher: Teacher, fingerprint: str) -> dic
     }
 
 
-def views_missing(study: Study, seed: int, teacher: Teacher, fingerprint: str) -> int:
+def views_missing(study: Study, seed: int, teacher: TeacherIdentity, fingerprint: str) -> int:
     """How many of the study's views of this seed have no soft targets; fingerprint: the data's."""
     folder = paths.soft_targets(digest(_binding(study, seed, teacher, fingerprint)))
     return sum(not paths.view_file(folder, view).is_file() for view in range(study.view_count()))
@@ -71,7 +71,7 @@ class SoftTargets:
             )
 
     @classmethod
-    def of(cls, study: Study, seed: int, teacher: Teacher, dataset: Dataset) -> "SoftTargets":
+    def of(cls, study: Study, seed: int, teacher: TeacherIdentity, dataset: Dataset) -> "SoftTargets":
         """The store of this teacher's logits for the study's views of this seed."""
         binding = _binding(study, seed, teacher, dataset.fingerprint)
         return cls(binding, dataset.meta["counts"]["train"], len(dataset.classes))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .. import files, seeds
-from ..study import Train
+from ..schema import Train
 from .losses import HISTORY_COLUMNS, Loss
 from .models import Classifier, unwrap
 from .views import order

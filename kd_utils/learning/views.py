@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from .. import seeds
-from ..study import Augment
+from ..schema import Augment
 
 
 def order(seed: int, epoch: int, n: int) -> torch.Tensor:

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 
 from ..methods import FURTHER
-from ..study import PLATEAU, STANDARD
+from ..schema import PLATEAU, STANDARD
 from . import stats
 from .results import Point, Results, published
 
-PUBLISHED_VAL_IMAGES = 10_000  # 50 a class; Le and Yang 2015, 'Tiny ImageNet visual recognition challenge'
+PUBLISHED_VAL_IMAGES = 10_000  # 50 of each of 200 classes
 PUBLISHED_TEACHER = 0.6863  # its teacher's accuracy, top-1
 LOW_T, HIGH_ALPHA = 2.0, 0.5  # what claim 2 means by low T and high alpha: T at most, alpha at least
 SOURCE = "Cichor, 2025"
@@ -30,7 +30,7 @@ PUBLISHED = (  # its setting, as its report has it
 )
 
 Answer = Literal["supported", "contradicted", "same", "undecided", "no data"]
-Source = Literal["here", "published"]
+Origin = Literal["here", "published"]
 Weights = dict[Point, float]
 
 
@@ -79,17 +79,17 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What one source says of a claim about one student.
+class ClaimRow:
+    """One row of the table of claims: what our records, or the published rows, say of a claim about one student.
 
-    source: 'here', our records, or 'published', the printed rows. student: its label here, or its model there. where:
+    origin: 'here', our records, or 'published', the printed rows. student: its label here, or its model there. where:
     the cell that it is about, '' for all. value, low, high: the statistic and its 95 % interval: accuracies and their
     differences as fractions, a rank correlation; NaN without data. basis: what it rests on, in words.
     """
 
     claim: str
     student: str
-    source: Source
+    origin: Origin
     where: str
     statistic: str
     value: float
@@ -99,7 +99,7 @@ class Verdict:
     answer: Answer
 
 
-class _Model(Protocol):
+class _Effects(Protocol):
     """What gives effects: stats.Additive of our records, stats.Printed of published rows."""
 
     def effect(self, weights: Mapping[Point, float]) -> stats.Effect: ...
@@ -290,12 +290,12 @@ _ROWS = (
 CLAIMS = {claim.name: claim for claim in _ROWS}
 
 
-def verdicts(results: Results) -> list[Verdict]:
+def rows(results: Results) -> list[ClaimRow]:
     """Every claim that has data, for each student of ours and each published one: claim by claim, ours first.
 
     Differences of one student and source are corrected together.
     """
-    every: list[Verdict] = []
+    every: list[ClaimRow] = []
     runs = Counter(Point.of(record.cell) for record in results.students)
     for student in results.labels:
         cells = _cells_here(results, student)
@@ -308,12 +308,12 @@ def verdicts(results: Results) -> list[Verdict]:
         every += _decided(cells, printed, results.margin, "published", runs, "printed runs")
         every += _gap_printed(cells.student, printed)
     order = list(CLAIMS)
-    return sorted(every, key=lambda verdict: (order.index(verdict.claim), verdict.source != "here"))
+    return sorted(every, key=lambda row: (order.index(row.claim), row.origin != "here"))
 
 
 def unanswered(results: Results) -> list[Claim]:
     """The claims on which neither our records nor the published rows have data."""
-    answered = {verdict.claim for verdict in verdicts(results)}
+    answered = {row.claim for row in rows(results)}
     return [claim for name, claim in CLAIMS.items() if name not in answered]
 
 
@@ -348,8 +348,8 @@ def _printed(rows: pd.DataFrame, like: stats.Additive | None) -> stats.Printed:
 
 
 def _decided(
-    cells: Cells, model: _Model, margin: float, source: Source, runs: Mapping[Point, int], counted: str
-) -> list[Verdict]:
+    cells: Cells, model: _Effects, margin: float, origin: Origin, runs: Mapping[Point, int], counted: str
+) -> list[ClaimRow]:
     """The verdicts on all claims that contrasts decide. runs: how many each cell has; counted: how they are called."""
     asked: list[tuple[Claim, str, Weights]] = []
     for claim in CLAIMS.values():
@@ -363,8 +363,8 @@ def _decided(
     for (claim, where, weights), effect, verdict in zip(asked, effects, stats.verdicts(effects, margin), strict=True):
         numbers = (effect.value, *effect.interval())
         answer = _answer(claim, verdict, effect.p_same(margin))
-        about = (claim.name, cells.student, source, where, claim.statistic)
-        told.append(Verdict(*about, *numbers, f"{sum(runs[point] for point in weights)} {counted}", answer))
+        about = (claim.name, cells.student, origin, where, claim.statistic)
+        told.append(ClaimRow(*about, *numbers, f"{sum(runs[point] for point in weights)} {counted}", answer))
     return told
 
 
@@ -387,7 +387,7 @@ def _answer(claim: Claim, verdict: stats.Verdict, p_same: float) -> Answer:
     return "supported" if (verdict == "better") == (claim.expects == "more") else "contradicted"
 
 
-def _gap_here(results: Results, student: str) -> list[Verdict]:
+def _gap_here(results: Results, student: str) -> list[ClaimRow]:
     """Below what gap 95 % of pairs of runs stay that differ by their seed alone: 1.96 sqrt(2) times their spread."""
     gap, low, high = (float(1.96 * np.sqrt(2) * sd) for sd in results.models[student].spread())
     if np.isnan(gap):
@@ -396,16 +396,16 @@ def _gap_here(results: Results, student: str) -> list[Verdict]:
     wanted = printed_gap()
     answer: Answer = "supported" if low >= wanted else "contradicted" if high < wanted else "undecided"
     return [
-        Verdict("4", student, "here", "", "gap", gap, low, high, f"{len(several)} cells, {sum(several)} runs", answer)
+        ClaimRow("4", student, "here", "", "gap", gap, low, high, f"{len(several)} cells, {sum(several)} runs", answer)
     ]
 
 
-def _gap_printed(student: str, printed: stats.Printed) -> list[Verdict]:
+def _gap_printed(student: str, printed: stats.Printed) -> list[ClaimRow]:
     """The cell that is printed twice."""
     gap, nan = _printed_range(printed), float("nan")
     if not gap:
         return []
-    return [Verdict("4", student, "published", "", "gap", gap, nan, nan, "1 cell, printed twice", "undecided")]
+    return [ClaimRow("4", student, "published", "", "gap", gap, nan, nan, "1 cell, printed twice", "undecided")]
 
 
 def _printed_range(printed: stats.Printed) -> float:
@@ -413,7 +413,7 @@ def _printed_range(printed: stats.Printed) -> float:
     return max(max(runs) - min(runs) for runs in printed.accuracies.values())
 
 
-def _agreement_here(results: Results, student: str) -> list[Verdict]:
+def _agreement_here(results: Results, student: str) -> list[ClaimRow]:
     """Spearman's rank correlation of agreement and gain over the cells of the grid, on all images and where it errs.
 
     Two models that are both often right agree, whatever they learned from each other; where the teacher errs, a student
@@ -427,7 +427,7 @@ def _agreement_here(results: Results, student: str) -> list[Verdict]:
             low, high = interval
             answer: Answer = "supported" if low > 0 else "contradicted" if high < 0 else "undecided"
             told.append(
-                Verdict("7", student, "here", where, "agreement", rho, low, high, f"{len(cells)} cells", answer)
+                ClaimRow("7", student, "here", where, "agreement", rho, low, high, f"{len(cells)} cells", answer)
             )
     return told
 

@@ -8,7 +8,7 @@ import pandas as pd
 from .. import records
 from ..learning import metrics
 from ..sources import SOURCES
-from ..study import short
+from ..text import short
 from . import plots, stats
 from .results import CellRow, Point, Results
 from .shown import Figure, between, in_markdown, percent, points, seeds_a_cell, signed, visible

@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from ..duration import duration
+from ..text import duration
 from .shown import percent
 
 EVERY = 0.5  # seconds between two pictures

@@ -4,8 +4,9 @@ import re
 from collections import Counter
 
 from .. import methods
+from ..schema import Model
 from ..sources import SOURCES
-from ..study import Model, Study
+from ..study import Study
 
 # timm's and torchvision's names, and what the papers call these models
 _MODELS = (

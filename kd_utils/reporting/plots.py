@@ -17,7 +17,7 @@ from matplotlib.font_manager import fontManager
 from numpy.typing import ArrayLike
 
 from ..learning.metrics import entropy, log_softmax
-from ..study import short
+from ..text import short
 from .shown import in_plot, symbols, visible
 
 if TYPE_CHECKING:

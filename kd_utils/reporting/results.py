@@ -10,10 +10,13 @@ import numpy as np
 import pandas as pd
 
 from .. import records
+from ..cells import Cell
 from ..records import StudentRecord, TeacherRecord
+from ..schema import STANDARD
 from ..shelf import Shelf
-from ..study import STANDARD, Cell, Study, short
+from ..study import Study
 from ..study import load as load_study
+from ..text import short
 from . import names, stats
 from .shown import symbols
 

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from .. import methods, paths, records
-from ..duration import duration
+from ..schema import PLATEAU, STANDARD, Model
 from ..sources import SOURCES
-from ..study import PLATEAU, STANDARD, Model, Study, short
+from ..study import Study
+from ..text import duration, short
 from . import claims, names, tables
 from .results import CellRow, ContrastRow, Point, Results
 from .shown import (
@@ -161,7 +162,7 @@ _QUESTIONS = {
 def _effect(results: Results, claim: str, *, numbers: bool) -> str:
     """What one of the claims 1a to 1d comes to in our records: '... helps A and has no clear effect on B.'"""
     asked, supported, contradicted = _QUESTIONS[claim]
-    ours = [v for v in claims.verdicts(results) if (v.claim, v.source) == (claim, "here")]
+    ours = [v for v in claims.rows(results) if (v.claim, v.origin) == (claim, "here")]
     sign = -1 if claim == "1c" else 1  # of the weight on the labels, where the claim is about having little of it
     clauses = []
     for answer, says in (
@@ -367,6 +368,11 @@ def asked(results: Results) -> Text:
 
 def reading(results: Results) -> Text:
     """How to read the tables and figures, once for all of them."""
+    return Text(f"**How to read the tables and figures.** {how_to_read(results, '@eq-model')}\n")
+
+
+def how_to_read(results: Results, model: str) -> str:
+    """The same in one paragraph; model: where the model of what varies is told, in Markdown."""
     if results.varied:
         told = (
             "Gain: a cell's accuracy less the baseline's, in points, ± half its 95 % interval over seeds and images. "
@@ -384,16 +390,16 @@ def reading(results: Results) -> Text:
         )
     counts = results.seed_counts()
     lacking = (
-        " Where a cell lacks a seed, its accuracies and its gain are brought to the mean of all seeds (@eq-model); its "
+        f" Where a cell lacks a seed, its accuracies and its gain are brought to the mean of all seeds ({model}); its "
         "other numbers are means over the seeds that it has."
         if min(counts) < max(counts)
         else ""
     )
-    return Text(
-        "**How to read the tables and figures.** Accuracies are top-1 on the validation images, in percent. "
-        f"{told} NLL: negative log-likelihood, in nats; ECE: expected calibration error. Agree: the share of images on "
-        "which student and teacher name the same class. n, and numbers in brackets in figures, count seeds."
-        f"{lacking}\n"
+    return (
+        f"Accuracies are top-1 on the validation images, in percent. {told} NLL: negative log-likelihood, in nats; "
+        "ECE: expected calibration error. Agree: the share of images on which student and teacher name the same class. "
+        "n, and numbers in brackets in figures, count seeds."
+        f"{lacking}"
     )
 
 
@@ -474,14 +480,14 @@ def claimed(results: Results) -> Text:
     """The published study, and the claims one by one with their verdicts; nothing where the study does not ask."""
     if not results.study.claims:
         return Text("")
-    verdicts = claims.verdicts(results)
+    rows = claims.rows(results)
     lines = []
     for name, claim in claims.CLAIMS.items():
         told = []
-        for source, who in (("here", "our records"), ("published", "the rows of Cichor")):
-            of_source = [verdict for verdict in verdicts if (verdict.claim, verdict.source) == (name, source)]
-            if of_source:
-                told.append(f"{who}: {_told(of_source, results)}")
+        for origin, who in (("here", "our records"), ("published", "the rows of Cichor")):
+            of_origin = [row for row in rows if (row.claim, row.origin) == (name, origin)]
+            if of_origin:
+                told.append(f"{who}: {_told(of_origin, results)}")
         if told:
             said = "; ".join(told)
             lines.append(f"- **{name}.** {symbols(claim.says)} ({claim.by}) *{said[:1].upper()}{said[1:]}.*")
@@ -505,16 +511,16 @@ def claimed(results: Results) -> Text:
     )
 
 
-def _told(verdicts: list[claims.Verdict], results: Results) -> str:
+def _told(rows: list[claims.ClaimRow], results: Results) -> str:
     """'supported for a and b and undecided for c'; single cells that are undecided are counted."""
     in_words = {"same": f"no difference within {width(results.study.margin)}"}
     answers: dict[str, list[str]] = {}
-    for verdict in verdicts:
-        where = f" ({symbols(verdict.where)})" if verdict.where else ""
-        here = verdict.source == "here"
-        called = _name(results, verdict.student) if here else in_markdown(names.of_model(verdict.student))
-        answers.setdefault(in_words.get(verdict.answer, verdict.answer), []).append(called + where)
-    open_cells = [verdict for verdict in verdicts if verdict.answer == "undecided" and verdict.where]
+    for row in rows:
+        where = f" ({symbols(row.where)})" if row.where else ""
+        here = row.origin == "here"
+        called = _name(results, row.student) if here else in_markdown(names.of_model(row.student))
+        answers.setdefault(in_words.get(row.answer, row.answer), []).append(called + where)
+    open_cells = [row for row in rows if row.answer == "undecided" and row.where]
     if open_cells:
         answers["undecided"] = [f"{len(open_cells)} {'others' if len(answers) > 1 else 'cells, which differ in sign'}"]
     return _join([f"{answer} for {_join(of)}" for answer, of in sorted(answers.items())])
@@ -713,7 +719,7 @@ def discussion(results: Results) -> Text:
 
 def _shape(results: Results) -> str:
     """Whether T and alpha act as thresholds or as dials."""
-    ours = [v for v in claims.verdicts(results) if v.source == "here"]
+    ours = [v for v in claims.rows(results) if v.origin == "here"]
     answers = {name: {v.answer for v in ours if v.claim == name} for name in ("1a", "1b", "1c", "1d")}
     if not results.varied:
         return (
@@ -757,15 +763,15 @@ def _whose(results: Results) -> str:
     """Whether the gain is the teacher's, by the methods that have none."""
     told, used = [], set()
     for student in results.labels:
-        own = [
+        without = [
             cell
             for cell in results.rows(results.further_of(student))
             if results.study.method(cell.point.method).teaching.taught_by in ("", "self")
         ]
         plain = results.roles(student).get("standard")
-        if own and plain:
-            best = max(own, key=lambda cell: cell["gain"])
-            used |= {in_markdown(names.of_method(results.study, cell.point.method)) for cell in own}
+        if without and plain:
+            best = max(without, key=lambda cell: cell["gain"])
+            used |= {in_markdown(names.of_method(results.study, cell.point.method)) for cell in without}
             told.append(
                 f"{signed(100 * best['gain'])} points for {_name(results, student)} (plain distillation: "
                 f"{signed(100 * plain['gain'])})"
@@ -842,9 +848,9 @@ def _claims_together(results: Results) -> str:
     if not results.study.claims:
         return ""
     by_answer: dict[str, list[str]] = {"supported": [], "contradicted": [], "same": [], "undecided": []}
-    ours = [verdict for verdict in claims.verdicts(results) if verdict.source == "here"]
+    ours = [row for row in claims.rows(results) if row.origin == "here"]
     for name, claim in claims.CLAIMS.items():
-        answers = {verdict.answer for verdict in ours if verdict.claim == name}
+        answers = {row.answer for row in ours if row.claim == name}
         if answers and claim.brief:
             by_answer[answers.pop() if len(answers) == 1 else "undecided"].append(claim.brief)
     verbs = {"supported": "support that {}", "contradicted": "contradict that {}", "same": "see no effect where {}"}

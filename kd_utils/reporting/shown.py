@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ..study import printable, short
+from ..text import printable, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawn

@@ -17,7 +17,7 @@ LEVEL = 0.05  # of tests, and 1 - LEVEL of intervals
 
 Verdict = Literal["better", "worse", "same", "undecided"]
 CellType = TypeVar("CellType", bound=Hashable)
-Run = tuple[Any, int]  # a cell and a seed
+CellSeed = tuple[Any, int]  # a cell and a seed
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def mcnemar(right: np.ndarray, other_right: np.ndarray) -> float:
     return float(binomtest(only, only + only_other).pvalue) if only + only_other else 1.0
 
 
-def adjusted(values: Mapping[Run, float]) -> dict[Any, float]:
+def adjusted(values: Mapping[CellSeed, float]) -> dict[Any, float]:
     """Cells' means, as if each had been run with every seed: by least squares, cell + seed.
 
     values: (cell, seed) -> a number. The plain means where all cells have the same seeds, and of cells that cannot be
@@ -271,7 +271,7 @@ class Chosen:
     cells: int
 
 
-def leave_a_seed_out(accuracies: Mapping[Run, float], baseline: Hashable) -> Chosen | None:
+def leave_a_seed_out(accuracies: Mapping[CellSeed, float], baseline: Hashable) -> Chosen | None:
     """Choose the most accurate cell on all seeds but one, and report it on that one; None where it cannot be done.
 
     A cell takes part where it has a run of the seed left out and of another.
@@ -319,7 +319,7 @@ def _quantile(q: float, freedom: float) -> float:
     return float(stdtrit(freedom, q) if np.isfinite(freedom) else ndtri(q))
 
 
-def _least_squares(runs: Sequence[Run], cells: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray, int]:
+def _least_squares(runs: Sequence[CellSeed], cells: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray, int]:
     """Design (runs, cells + seeds), its pseudo-inverse, and the degrees of freedom that it leaves."""
     seeds = sorted({seed for _, seed in runs})
     design = np.zeros((len(runs), len(cells) + len(seeds)))

@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 
 from .. import paths
-from ..duration import duration
 from ..records import Record, RecordError, StudentRecord, read
 from ..shelf import Shelf
-from ..study import Study, short
+from ..study import Study
+from ..text import duration, short
 from . import claims, names
 from .results import Point, Results, published
 from .shown import (
@@ -97,30 +97,30 @@ def outcome(study: Study, record: Record) -> Table:
             so_far = f"All candidates are trained. The teacher is {chosen}."
         table.caption = f"{in_markdown(names.of_candidate(study, record.teacher))} has {has}. {so_far}"
         return table
-    teacher, own, baseline = shelf.chosen_teacher(), Point.of(record.cell), Point.baseline(record.student)
-    said = f"With seed {record.seed} the {'baseline' if own == baseline else 'student'} has {has}."
+    teacher, here, baseline = shelf.chosen_teacher(), Point.of(record.cell), Point.baseline(record.student)
+    said = f"With seed {record.seed} the {'baseline' if here == baseline else 'student'} has {has}."
     try:
         runs = _runs_beside(shelf, record)
         right = {
-            point: {r.seed: r.predictions["predicted"] == r.predictions["label"] for r in found}
-            for point, found in runs.items()
+            point: {r.seed: r.predictions["predicted"] == r.predictions["label"] for r in of_point}
+            for point, of_point in runs.items()
         }
     except RecordError as e:  # this run is saved; others can be damaged
-        runs, right, said = {own: [record]}, {}, f"{said} {in_markdown(str(e))}."
-    top1 = adjusted({(point, run.seed): run.metrics.top1_best for point, found in runs.items() for run in found})
+        runs, right, said = {here: [record]}, {}, f"{said} {in_markdown(str(e))}."
+    top1 = adjusted({(point, run.seed): run.metrics.top1_best for point, of_point in runs.items() for run in of_point})
     rows = [_model_row("teacher", names.of_candidate(study, teacher.teacher), [teacher])]
     student = names.of_students(study)[record.student]
-    for point, found in runs.items():
-        row = _model_row("baseline" if point == baseline else "student", student, found)
+    for point, of_point in runs.items():
+        row = _model_row("baseline" if point == baseline else "student", student, of_point)
         rows.append({**row, "T": point.T, "alpha": point.alpha, "top1": top1[point]})
     if right and baseline not in runs:
         said += " There is no baseline to compare it with; to train it, set alpha = 1."
-    elif right and own != baseline:
-        effect = Additive(right).effect({own: 1.0, baseline: -1.0})
+    elif right and here != baseline:
+        effect = Additive(right).effect({here: 1.0, baseline: -1.0})
         low, high = effect.interval()
         rows[-1] |= {"gain": effect.value, "low": low, "high": high}
         said += f" {_gained(effect)}"
-        if {r.seed for r in runs[own]} != {r.seed for r in runs[baseline]}:
+        if {r.seed for r in runs[here]} != {r.seed for r in runs[baseline]}:
             said += " In the table, top-1 is brought to the same seeds."
     columns = {
         "": words("role"),
@@ -141,9 +141,9 @@ def _runs_beside(shelf: Shelf, record: StudentRecord) -> dict[Point, list[Studen
     runs = {}
     for cell in (record.cell.baseline, record.cell):
         seeds = sorted({*shelf.study.seeds, record.seed})
-        found = [read(shelf.student_folder(replace(cell, seed=seed))) for seed in seeds]
-        runs[Point.of(cell)] = [run for run in found if isinstance(run, StudentRecord)]
-    return {point: found for point, found in runs.items() if found}
+        of_seeds = [read(shelf.student_folder(replace(cell, seed=seed))) for seed in seeds]
+        runs[Point.of(cell)] = [run for run in of_seeds if isinstance(run, StudentRecord)]
+    return {point: of_point for point, of_point in runs.items() if of_point}
 
 
 def _model_row(role: str, model: str, runs: Sequence[Record]) -> dict[str, Any]:
@@ -395,19 +395,19 @@ def choice(results: Results) -> Table | None:
 
 
 def verdicts(results: Results) -> Table | None:
-    """The claims, put to our records and to the published study's own rows; columns as claims.Verdict has them.
+    """The claims, put to our records and to the published study's own rows; columns as claims.ClaimRow has them.
 
     None where the study does not ask for them.
     """
     if not results.study.claims:
         return None
-    told = claims.verdicts(results)
-    called = [results.called(v.student) if v.source == "here" else names.of_model(v.student) for v in told]
-    frame = pd.DataFrame([vars(verdict) for verdict in told]).assign(called=called)
+    told = claims.rows(results)
+    called = [results.called(v.student) if v.origin == "here" else names.of_model(v.student) for v in told]
+    frame = pd.DataFrame([vars(row) for row in told]).assign(called=called)
     columns = {
         "Claim": words("claim"),
         "Student": words("called"),
-        "Records": words("source", {"here": "ours", "published": "Cichor's"}.__getitem__),
+        "Records": words("origin", {"here": "ours", "published": "Cichor's"}.__getitem__),
         "Of": symbolic("where", lambda where: where or "all"),
         "Statistic": words("statistic"),
         "Value [95 %]": number(_statistic, "value", "low", "high", "statistic"),

@@ -13,10 +13,11 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from .. import records
+from ..cells import Cell
 from ..learning import data
 from ..learning.metrics import entropy
 from ..records import StudentRecord
-from ..study import Cell, short
+from ..text import short
 from . import names, plots
 from .results import CellRow, Point, Results
 from .shown import chance, in_html, p_value, percent, points, visible

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..study import printable
+from ..text import printable
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from ..duration import duration
 from ..shelf import RunProgress, Shelf
+from ..text import duration
 
 
 @dataclass(frozen=True)
@@ -25,25 +25,33 @@ class Left:
         return self.short + (f"; not counted: {', '.join(self.without)}" if self.seconds and self.without else "")
 
 
+@dataclass(frozen=True)
+class Took:
+    """Seconds that tasks took from their start to their end, as the command at work has seen it.
+
+    runs: by their names. views: of soft targets, each.
+    """
+
+    runs: dict[str, float] = field(default_factory=dict)
+    views: list[float] = field(default_factory=list)
+
+
 def of_stage(done: int, total: int, seconds: float) -> Left:
     """What is left of a stage that came so far in so many seconds; of what comes after it nothing is known."""
     return Left(seconds * (total - done) / done if done else 0.0, ("what comes after it",))
 
 
-def left(
-    shelf: Shelf, running: Mapping[str, RunProgress], side_by_side: int, took: Mapping[str, float] | None = None
-) -> Left:
+def left(shelf: Shelf, running: Mapping[str, RunProgress], side_by_side: int, took: Took | None = None) -> Left:
     """What is left of teachers, soft targets and cells, as many at a time as are said to run side by side.
 
-    took: seconds that tasks took from their start to their end, by their names, as the command at work has seen it.
     A student's pace is that of its cells among them; else what its finished cells trained for; else that of those that
     are running. Of a candidate it is known once it runs, of soft targets once there is a teacher.
     """
-    took = took or {}
+    took = took or Took()
     seen, recorded, current = defaultdict(list), defaultdict(list), defaultdict(list)
     for cell, record in shelf.cells.items():
-        if record and cell.name in took:
-            seen[cell.student].append(took[cell.name])
+        if record and cell.name in took.runs:
+            seen[cell.student].append(took.runs[cell.name])
         elif record:
             recorded[cell.student].append(record.cost.train_seconds)
         elif (at := running.get(cell.name)) and at.epochs:
@@ -65,10 +73,7 @@ def left(
     return Left(work / max(1, side_by_side), tuple(dict.fromkeys(without)))
 
 
-VIEW = "soft targets, seed {}, view {}"  # what the task is called that computes a view's soft targets
-
-
-def _soft_targets(shelf: Shelf, took: Mapping[str, float]) -> float:
+def _soft_targets(shelf: Shelf, took: Took) -> float:
     """Seconds for the soft targets that are missing: as those before them took, or as the teacher was judged."""
     from ..learning.soft_targets import views_missing
 
@@ -78,8 +83,8 @@ def _soft_targets(shelf: Shelf, took: Mapping[str, float]) -> float:
     study = shelf.study
     taught = {cell.seed for cell, r in shelf.cells.items() if r is None and study.taught_by(cell) == "teacher"}
     views = sum(views_missing(study, seed, teacher, shelf.fingerprint) for seed in taught)
-    if seen := [seconds for name, seconds in took.items() if name.startswith(VIEW.partition(" {")[0])]:
-        return views * _mean(seen)
+    if took.views:
+        return views * _mean(took.views)
     rate = teacher.cost.inference_images_per_second
     return views * shelf.dataset["counts"]["train"] / rate if rate else 0.0
 

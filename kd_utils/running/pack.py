@@ -18,10 +18,13 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from .. import __version__, files, paths, records
+from ..data_notes import AboutData, read_about
 from ..records import RecordError, StudentRecord
-from ..shelf import AboutData, Shelf, read_about
+from ..shelf import Shelf
 from ..sources import SOURCES
-from ..study import Study, StudyError, a_name, load, short
+from ..study import Study, load
+from ..text import short
+from ..validation import StudyError, a_name
 
 MANIFEST, CARD = "manifest.json", "README.md"
 FORMAT = 1  # of the manifest
@@ -251,16 +254,18 @@ def _plain(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
 
 def _read_once(source: Path, made: Path, name: str, listed: dict) -> None:
     """See to it that what was unpacked is a study, with its records and data. Raises PackError."""
+    at = f"studies/{name}.yaml"
+    if at not in listed:
+        raise PackError(f"{source}: no study file {at}; pack it again")
     try:
-        load(made / "studies" / f"{name}.yaml")
+        load(made / at)
         if read_about(made / "results" / name / paths.DATA, AboutData) is None:
             raise PackError(f"{source}: results/{name}/{paths.DATA} is not there, or is damaged; pack it again")
-        for entry in listed:
-            if PurePosixPath(entry).name == paths.RECORD:
-                records.read((made / entry).parent)
+        for at in listed:
+            if PurePosixPath(at).name == paths.RECORD:
+                records.read((made / at).parent)
     except (StudyError, RecordError) as e:
-        why = str(e).partition("; move the folder")[0].partition("; delete the folder")[0]
-        raise PackError(f"{source}: {why.replace(f'{made}/', '')}; pack it again") from None
+        raise PackError(f"{source}: {at}: {e.wrong}; pack it again") from None
 
 
 def _manifest(source: Path, archive: zipfile.ZipFile) -> dict:

@@ -15,11 +15,16 @@ from typing import TYPE_CHECKING, Literal
 from filelock import FileLock, Timeout
 
 from .. import files, machine, paths, records
+from ..cells import Cell
+from ..data_notes import note
 from ..learning.plans import plan_early_teacher
 from ..records import TeacherRecord
-from ..shelf import EARLY, Shelf, note
-from ..study import Candidate, Cell, Model, Study, StudyError, short
+from ..schema import Candidate, Model
+from ..shelf import EARLY, Shelf
+from ..study import Study
 from ..study import load as load_study
+from ..text import short
+from ..validation import StudyError
 from . import events, pace
 from .events import Listener
 from .pool import PRELOADED_FOR_REPORT, Callbacks, Failure, Task, run_tasks, warm_up
@@ -269,7 +274,7 @@ def view_tasks(shelf: Shelf, seed: int, count: int, device: str = "auto") -> lis
     store = SoftTargets.of(study, seed, chosen, data.load(study))
     tasks = [
         Task(
-            pace.VIEW.format(seed, view),
+            f"soft targets, seed {seed}, view {view}",
             compute_view,
             {"study": study, "seed": seed, "view": view, "device": device},
             paths.results(study.name) / f"soft-targets-seed{seed}-view{view:04d}",
@@ -405,6 +410,54 @@ class _Clock:
         return self.words
 
 
+class _Stage:
+    """A stage while its tasks run: it takes in each record as its run ends, and tells of what happens."""
+
+    def __init__(self, name: str, tasks: list[Task], shelf: Shelf, tell: Listener, of_grid: bool) -> None:
+        self.name, self.shelf, self.tell, self.of_grid = name, shelf, tell, of_grid
+        self.done, self.total = 0, sum(task.steps for task in tasks)
+        self.took = pace.Took()
+        self.views_left = Counter(task.arguments["seed"] for task in tasks if task.function is compute_view)
+        self.clock = _Clock(shelf.study)
+        tell(events.StageProgress(name, 0, self.total))
+
+    def on_done(self, task: Task, seconds: float, failure: Failure | None) -> None:
+        self.done += task.steps
+        if failure:
+            self.tell(events.Failed(task.name, failure.error, task.folder))
+        elif task.function is compute_view:
+            self._view_done(task.arguments["seed"], seconds)
+        else:
+            self._run_done(task, seconds)
+
+    def _view_done(self, seed: int, seconds: float) -> None:
+        self.took.views.append(seconds)
+        self.views_left[seed] -= 1
+        if not self.views_left[seed]:
+            named = f"{_named_rightly(self.shelf, seed):.2%} name the right class"
+            self.tell(events.Said(f"done: soft targets, seed {seed}, {named}"))
+
+    def _run_done(self, task: Task, seconds: float) -> None:
+        self.took.runs[task.name] = seconds
+        record = self.shelf.take(task.folder)
+        if record is None:  # it was removed just now
+            return
+        if not isinstance(record, TeacherRecord):
+            write_results(self.shelf)
+        self.tell(events.Done(task.name, seconds, record.metrics.top1_best))
+
+    def on_retry(self, failure: Failure) -> None:
+        self.tell(events.Retried(failure.task.name, failure.error))
+
+    def on_tick(self, running: dict[str, float]) -> None:
+        words = self.clock.ask(lambda: self._left(len(running))) if self.of_grid else ""
+        self.tell(events.StageProgress(self.name, self.done + sum(running.values()), self.total, words))
+
+    def _left(self, side_by_side: int) -> pace.Left:
+        at = self.shelf.running()
+        return pace.left(self.shelf, at, side_by_side or len(at), self.took)  # a cluster does not say how many
+
+
 def run_all(
     stage: str, tasks: list[Task], shelf: Shelf, where: Resources, tell: Listener, *, of_grid: bool = True
 ) -> bool:
@@ -417,46 +470,8 @@ def run_all(
     from ..learning import data
 
     data.load(shelf.study).check()  # once, and not by a failure of every task
-    total, finished = sum(task.steps for task in tasks), 0
-    took: dict[str, float] = {}
-    views_left = Counter(task.arguments["seed"] for task in tasks if task.function is compute_view)
-    tell(events.StageProgress(stage, 0, total))
-
-    def on_done(task: Task, seconds: float, failure: Failure | None) -> None:
-        nonlocal finished
-        finished += task.steps
-        if failure:
-            tell(events.Failed(task.name, failure.error, task.folder))
-            return
-        took[task.name] = seconds
-        if task.function is compute_view:
-            seed = task.arguments["seed"]
-            views_left[seed] -= 1
-            if not views_left[seed]:
-                named = f"{_named_rightly(shelf, seed):.2%} name the right class"
-                tell(events.Said(f"done: soft targets, seed {seed}, {named}"))
-            return
-        record = shelf.take(task.folder)
-        if record is None:  # it was removed just now
-            return
-        if not isinstance(record, TeacherRecord):
-            write_results(shelf)
-        tell(events.Done(task.name, seconds, record.metrics.top1_best))
-
-    def on_retry(failure: Failure) -> None:
-        tell(events.Retried(failure.task.name, failure.error))
-
-    clock = _Clock(shelf.study)
-
-    def left(side_by_side: int) -> pace.Left:
-        at = shelf.running()
-        return pace.left(shelf, at, side_by_side or len(at), took)  # a cluster does not say how many
-
-    def on_tick(running: dict[str, float]) -> None:
-        words = clock.ask(lambda: left(len(running))) if of_grid else ""
-        tell(events.StageProgress(stage, finished + sum(running.values()), total, words))
-
-    callbacks = Callbacks(on_done, on_retry, on_tick)
+    at = _Stage(stage, tasks, shelf, tell, of_grid)
+    callbacks = Callbacks(at.on_done, at.on_retry, at.on_tick)
     if where.engine == "ray":
         from . import cluster
 
@@ -465,7 +480,7 @@ def run_all(
     else:
         threads = max(task.threads for task in tasks)
         failures = run_tasks(tasks, machine.slots(shelf.study, where.jobs, where.device, threads), callbacks)
-    files.remove(clock.note)
+    files.remove(at.clock.note)
     return not failures
 
 

@@ -296,8 +296,8 @@ def _told(error: BaseException) -> dict[str, str]:
     The package's own say all in their texts; those of others are shown with their names.
     """
     kind, text = getattr(error, "ename", type(error).__name__), str(getattr(error, "evalue", error))
-    is_own = type(error).__module__.startswith("kd_utils.")
-    return {"kind": kind, "error": text if is_own else f"{kind}: {text}"}
+    of_package = type(error).__module__.startswith("kd_utils.")
+    return {"kind": kind, "error": text if of_package else f"{kind}: {text}"}
 
 
 def die_with(parent: int) -> None:

@@ -1,8 +1,8 @@
-"""The best T and alpha, and not the map: points are drawn, trained briefly, and the promising ones go on. No torch.
+"""The best T and alpha, and not the map: pairs are drawn, trained briefly, and the promising ones go on. No torch.
 
-Half of the points are spread evenly, the others are drawn by Optuna's TPE sampler (Bergstra et al. 2011) near those of
+Half of the pairs are spread evenly, the others are drawn by Optuna's TPE sampler (Bergstra et al. 2011) near those of
 them that do well early. Then successive halving (Jamieson and Talwalkar 2016, 'Non-stochastic best arm identification
-and hyperparameter optimization'), judged on held-out images: all points are trained for a quarter of the epochs, the
+and hyperparameter optimization'), judged on held-out images: all pairs are trained for a quarter of the epochs, the
 better half of them for a half, the better half of these to the end, each from its checkpoint. Those are the finalists;
 they get all seeds. Optuna's pruner for it decides as runs come in, by those before; here all runs of an end are
 compared. Optuna is an extra: `uv pip install -e '.[search]'`.
@@ -15,26 +15,28 @@ from statistics import mean
 from typing import Any, TypeVar
 
 from .. import files, paths
+from ..cells import Cell
+from ..schema import STANDARD, Grid, Model, Pair
 from ..shelf import Shelf
-from ..study import STANDARD, Cell, Grid, Model, Study, load, short
+from ..study import Study, load
+from ..text import short
 from . import events, pipeline
 from .events import Listener
 from .pipeline import HERE, PipelineError, Resources
 from .pool import Task, warm_up
 
-Point = tuple[float, float]  # T and alpha
-P = TypeVar("P")  # whatever is compared
+Compared = TypeVar("Compared")  # what successive halving chooses among
 
 STAGES = 3  # of training: a quarter of the epochs, a half, the whole
 TOLD = 0.5  # Spearman's rank correlation below which an early ranking says little
 ENOUGH = 8  # runs for a rank correlation to be told
 BUDGET = 0.3  # of the whole grid, where nobody says
-FEW = 5  # points, below which the grid is the better buy
+FEW = 5  # pairs, below which the grid is the better buy
 
 
 @dataclass(frozen=True)
 class Winner:
-    """The best point of a student, by held-out images over all seeds.
+    """The best pair of a student, by held-out images over all seeds.
 
     run: its run with the first seed, as `kd status` and `kd export` call it. seeds: how many. holdout, top1: its mean
     accuracies on held-out images and on val; baseline: of the runs without distillation, on val. All fractions.
@@ -51,7 +53,7 @@ class Winner:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search came to. epochs: trained for it; whole: that the study's whole grid would take."""
 
     winners: list[Winner]
@@ -61,18 +63,18 @@ class Found:
 
 
 def stages(epochs: int, every: int) -> list[int]:
-    """The epochs after which points are compared, the last one the end; every: epochs between two evaluations."""
+    """The epochs after which pairs are compared, the last one the end; every: epochs between two evaluations."""
     early = {math.ceil(epochs / 2**k / every) * every for k in range(1, STAGES)}
     return sorted({e for e in early if e < epochs} | {epochs})
 
 
 def epochs_of(count: int, ends: Sequence[int]) -> int:
-    """The epochs that so many points take, halved after each end but the last."""
+    """The epochs that so many pairs take, halved after each end but the last."""
     return sum(left * (end - before) for left, end, before in zip(_lefts(count, ends), ends, [0, *ends], strict=False))
 
 
 def _lefts(count: int, ends: Sequence[int]) -> list[int]:
-    """How many points are trained to each end."""
+    """How many pairs are trained to each end."""
     lefts = [count]
     for _ in ends[1:]:
         lefts.append(math.ceil(lefts[-1] / 2))
@@ -80,9 +82,9 @@ def _lefts(count: int, ends: Sequence[int]) -> list[int]:
 
 
 def affordable(budget: float, cells: int, seeds: int, ends: Sequence[int]) -> int:
-    """How many points a share of the whole grid pays for, their finalists' further seeds and the baselines included.
+    """How many pairs a share of the whole grid pays for, their finalists' further seeds and the baselines included.
 
-    cells: of the grid, for one seed, the baseline among them. 0 where it does not even pay for two points.
+    cells: of the grid, for one seed, the baseline among them. 0 where it does not even pay for two pairs.
     """
     pays_for = (budget * cells - 1) * seeds * ends[-1]
 
@@ -92,10 +94,10 @@ def affordable(budget: float, cells: int, seeds: int, ends: Sequence[int]) -> in
     return max((count for count in range(2, 2 * cells + 1) if takes(count) <= pays_for), default=0)
 
 
-def draw(grid: Grid, count: int) -> list[Point]:
-    """So many points of the ranges that the grid spans, spread evenly (Halton): T by its logarithm, alpha as it is.
+def draw(grid: Grid, count: int) -> list[Pair]:
+    """So many pairs of the ranges that the grid spans, spread evenly (Halton): T by its logarithm, alpha as it is.
 
-    The customary point comes first, where the ranges have it. The same grid gives the same points; a larger count
+    The customary pair comes first, where the ranges have it. The same grid gives the same pairs; a larger count
     begins with those of a smaller one.
     """
     import numpy as np
@@ -108,10 +110,10 @@ def draw(grid: Grid, count: int) -> list[Point]:
     return list(dict.fromkeys([*customary, *drawn]))[:count]
 
 
-def draw_near(grid: Grid, scores: Mapping[Point, float], count: int) -> list[Point]:
-    """So many further points of the ranges, most of them near those with the best scores so far.
+def draw_near(grid: Grid, scores: Mapping[Pair, float], count: int) -> list[Pair]:
+    """So many further pairs of the ranges, most of them near those with the best scores so far.
 
-    The same scores give the same points.
+    The same scores give the same pairs.
     """
     optuna = _optuna()
     (low, high), (least, most) = ranges(grid)
@@ -125,19 +127,19 @@ def draw_near(grid: Grid, scores: Mapping[Point, float], count: int) -> list[Poi
         params = {"T": T, "alpha": alpha}
         trials.add_trial(optuna.trial.create_trial(params=params, distributions=axes, value=score))
     drawn = [_within(grid, **trials.ask(axes).params) for _ in range(4 * count + 16)]
-    return list(dict.fromkeys(point for point in drawn if point not in scores))[:count]
+    return list(dict.fromkeys(pair for pair in drawn if pair not in scores))[:count]
 
 
 def ranges(grid: Grid) -> tuple[tuple[float, float], tuple[float, float]]:
     """The least and the greatest T and alpha of a grid, the baseline left out. Raises PipelineError without a range."""
-    points = [alpha for alpha in grid.alphas if alpha < 1]
-    if not points or (len(points) == 1 and len(grid.temperatures) == 1):
+    alphas = [alpha for alpha in grid.alphas if alpha < 1]
+    if not alphas or (len(alphas) == 1 and len(grid.temperatures) == 1):
         raise PipelineError("the grid spans no range of T or of alpha to search in; give `grid` at least two values")
-    return (min(grid.temperatures), max(grid.temperatures)), (min(points), max(points))
+    return (min(grid.temperatures), max(grid.temperatures)), (min(alphas), max(alphas))
 
 
-def _within(grid: Grid, T: float, alpha: float) -> Point:
-    """A point in few digits, within the ranges."""
+def _within(grid: Grid, T: float, alpha: float) -> Pair:
+    """A pair in few digits, within the ranges."""
     (low, high), (least, most) = ranges(grid)
     return min(max(float(f"{T:.3g}"), low), high), min(max(round(alpha, 3), least), most)
 
@@ -153,29 +155,31 @@ def _optuna() -> Any:
 
 
 def halve(
-    points: Sequence[P], ends: Sequence[int], score: Callable[[list[P], int], Mapping[P, float]]
-) -> dict[int, dict[P, float]]:
-    """Successive halving: what each end has seen, end -> point -> its score there; the last has the finalists.
+    candidates: Sequence[Compared],
+    ends: Sequence[int],
+    score: Callable[[list[Compared], int], Mapping[Compared, float]],
+) -> dict[int, dict[Compared, float]]:
+    """Successive halving: what each end has seen, end -> candidate -> its score there; the last has the finalists.
 
-    score(points, end) trains these points as far as that end. A point that it has no score of is out.
+    score(candidates, end) trains these as far as that end. One that it has no score of is out.
     """
-    left, seen = list(points), {}
+    left, seen = list(candidates), {}
     for k, end in enumerate(ends):
         seen[end] = dict(score(left, end))
-        ranked = sorted(seen[end], key=lambda point: -seen[end][point])
+        ranked = sorted(seen[end], key=lambda candidate: -seen[end][candidate])
         left = ranked[: math.ceil(len(left) / 2)] if k < len(ends) - 1 else ranked
     return seen
 
 
 def search(
     study: str | Study, budget: float | None = None, *, where: Resources = HERE, on_event: Listener | None = None
-) -> Found:
+) -> SearchResult:
     """Find the best T and alpha of each student for this share of the cost of the study's whole grid.
 
     budget: by default BUDGET, or the least that pays for a search where that does not. The ranges are those that the
     grid spans. Runs are the study's own: records that are there are taken, and those of a search that was stopped go
-    on. Raises PipelineError where the study holds no images out, or the budget is too
-    small, and ShelfError where it has no teacher.
+    on. Raises PipelineError where the study holds no images out, or the budget is too small, and ShelfError where it
+    has no teacher.
     """
     _optuna()
     if budget is not None and not (isinstance(budget, int | float) and 0 < budget <= 1):
@@ -186,61 +190,74 @@ def search(
         if where.engine == "local":
             warm_up()
         shelf = Shelf(study)
-        if shelf.dataset and not shelf.dataset["counts"]["holdout"]:
-            raise PipelineError(
-                "a search judges on held-out images, and the study has none: set data.holdout_per_class in "
-                f"{study.file}, which makes other data and other runs"
-            )
-        shelf.chosen_teacher()
+        _can_be_searched(shelf)
         if budget is None and (budget := default_budget(study)) != BUDGET:
             tell(events.Advised(f"budget: {budget:g} of the grid; {BUDGET:g} of so small a grid pays for no search"))
         plans = {student.label: _plan(study, student, budget) for student in study.students}
         pipeline.advise(shelf, where, tell)
         for label, (count, _) in plans.items():
             if count < FEW:
-                tell(
-                    events.Advised(
-                        f"{label}: {count} points are few to find the best among; run the grid, with kd grid "
-                        f"{study.name}, or give a larger budget"
-                    )
-                )
-        first, *others = study.seeds
-        notes, seen = [], {}
-        views = [
-            task for seed in study.seeds for task in pipeline.view_tasks(shelf, seed, study.view_count(), where.device)
-        ]
-        ok = pipeline.run_all("soft targets", views, shelf, where, tell, of_grid=False)
-        baselines = [Cell(label, None, 1.0, seed) for label in plans for seed in study.seeds]
-        for label, (count, ends) in plans.items():
-            counts = " -> ".join(f"{n} to {end}" for n, end in zip(_lefts(count, ends), ends, strict=True))
-            tell(events.Said(f"{label}: {count} points of T and alpha; trained to epoch: {counts}"))
-            spread = [Cell(label, T, alpha, first) for T, alpha in draw(study.grid, math.ceil(count / 2))]
-            early = _score(shelf, spread, ends[0], where, tell)
-            scores = {(cell.T, cell.alpha): score for cell, score in early.items() if cell.T is not None}
-            near = [Cell(label, T, alpha, first) for T, alpha in draw_near(study.grid, scores, count - len(spread))]
-            seen[label] = halve([*early, *near], ends, lambda some, end: _score(shelf, some, end, where, tell))
-            if advice := _early(shelf, label, ends, seen[label]):
-                notes.append(advice)
+                few = f"{label}: {count} pairs are few to find the best among"
+                tell(events.Advised(f"{few}; run the grid, with kd grid {study.name}, or give a larger budget"))
+        ok = pipeline.run_all("soft targets", _views(shelf, where.device), shelf, where, tell, of_grid=False)
+        seen = {label: _halved(shelf, label, *plan, where, tell) for label, plan in plans.items()}
+        notes = [advice for label, (_, ends) in plans.items() if (advice := _early(shelf, label, ends, seen[label]))]
         finalists = [cell for of_student in seen.values() for cell in of_student[max(of_student)]]
-        again = [Cell(c.student, c.T, c.alpha, seed) for c in finalists for seed in others]
+        baselines = [Cell(label, None, 1.0, seed) for label in plans for seed in study.seeds]
+        again = [Cell(c.student, c.T, c.alpha, seed) for c in finalists for seed in study.seeds[1:]]
         ok = _run(shelf, [*baselines, *again], where, tell) and ok
         if not ok:
             notes.append("some runs failed, and are left out; the same command tries them again")
-        found = Found(
+        result = SearchResult(
             [winner for label in plans if (winner := _winner(shelf, label, finalists))],
             sum(_trained(shelf, label, seen[label], finalists) for label in plans),
-            sum(
-                study.training(study.student(c.student), teacher=False).epochs
-                for c in study.cells()
-                if c.method == "kd"
-            ),
+            _epochs_of_grid(study),
             notes,
         )
         _tidy(shelf, seen, finalists)
         told = {label: {end: {c.name: s for c, s in at.items()} for end, at in e.items()} for label, e in seen.items()}
-        files.write_json(paths.results(study.name) / paths.SEARCH, {"budget": budget, "seen": told, **asdict(found)})
+        files.write_json(paths.results(study.name) / paths.SEARCH, {"budget": budget, "seen": told, **asdict(result)})
         pipeline.write_results(shelf)
-    return found
+    return result
+
+
+def _can_be_searched(shelf: Shelf) -> None:
+    """Raises PipelineError where the study holds no images out, ShelfError where it has no teacher."""
+    if shelf.dataset and not shelf.dataset["counts"]["holdout"]:
+        raise PipelineError(
+            "a search judges on held-out images, and the study has none: set data.holdout_per_class in "
+            f"{shelf.study.file}, which makes other data and other runs"
+        )
+    shelf.chosen_teacher()
+
+
+def _views(shelf: Shelf, device: str) -> list[Task]:
+    """The soft targets of all seeds that are missing."""
+    study = shelf.study
+    return [task for seed in study.seeds for task in pipeline.view_tasks(shelf, seed, study.view_count(), device)]
+
+
+def _halved(
+    shelf: Shelf, label: str, count: int, ends: list[int], where: Resources, tell: Listener
+) -> dict[int, dict[Cell, float]]:
+    """The halving of one student's cells, of the first seed: half spread evenly, the others drawn near the best.
+
+    Returns end -> cell -> its accuracy there on held-out images.
+    """
+    counts = " -> ".join(f"{n} to {end}" for n, end in zip(_lefts(count, ends), ends, strict=True))
+    tell(events.Said(f"{label}: {count} pairs of T and alpha; trained to epoch: {counts}"))
+    grid, seed = shelf.study.grid, shelf.study.seeds[0]
+    spread = [Cell(label, T, alpha, seed) for T, alpha in draw(grid, math.ceil(count / 2))]
+    early = _score(shelf, spread, ends[0], where, tell)
+    scores = {(cell.T, cell.alpha): score for cell, score in early.items() if cell.T is not None}
+    near = [Cell(label, T, alpha, seed) for T, alpha in draw_near(grid, scores, count - len(spread))]
+    return halve([*early, *near], ends, lambda some, end: _score(shelf, some, end, where, tell))
+
+
+def _epochs_of_grid(study: Study) -> int:
+    """The epochs that the whole grid takes, its baselines included."""
+    of_grid = (study.student(cell.student) for cell in study.cells() if cell.method == "kd")
+    return sum(study.training(student, teacher=False).epochs for student in of_grid)
 
 
 def default_budget(study: Study) -> float:
@@ -254,27 +271,27 @@ def default_budget(study: Study) -> float:
 def _least(study: Study, student: Model) -> float:
     """The least share in hundredths that pays for a search of this student. Raises PipelineError."""
     for share in range(1, 101):
-        if _points(study, student, share / 100)[0]:
+        if _count(study, student, share / 100)[0]:
             return share / 100
     raise PipelineError(
-        f"the cost of the whole grid does not pay for two points of {student.label} beside its baseline: run it, with "
+        f"the cost of the whole grid does not pay for two pairs of {student.label} beside its baseline: run it, with "
         f"kd grid {study.name}"
     )
 
 
 def _plan(study: Study, student: Model, budget: float) -> tuple[int, list[int]]:
-    """How many points a student gets, and the epochs after which they are compared. Raises PipelineError."""
-    count, ends = _points(study, student, budget)
+    """How many pairs a student gets, and the epochs after which they are compared. Raises PipelineError."""
+    count, ends = _count(study, student, budget)
     if not count:
         raise PipelineError(
-            f"a budget of {budget:g} of the grid does not pay for two points of {student.label} beside its baseline; "
+            f"a budget of {budget:g} of the grid does not pay for two pairs of {student.label} beside its baseline; "
             f"take {_least(study, student):g} or more"
         )
     return count, ends
 
 
-def _points(study: Study, student: Model, budget: float) -> tuple[int, list[int]]:
-    """As _plan, with 0 points where the budget pays for none."""
+def _count(study: Study, student: Model, budget: float) -> tuple[int, list[int]]:
+    """As _plan, with 0 pairs where the budget pays for none."""
     train = study.training(student, teacher=False)
     ends = stages(train.epochs, train.eval_every)
     ranges(study.grid)
@@ -350,7 +367,7 @@ def _winner(shelf: Shelf, label: str, finalists: list[Cell]) -> Winner | None:
 
 
 def _trained(shelf: Shelf, label: str, seen: Mapping[int, Mapping[Cell, float]], finalists: list[Cell]) -> int:
-    """The epochs that a student's search comes to: its points as far as they went, further seeds, baselines."""
+    """The epochs that a student's search comes to: its pairs as far as they went, further seeds, baselines."""
     reached: dict[Cell, int] = {cell: end for end in sorted(seen) for cell in seen[end]}
     seeds, whole = len(shelf.study.seeds), max(seen)
     of_student = sum(cell.student == label for cell in finalists)
@@ -360,7 +377,7 @@ def _trained(shelf: Shelf, label: str, seen: Mapping[int, Mapping[Cell, float]],
 def _early(shelf: Shelf, label: str, ends: Sequence[int], seen: Mapping[int, Mapping[Cell, float]]) -> str:
     """A sentence where the ranking at the first end says little of the last one; '' where it says something.
 
-    By all runs of the student that are done, if they are enough; else by the points that went on to the second end.
+    By all runs of the student that are done, if they are enough; else by the pairs that went on to the second end.
     """
     from scipy.stats import spearmanr
 
@@ -368,14 +385,14 @@ def _early(shelf: Shelf, label: str, ends: Sequence[int], seen: Mapping[int, Map
         return ""
     first, second = ends[:2]
     done = [record for record in shelf.students if record.student == label and record.T is not None]
-    pairs = [(at, record.score) for record in done if (at := held_out(record.history, first)) is not None]
-    what = f"the end, among {len(pairs)} runs"
-    if len(pairs) < ENOUGH:
-        pairs = [(seen[first][cell], score) for cell, score in seen[second].items()]
-        what = f"epoch {second}, among the {len(pairs)} points that went on"
-    if len(pairs) < 3:
+    both = [(at, record.score) for record in done if (at := held_out(record.history, first)) is not None]
+    what = f"the end, among {len(both)} runs"
+    if len(both) < ENOUGH:
+        both = [(seen[first][cell], score) for cell, score in seen[second].items()]
+        what = f"epoch {second}, among the {len(both)} pairs that went on"
+    if len(both) < 3:
         return ""
-    result: Any = spearmanr([before for before, _ in pairs], [after for _, after in pairs])
+    result: Any = spearmanr([before for before, _ in both], [after for _, after in both])
     if result.statistic >= TOLD:
         return ""
     return (
@@ -385,22 +402,22 @@ def _early(shelf: Shelf, label: str, ends: Sequence[int], seen: Mapping[int, Map
 
 
 def _tidy(shelf: Shelf, seen: Mapping[str, Mapping[int, Mapping[Cell, float]]], finalists: list[Cell]) -> None:
-    """Remove the checkpoints of the points that did not reach the end; their accuracies stay, for another search."""
+    """Remove the checkpoints of the pairs that did not reach the end; their accuracies stay, for another search."""
     for of_student in seen.values():
         for cell in {cell for at in of_student.values() for cell in at} - set(finalists):
             for name in (paths.CHECKPOINT, paths.PROGRESS):
                 files.remove(shelf.student_folder(cell) / name)
 
 
-def lines(found: Found) -> list[str]:
+def lines(result: SearchResult) -> list[str]:
     """What a search came to, as the terminal shows it."""
     told = []
-    for w in found.winners:
+    for w in result.winners:
         seeds, gain = f"{w.seeds} seed{'s' * (w.seeds > 1)}", 100 * (w.top1 - w.baseline)
         told.append(
             f"{w.student}: T = {short(w.T)}, alpha = {short(w.alpha)} ({w.run}; {seeds}): {w.holdout:.2%} on held-out "
             f"images, by which it was chosen; {w.top1:.2%} on val, {gain:+.2f} points to the baseline"
         )
-    share = found.epochs / found.whole
-    told.append(f"cost of choosing: {found.epochs:,} epochs, {share:.0%} of the {found.whole:,} of the whole grid")
-    return told + [f"note: {note}" for note in found.notes]
+    share = result.epochs / result.whole
+    told.append(f"cost of choosing: {result.epochs:,} epochs, {share:.0%} of the {result.whole:,} of the whole grid")
+    return told + [f"note: {note}" for note in result.notes]

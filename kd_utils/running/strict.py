@@ -123,7 +123,8 @@ def check_values(values: dict) -> None:
         return
     from ..machine import MachineError, one_device  # other notebooks do without these
     from ..shelf import Shelf, ShelfError
-    from ..study import StudyError, load
+    from ..study import load
+    from ..validation import StudyError
 
     try:
         one_device(values.get("device", "auto"))

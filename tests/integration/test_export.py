@@ -13,8 +13,9 @@ from PIL import Image
 from kd_utils.learning import data, export, models, training
 from kd_utils.learning import run as runs
 from kd_utils.learning.weights import fingerprint
+from kd_utils.schema import Model
 from kd_utils.shelf import ShelfError
-from kd_utils.study import Model, load
+from kd_utils.study import load
 
 CELL = "Net-T4-a0.5-s0"
 CODE = """

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pypdf import PdfReader
 
-from kd_utils import records, shelf
+from kd_utils import data_notes, records
 from kd_utils.reporting import paper, plots, shown
 from kd_utils.running import pipeline
 
@@ -209,7 +209,7 @@ def hostile(copied) -> Path:
     data = results / "data.json"
     content = json.loads(data.read_text())
     content["classes"] = HOSTILE[: len(content["classes"])]
-    shelf.write_about(data, content)
+    data_notes.write_about(data, content)
     study = {**SMALL, "title": "<iframe src=/etc/passwd> @foo #panic() $x$"}
     study["students"] = [{"model": "test_byobnet", "name": STUDENT}, SMALL["students"][1]]
     write_study(copied, study)

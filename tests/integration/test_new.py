@@ -9,7 +9,8 @@ from kd_utils import cli, machine
 from kd_utils.learning import data, new
 from kd_utils.learning.data import DataError
 from kd_utils.running import search
-from kd_utils.study import StudyError, load
+from kd_utils.study import load
+from kd_utils.validation import StudyError
 
 
 def images(folder, counts, size=(40, 50)):

@@ -15,7 +15,8 @@ from kd_utils.learning.run import RunError
 from kd_utils.reporting import results, tables
 from kd_utils.running import pipeline
 from kd_utils.shelf import Shelf
-from kd_utils.study import StudyError, load
+from kd_utils.study import load
+from kd_utils.validation import StudyError
 
 AS_STORED = {"flip": False, "crop": "none"}
 STUDENT = {"model": "test_byobnet", "train": {"epochs": 1, "batch_size": 16}}

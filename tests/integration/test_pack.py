@@ -9,12 +9,13 @@ import pytest
 import torch
 from helpers import SMALL, kd, write_study
 
+from kd_utils.cells import Cell
 from kd_utils.learning import data, export
 from kd_utils.learning import run as runs
 from kd_utils.running import pack
 from kd_utils.running.pack import PackError
 from kd_utils.shelf import Shelf
-from kd_utils.study import Cell, load
+from kd_utils.study import load
 
 NET = """
 from torch import nn

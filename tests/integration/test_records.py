@@ -5,11 +5,12 @@ import pandas as pd
 import pytest
 
 from kd_utils import records
+from kd_utils.cells import Cell
 from kd_utils.learning import data, metrics, training
 from kd_utils.learning import run as runs
 from kd_utils.reporting import results
 from kd_utils.shelf import Shelf
-from kd_utils.study import Cell, load
+from kd_utils.study import load
 
 
 def folders(root):

@@ -63,7 +63,7 @@ def test_tables_keep_numbers_and_show_them_formatted(study_results):
     assert head.startswith("| *T* | *α* | Top-1, % |") and set(rule) == set("|-:") and len(rows) == 5
     verdicts = tables.verdicts(study_results)
     assert verdicts.frame["value"].tolist() == pytest.approx(
-        [verdict.value for verdict in claims.verdicts(study_results)], nan_ok=True
+        [verdict.value for verdict in claims.rows(study_results)], nan_ok=True
     )
 
 

@@ -1,4 +1,4 @@
-"""A search from drawn points to the winner: runs go on from their checkpoints, and are ordinary records."""
+"""A search from drawn pairs to the winner: runs go on from their checkpoints, and are ordinary records."""
 
 import json
 
@@ -25,7 +25,7 @@ def Net(classes):
 
 
 def test_a_search_that_is_stopped_and_goes_on_comes_to_ordinary_records(root, capsys):
-    """It is stopped while the points that went on are on their way to the second end."""
+    """It is stopped while the pairs that went on are on their way to the second end."""
     (root / "studies" / "nets.py").write_text(NET)
     content = {**SMALL, "data": {**SMALL["data"], "holdout_per_class": 5}, "students": ["nets.py:Net"]}
     content |= {"train": {"epochs": 4, "batch_size": 16}, "teacher": {"candidates": ["nets.py:Net"]}}
@@ -44,9 +44,9 @@ def test_a_search_that_is_stopped_and_goes_on_comes_to_ordinary_records(root, ca
     assert len(noted) == 5 and not (root / "results" / "small" / "search.json").exists()
     found = search.search(study, 0.8, on_event=lambda event: said.append(str(event)))
     assert sum(path.stat().st_mtime_ns == before for path, before in noted.items()) >= 2  # those that were out
-    assert "Net: 5 points of T and alpha; trained to epoch: 5 to 1 -> 3 to 2 -> 2 to 4" in said
+    assert "Net: 5 pairs of T and alpha; trained to epoch: 5 to 1 -> 3 to 2 -> 2 to 4" in said
     (winner,) = found.winners
-    assert (found.epochs, found.whole) == (2 * 1 + 1 * 2 + 2 * 4 + 4, 5 * 4)  # points as far as they went, baseline
+    assert (found.epochs, found.whole) == (2 * 1 + 1 * 2 + 2 * 4 + 4, 5 * 4)  # pairs as far as they went, baseline
     shelf = Shelf(study)
     done = {(r.T, r.alpha): r for r in shelf.students}
     assert len(done) == 3 and (None, 1.0) in done

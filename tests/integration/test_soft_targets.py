@@ -7,8 +7,9 @@ from kd_utils import records
 from kd_utils.learning import data, losses, models, training
 from kd_utils.learning import run as runs
 from kd_utils.learning.soft_targets import SoftTargets
+from kd_utils.schema import Model
 from kd_utils.shelf import Shelf
-from kd_utils.study import Model, load
+from kd_utils.study import load
 
 # a network without batch normalisation under plain gradient descent: with batch normalisation or Adam, over few images
 # the smallest difference of rounding becomes a large one

@@ -7,7 +7,7 @@ from kd_utils import machine
 from kd_utils.learning import losses, models, training
 from kd_utils.learning.views import View
 from kd_utils.learning.weights import fingerprint
-from kd_utils.study import Augment, Model, Train
+from kd_utils.schema import Augment, Model, Train
 
 pytestmark = pytest.mark.numeric
 RNG = np.random.default_rng(0)

@@ -19,9 +19,10 @@ from rich.console import Console
 
 import kd_utils
 from kd_utils import cli, console, files
+from kd_utils.cells import Cell
 from kd_utils.running import events, pace, pipeline
 from kd_utils.shelf import RunProgress
-from kd_utils.study import Cell, load
+from kd_utils.study import load
 
 INTERRUPTED = """
 import os, signal, sys
@@ -114,7 +115,7 @@ def test_a_candidate_s_pace_is_not_that_of_a_student_of_its_name():
 
 
 def test_what_runs_took_here_goes_before_what_their_records_say():
-    found = pace.left(shelf({A: DONE, B: None}), {B.name: RunProgress()}, 1, {A.name: 130.0})
+    found = pace.left(shelf({A: DONE, B: None}), {B.name: RunProgress()}, 1, pace.Took({A.name: 130.0}))
     assert found == pace.Left(130.0, ()) and found.short == "about 2.2 min left"
 
 

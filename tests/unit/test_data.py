@@ -9,6 +9,7 @@ import re
 import shutil
 import threading
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from PIL import Image
 from kd_utils import paths
 from kd_utils.learning import data, loaders
 from kd_utils.shelf import Shelf, ShelfError
-from kd_utils.sources import SOURCES
+from kd_utils.sources import SOURCES, Download
 from kd_utils.study import load
 
 COUNTS = {"classes": 3, "train": 6, "val": 2}
@@ -58,8 +59,7 @@ def write_zip(path, files):
 
 @pytest.fixture
 def tiny(root, monkeypatch):
-    for key, value in COUNTS.items():
-        monkeypatch.setitem(loaders.TINY_IMAGENET, key, value)
+    monkeypatch.setitem(SOURCES, "tiny-imagenet", replace(SOURCES["tiny-imagenet"], **COUNTS))
     write_study(root, {**SMALL, "data": {"name": "tiny-imagenet", "image_size": 64}})
     return root
 
@@ -650,7 +650,7 @@ def server():
 
 def fetch(url, path):
     md5 = hashlib.md5(Server.content).hexdigest()
-    loaders.download(url, path, md5, len(Server.content))
+    loaders.fetch(Download(url=url, bytes=len(Server.content), md5=md5), path)
 
 
 def test_a_download_goes_on_where_it_stopped(server, tmp_path):
@@ -666,13 +666,13 @@ def test_a_download_goes_on_where_it_stopped(server, tmp_path):
 
 def test_a_download_with_a_wrong_md5_is_removed(server, tmp_path):
     with pytest.raises(data.DataError, match="MD5"):
-        loaders.download(server, tmp_path / "tiny.zip", "0" * 32, len(Server.content))
+        loaders.fetch(Download(url=server, bytes=len(Server.content), md5="0" * 32), tmp_path / "tiny.zip")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_network_says_how_to_do_without(tmp_path):
     with pytest.raises(data.DataError, match="--source FILE"):
-        loaders.download("http://127.0.0.1:9/tiny.zip", tmp_path / "tiny.zip", "0", 10)
+        loaders.fetch(Download(url="http://127.0.0.1:9/tiny.zip", bytes=10, md5="0"), tmp_path / "tiny.zip")
 
 
 @pytest.mark.tinyimagenet

@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from kd_utils.cli import app
 from kd_utils.running import search
+from kd_utils.schema import Grid
 from kd_utils.shelf import Shelf
-from kd_utils.study import Grid, load
+from kd_utils.study import load
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_an_early_ranking_that_is_worthless_is_said(kept):
     WithStudents.students = []
     seen = {10: {c: c for c in range(6)}, 20: {3: 0.1, 4: 0.05, 5: 0.01}}
     said = search._early(WithStudents, "resnet18", [10, 20, 40], seen)
-    assert "says little of that at epoch 20, among the 3 points that went on (Spearman -1.00)" in said
+    assert "says little of that at epoch 20, among the 3 pairs that went on (Spearman -1.00)" in said
 
 
 @pytest.mark.parametrize(
@@ -105,30 +106,30 @@ def test_a_budget_pays_for_what_it_says():
 
 def test_points_fill_the_ranges_of_the_grid():
     grid = Grid(T=[1, 4, 100], alpha=[0.1, 0.9, 1])
-    points = search.draw(grid, 40)
-    assert points == search.draw(grid, 60)[:40] and len(set(points)) == 40
-    assert points[0] == (4.0, 0.5)
-    T, alpha = zip(*points, strict=True)
+    pairs = search.draw(grid, 40)
+    assert pairs == search.draw(grid, 60)[:40] and len(set(pairs)) == 40
+    assert pairs[0] == (4.0, 0.5)
+    T, alpha = zip(*pairs, strict=True)
     assert min(T) >= 1 and max(T) <= 100 and min(alpha) >= 0.1 and max(alpha) <= 0.9
     assert 14 <= sum(t < 10 for t in T) <= 26  # even by the logarithm
-    for point in search.draw(Grid(T=[0.12345, 7.6543], alpha=[0.33333]), 40):  # few digits, and none beyond the ends
-        assert 0.12345 <= point[0] <= 7.6543 and point[1] == 0.33333
+    for pair in search.draw(Grid(T=[0.12345, 7.6543], alpha=[0.33333]), 40):  # few digits, and none beyond the ends
+        assert 0.12345 <= pair[0] <= 7.6543 and pair[1] == 0.33333
 
 
 def test_further_points_are_near_the_good_ones():
     pytest.importorskip("optuna", reason="the extra search is not installed")
     grid = Grid(T=[1, 100], alpha=[0, 0.9])
 
-    def score(point, at):
-        return -(log(point[0] / at) ** 2)
+    def score(pair, at):
+        return -(log(pair[0] / at) ** 2)
 
     spread = search.draw(grid, 12)
     for at in (2, 50):
-        scores = {point: score(point, at) for point in spread}
+        scores = {pair: score(pair, at) for pair in spread}
         near = search.draw_near(grid, scores, 12)
         assert near == search.draw_near(grid, scores, 12) and len({*near, *spread}) == 24
         assert all(1 <= T <= 100 and 0 <= alpha <= 0.9 for T, alpha in near)
-        assert median(score(point, at) for point in near) > median(scores.values())
+        assert median(score(pair, at) for pair in near) > median(scores.values())
     assert len(search.draw_near(grid, {}, 3)) == 3  # of runs that all failed
 
 
@@ -142,7 +143,7 @@ def test_what_cannot_be_searched_is_said(root):
 
     write_study(root, {**SMALL, "train": {**SMALL["train"], "epochs": 4}})
     with pytest.raises(
-        PipelineError, match="0.1 of the grid does not pay for two points of .* beside its baseline; take 0."
+        PipelineError, match="0.1 of the grid does not pay for two pairs of .* beside its baseline; take 0."
     ):
         search._plan(load("small"), load("small").students[0], 0.1)
     for grid in ({"T": [4], "alpha": [0.5, 1]}, {"T": [1, 4], "alpha": [1]}):

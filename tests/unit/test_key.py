@@ -3,9 +3,11 @@
 import pytest
 from helpers import SMALL, write_study
 
-from kd_utils import shelf
+from kd_utils import data_notes, shelf
+from kd_utils.cells import Cell
 from kd_utils.keys import key, student_settings, teacher_settings
-from kd_utils.study import Cell, StudyError, load
+from kd_utils.study import load
+from kd_utils.validation import StudyError
 
 META = {"fingerprint": "f", "classes": ["a", "b"], "counts": {"train": 1, "val": 1, "holdout": 0}, "image_size": 16}
 CELL = Cell("test_byobnet", 4.0, 0.5, 0)
@@ -90,20 +92,20 @@ def test_weights_from_a_file_are_known_by_their_content(root):
 def test_results_belong_to_one_study_file(root, tmp_path_factory, monkeypatch):
     """Another file of that name is refused, and both are named; a root that was moved goes on, and so does a file."""
     first = load("small")
-    shelf.note(first, META)
+    data_notes.note(first, META)
     (root / "more").mkdir()
     other = (root / "studies" / "small.yaml").rename(root / "more" / "small.yaml")
     shelf.Shelf(load(other))  # the study was moved
     write_study(root, SMALL)
     second = load(other)
-    for use in (shelf.Shelf, shelf.claim, lambda study: shelf.note(study, META)):
-        with pytest.raises(shelf.ShelfError, match="studies/small.yaml, and .*more/small.yaml would.*rename one"):
+    for use in (shelf.Shelf, data_notes.claim, lambda study: data_notes.note(study, META)):
+        with pytest.raises(StudyError, match="studies/small.yaml, and .*more/small.yaml would.*rename one"):
             use(second)
     moved = tmp_path_factory.mktemp("elsewhere") / "root"
     root.rename(moved)
     monkeypatch.setenv("KD_ROOT", str(moved))
     assert shelf.Shelf(load("small")).dataset["fingerprint"] == "f"
-    with pytest.raises(shelf.ShelfError, match="rename one"):
+    with pytest.raises(StudyError, match="rename one"):
         shelf.Shelf(load(moved / "more" / "small.yaml"))
     moved.rename(root)
 
@@ -114,10 +116,10 @@ def test_a_clone_without_that_file_still_knows_its_records(root):
     weights.write_bytes(b"one")
     students = {"students": [{"model": "test_byobnet", "pretrained": "start.safetensors"}]}
     with_file = keys(root, **students)
-    shelf.note(load("small"), META)
+    data_notes.note(load("small"), META)
     weights.unlink()
     assert keys(root, **students) == with_file
-    shelf.note(load("small"), META)  # as `kd data` does in the clone
+    data_notes.note(load("small"), META)  # as `kd data` does in the clone
     assert keys(root, **students) == with_file
 
 

@@ -5,7 +5,7 @@ from torch import nn
 
 from kd_utils.learning import models, weights
 from kd_utils.learning.models import ModelError, create
-from kd_utils.study import Model
+from kd_utils.schema import Model
 
 pytestmark = pytest.mark.numeric
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8))

@@ -8,12 +8,14 @@ import pytest
 from helpers import SMALL, write_study
 
 from kd_utils import paths, records
+from kd_utils.cells import Cell
 from kd_utils.learning import data
 from kd_utils.learning.weights import ModelError
 from kd_utils.running import kernels, pipeline
 from kd_utils.running.pool import Failure
+from kd_utils.schema import Method
 from kd_utils.shelf import Shelf, ShelfError
-from kd_utils.study import Cell, Method, load
+from kd_utils.study import load
 
 
 @pytest.mark.parametrize("left", ["", '{"fingerprint": "0', "{}", "[]"])

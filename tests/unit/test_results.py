@@ -173,7 +173,7 @@ def test_with_one_seed_there_is_no_verdict_and_the_report_says_why(one_seed):
     assert not one_seed.varied
     cells = one_seed.cells
     assert set(cells["verdict"]) == {"undecided", ""} and not cells["among_best"].any() and cells["p"].isna().all()
-    assert {verdict.answer for verdict in claims.verdicts(one_seed) if verdict.claim != "7"} == {"undecided"}
+    assert {verdict.answer for verdict in claims.rows(one_seed) if verdict.claim != "7"} == {"undecided"}
     shown = every_part(one_seed)
     assert "of these trained models" in shown and "nothing is known of" in shown
     assert "*" not in notes_of_gains(one_seed)
@@ -269,14 +269,14 @@ NONE = float("nan")
 )
 def test_answers_follow_the_accuracies(kept, monkeypatch, claim, rows, says):
     monkeypatch.setattr(claims, "published", lambda: published_rows(rows))
-    told = [v for v in claims.verdicts(kept) if v.claim == claim and v.source == "published"]
+    told = [v for v in claims.rows(kept) if v.claim == claim and v.origin == "published"]
     assert [verdict.answer for verdict in told] == says
     assert all(verdict.where for verdict in told) == (len(told) > 1 or not told)
 
 
 def test_the_published_rows_answer_as_they_are_printed(kept, one_seed):
     """Alpha 0 at T = 20 and 100 are its worst cells of ShuffleNetV2, alpha 0.5 there the best."""
-    there = {(v.claim, v.student): v for v in claims.verdicts(kept) if v.source == "published"}
+    there = {(v.claim, v.student): v for v in claims.rows(kept) if v.origin == "published"}
     assert there["1d", "shufflenet_v2_x1_0"].answer == "contradicted"
     assert there["3", "resnet18"].answer == there["3", "shufflenet_v2_x1_0"].answer == "supported"
     assert there["3", "resnet18"].value == pytest.approx(0.0807)
@@ -295,7 +295,7 @@ def test_the_published_rows_are_beside_the_same_model_whatever_it_is_called(kept
     )
     before, after = (tables.beside_published(one).frame for one in (kept, given))
     pd.testing.assert_frame_equal(before, after)
-    told, as_before = ([str(v) for v in claims.verdicts(one) if v.source == "published"] for one in (given, kept))
+    told, as_before = ([str(v) for v in claims.rows(one) if v.origin == "published"] for one in (given, kept))
     assert told == as_before
     assert set(tables.verdicts(given).formatted()["Student"]) == {"mine", "resnet18", "ResNet-18", "ShuffleNetV2 x1.0"}
     resnets = [student.model_copy(update={"model": "resnet34"}) for student in called]
@@ -320,7 +320,7 @@ def test_every_accuracy_of_a_cell_is_of_the_same_seeds(kept):
 
 def test_a_threshold_is_a_mean_difference_and_a_trend_a_slope(kept):
     """Over the whole grid both have formulas of their own."""
-    here = {(v.claim, v.student): v for v in claims.verdicts(kept) if v.source == "here" and not v.where}
+    here = {(v.claim, v.student): v for v in claims.rows(kept) if v.origin == "here" and not v.where}
     for student in STUDENTS:
         top1 = kept.grid(student, "top1")[[0.0, 0.1, 0.5, 0.9]]
         low, high = top1[[0.0, 0.1, 0.5]], top1.loc[[4, 10, 20, 100]]
@@ -358,7 +358,7 @@ def test_controls_answer_the_claims_that_ask_for_them(kept):
         elif record.student == "shufflenet_v2_x1_0":
             moved.append(record)
     given = dataclasses.replace(kept, study=study, students=moved)
-    answered = {v.claim: v for v in claims.verdicts(given) if v.source == "here"}
+    answered = {v.claim: v for v in claims.rows(given) if v.origin == "here"}
     assert {"6", "9", "10", "11", "12"} <= set(answered) and not claims.unanswered(given)
     model, student = given.models["shufflenet_v2_x1_0"], "shufflenet_v2_x1_0"
     early, plain = Point(student, 4.0, 0.5, "early_teacher"), Point(student, 4.0, 0.5)

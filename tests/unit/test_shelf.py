@@ -1,15 +1,21 @@
 """The shelf over the records that are in git: which answer which study, each read once."""
 
+import io
 import json
 import shutil
+import sys
 
 import pytest
+import yaml
+from helpers import write_study
+from rich.console import Console
 
-from kd_utils import paths, records, shelf
-from kd_utils.keys import key
+from kd_utils import console, paths, records, shelf
+from kd_utils.cells import Cell
+from kd_utils.keys import key, student_settings
 from kd_utils.records import RecordError
 from kd_utils.shelf import Shelf
-from kd_utils.study import Cell, load
+from kd_utils.study import load
 
 STUDY = "tiny-imagenet-20"
 
@@ -172,3 +178,50 @@ def test_predictions_of_another_run_are_refused_where_no_hash_binds_them(record)
     shutil.copy(other / "predictions.npz", record)
     with pytest.raises(RecordError, match=r"predictions\.npz: they do not have the accuracy that the record speaks of"):
         _ = records.read(record).predictions
+
+
+def finished_study(root, template, seeds):
+    """A study of two cells a seed, all of them done: the records are the template's, but for what their keys say."""
+    content = yaml.safe_load((paths.CHECKOUT / "studies" / f"{STUDY}.yaml").read_text())
+    grid = {"T": [4], "alpha": [0.5]}
+    write_study(root, {**content, "students": [template.student], "grid": grid, "methods": [], "seeds": seeds}, STUDY)
+    study = load(STUDY)
+    shelf = Shelf(study)
+    for cell in study.cells():
+        folder = shelf.student_folder(cell)
+        settings = student_settings(study, cell, shelf.fingerprint, shelf.teacher.weights_sha256)
+        of_cell = {"T": cell.T, "alpha": cell.alpha, "seed": cell.seed, "settings": settings}
+        values = template.model_dump(exclude={"version", "predictions_sha256"}, by_alias=True)
+        records.write(folder, {**values, **of_cell, "id": folder.name, "key": key(settings)}, {})
+    return study
+
+
+@pytest.fixture
+def opened():
+    """The files and folders that were opened, or looked for in vain."""
+    names, listening = [], True
+
+    def note(event, arguments):
+        by_opener = event == "open" and arguments[1] is None  # of an open() that is noted itself
+        if listening and event in ("open", "os.scandir", "os.listdir") and not by_opener:
+            names.append(str(arguments[0]))
+
+    sys.addaudithook(note)  # which cannot be taken away again
+    yield names
+    listening = False
+
+
+def test_status_opens_and_reads_one_file_a_record(study, tmp_path, monkeypatch, opened, reads):
+    template, committed = Shelf(study).record(Cell("resnet18", 4.0, 0.5, 0)), paths.results(STUDY)
+    monkeypatch.setenv("KD_ROOT", str(tmp_path))
+    shutil.copytree(committed / "teachers", paths.results(STUDY) / "teachers")
+    shutil.copy(committed / paths.DATA, paths.results(STUDY))
+    costs = {}
+    for seeds in (3, 10):
+        larger, out = finished_study(tmp_path, template, list(range(seeds))), io.StringIO()
+        opened.clear(), reads.clear()
+        console.status(larger, Console(file=out))
+        costs[seeds] = len([name for name in opened if name.startswith(str(tmp_path))])
+        assert f"cells: {2 * seeds} done, 0 failed, 0 running, 0 waiting" in out.getvalue()
+        assert len(reads) == len(set(reads)) == 2 * seeds + len(study.teacher.candidates)
+    assert costs[10] - costs[3] == 2 * (10 - 3)

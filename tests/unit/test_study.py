@@ -6,10 +6,12 @@ import pytest
 from helpers import SMALL, write_study
 
 import kd_utils
-from kd_utils import study
+from kd_utils import schema
+from kd_utils.cells import Cell
 from kd_utils.keys import digest, key, student_settings, teacher_settings
 from kd_utils.records import read
-from kd_utils.study import Cell, StudyError, load
+from kd_utils.study import load
+from kd_utils.validation import StudyError
 
 
 def test_the_cells_are_distinct_and_alpha_1_is_one_run(root):
@@ -108,10 +110,10 @@ def test_a_listed_cell_is_the_run_that_it_is_in_a_grid(root):
 
 def test_contrasts_are_the_plateau_and_the_customary_cell_unless_others_are_asked(root):
     first = load("small").asked_first()
-    assert [(c.cells, c.against) for c in first] == [([[4, 0], [4, 0.5], [20, 0], [20, 0.5]], []), ([[4, 0.5]], [])]
+    assert [(c.cells, c.against) for c in first] == [([(4, 0), (4, 0.5), (20, 0), (20, 0.5)], []), ([(4, 0.5)], [])]
     write_study(root, {**SMALL, "contrasts": [{"name": "labels", "cells": [[20, 0.5]], "against": [[20, 0]]}]})
     (asked,) = load("small").asked_first()
-    assert (asked.name, asked.cells, asked.against) == ("labels", [[20, 0.5]], [[20, 0]])
+    assert (asked.name, asked.cells, asked.against) == ("labels", [(20, 0.5)], [(20, 0)])
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ def test_contrasts_are_the_plateau_and_the_customary_cell_unless_others_are_aske
         ({"grid": listed(("eficient", 4, 0.5))}, "did you mean 'efficient'"),
         ({"grid": listed(("efficient", 4, 1))}, "grid.cells.0.alpha: .*less than 1"),
         ({"contrasts": [{"name": "x", "cells": [[5, 0.5]]}]}, "'x' asks of T = 5, alpha = 0.5, which is no cell"),
-        ({"contrasts": [{"name": "x", "cells": [[4]]}]}, "contrasts.0.cells.0: .*at least 2"),
+        ({"contrasts": [{"name": "x", "cells": [[4]]}]}, "'contrasts.0.cells.0.1' is missing"),
         ({"contrasts": 2 * [{"name": "x", "cells": [[4, 0.5]]}]}, r"contrasts: \['x'\] named twice"),
     ],
 )
@@ -400,11 +402,11 @@ def test_the_key_follows_everything_that_the_figures_depend_on(root):
         key(s, teacher="u"),
         key(s, s.cells()[2]),
         key(s.with_epochs(4)),
-        key(s.model_copy(update={"augment": study.Augment(shift=2)})),
+        key(s.model_copy(update={"augment": schema.Augment(shift=2)})),
         key(s.model_copy(update={"threads": 2})),
     ]
     assert len(set(keys)) == len(keys)
-    assert key(s.model_copy(update={"title": "another", "grid": study.Grid(T=[4.0], alpha=[0.5])})) == keys[0]
+    assert key(s.model_copy(update={"title": "another", "grid": schema.Grid(T=[4.0], alpha=[0.5])})) == keys[0]
 
 
 def test_the_studies_of_the_checkout_are_valid(checkout, monkeypatch):
@@ -422,12 +424,12 @@ def test_the_studies_of_the_checkout_are_valid(checkout, monkeypatch):
 
 
 def test_a_method_has_the_weights_of_its_row():
-    plain, given = study.Method(method="dkd"), study.Method(method="dkd", nontarget=2)
+    plain, given = schema.Method(method="dkd"), schema.Method(method="dkd", nontarget=2)
     assert plain.weights == {"target": 1, "nontarget": 8} and given.weights == {"target": 1, "nontarget": 2}
     assert type(given.weights["nontarget"]) is float  # 2 and 2.0 are one key
-    assert study.Method(**given.model_dump()) == given
-    assert study.Method(method="standardised").weights == {}
-    assert study.Method(method="label_smoothing").T == [1] and plain.T == [4]
+    assert schema.Method(**given.model_dump()) == given
+    assert schema.Method(method="standardised").weights == {}
+    assert schema.Method(method="label_smoothing").T == [1] and plain.T == [4]
 
 
 def test_committed_records_have_the_keys_of_their_study(checkout, monkeypatch):

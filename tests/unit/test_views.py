@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from kd_utils.learning.views import View, order
-from kd_utils.study import Augment
+from kd_utils.schema import Augment
 
 pytestmark = pytest.mark.numeric
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(1, 256, (40, 12, 12, 3), dtype=np.uint8))
