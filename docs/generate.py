@@ -41,7 +41,7 @@ from kd_utils.reporting.shown import Table, between, p_value, percent, points, r
 from kd_utils.running import search
 from kd_utils.shelf import Shelf
 from kd_utils.sources import SOURCES
-from kd_utils.study import Study, load
+from kd_utils.study import BY_LOAD, Study, load
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY, PUBLISHED, PRETRAINED = "tiny-imagenet-20", "tiny-imagenet", "tiny-imagenet-20-pretrained"
@@ -486,7 +486,7 @@ def study_keys() -> str:
     parts = []
     places_of = _models(Study)
     for model, places in places_of.items():
-        names = [n for n in model.model_fields if not (model is Study and n in ("name", "file"))]
+        names = [n for n in model.model_fields if not (model is Study and n in BY_LOAD)]
         more = [base for base in model.__bases__ if base in places_of]  # the keys that it shares stand there
         names = [n for n in names if not more or n in model.__annotations__]
         said = _comments(model)

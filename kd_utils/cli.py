@@ -370,7 +370,10 @@ def logs(
 
 
 def main() -> int:
-    """Run a command: the package's own errors end in one line and exit code 2, an interrupt returns INTERRUPTED."""
+    """Run a command: an interrupt returns INTERRUPTED.
+
+    The package's own errors end in one line and exit code 2, or 1 where runs were under way.
+    """
     without_uri_grammar()
     try:
         app()
@@ -383,7 +386,7 @@ def main() -> int:
         if isinstance(e, SystemExit) or not (said or type(e).__module__.startswith("kd_utils")):
             raise
         _complain(said or str(e))
-        sys.exit(2)
+        sys.exit(getattr(e, "exit_code", 2))
     return 0
 
 

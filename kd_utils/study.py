@@ -4,17 +4,20 @@ Everything that a run's outcome depends on is here; keys.py gathers it for one r
 """
 
 import difflib
+import json
 import numbers
 import os
 import re
 import reprlib
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 # pydantic looks through every installed package for plugins, of which there are none: a sixth of `kd status`
@@ -480,11 +483,15 @@ class Cell:
         return Cell(self.student, None, 1.0, self.seed)
 
 
+BY_LOAD = {"name", "file", "sha256"}  # what a study has and its file does not say
+
+
 class Study(_Section):
     """A study: data, models, training and the grid."""
 
     name: str = ""  # the file's stem, set by load()
     file: str = ""  # the file's path, set by load()
+    sha256: str = ""  # of the file, set by load()
     title: str = "Temperature and weight in knowledge distillation"
     data: Data
     augment: Augment = Augment()
@@ -789,15 +796,21 @@ def load(name: str | Path) -> Study:
     """Read a study.
 
     name: a path to a .yaml file, or the bare name of one in studies/.
+    Where a command runs a notebook, it is the study as the command has read it (see as_read).
     Raises StudyError, naming the file, the key and what is allowed.
     """
     path = paths.study_file(name)
+    if kept := os.environ.get(AS_READ):
+        study = Study(**json.loads(Path(kept).read_text(encoding="ascii")))
+        if study.file == str(path.resolve()):
+            return study
     if not files.exists(path) or path.is_dir():
         known = sorted(p.stem for p in paths.studies().glob("*.yaml"))
         shown = path if len(str(path)) < 200 else f"{str(path)[:200]}…"
         raise StudyError(f"no study file {shown}; in studies/ there are: {', '.join(known) or 'none'}")
     try:
         raw = yaml.load(files.read_text(path, MOST_BYTES), _Loader)
+        digest = files.sha256(path)
     except StudyError as e:
         raise StudyError(f"{path}: {e}") from None
     except UnicodeDecodeError as e:
@@ -810,19 +823,38 @@ def load(name: str | Path) -> Study:
         why = str(e) if isinstance(e, (yaml.YAMLError, ValueError)) else "a value is not of the type that its tag says"
         raise StudyError(f"{path}: not YAML: {' '.join(why.split())}") from None
     if not isinstance(raw, dict):
-        raise StudyError(f"{path}: a study is a mapping with the keys {', '.join(Study.model_fields)}")
-    for key in {"name", "file"} & set(raw):
+        raise StudyError(f"{path}: a study is a mapping with the keys {', '.join(_keys(Study, ()))}")
+    for key in BY_LOAD & set(raw):
         raise StudyError(f"{path}: unknown key '{key}'; a study is named by its file")
     try:
         a_name(path.stem)
     except ValueError as e:
         raise StudyError(f"{path}: rename the file: {e}") from None
-    raw |= {"name": path.stem, "file": str(path.resolve())}
+    raw |= {"name": path.stem, "file": str(path.resolve()), "sha256": digest}
     try:
         study = Study(**raw)
     except ValidationError as e:
         raise StudyError(f"{path}: {_explain(e, Study)}") from None
     return _resolved(study, path.parent)
+
+
+AS_READ = "KD_STUDY_AS_READ"  # the variable that names the file in which a study is kept as a command has read it
+
+
+@contextmanager
+def as_read(study: Study, folder: Path | str | None = None) -> Iterator[None]:
+    """Let `load` give this study back for its file, in what is started within: the file may be edited meanwhile.
+
+    folder: of temporary files.
+    """
+    with TemporaryDirectory(prefix="study-", dir=folder) as private:
+        kept = Path(private) / "study.json"
+        kept.write_text(json.dumps(study.model_dump(exclude_unset=True)), encoding="ascii")
+        os.environ[AS_READ] = str(kept)
+        try:
+            yield
+        finally:
+            del os.environ[AS_READ]
 
 
 def _resolved(study: Study, folder: Path) -> Study:
@@ -892,4 +924,4 @@ def _keys(model: type[BaseModel], loc: tuple) -> list[str]:
             continue
         kind = model.model_fields[key].annotation
         model = next(k for k in (*get_args(kind), kind) if isinstance(k, type) and issubclass(k, BaseModel))
-    return list(model.model_fields)
+    return [key for key in model.model_fields if model is not Study or key not in BY_LOAD]

@@ -1,6 +1,5 @@
 """Results -> the sentences of the report. No number in them is typed: each is computed from records."""
 
-import hashlib
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -823,8 +822,7 @@ def conclusion(results: Results) -> Text:
 
 def provenance(results: Results) -> Text:
     """What the report rests on: its records as a file beside it, study file, data, versions."""
-    study = Path(results.study.file)
-    digest = hashlib.sha256(study.read_bytes()).hexdigest()[:12]
+    study, digest = Path(results.study.file), results.study.sha256[:12]
     installed = [record.provenance.versions for record in results.students]
     versions = sorted({f"{package} {version}" for packages in installed for package, version in packages.items()})
     listed = tables.records(results)

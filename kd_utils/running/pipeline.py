@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
@@ -18,7 +19,7 @@ from .. import files, machine, paths, records
 from ..learning.plans import plan_early_teacher
 from ..records import TeacherRecord
 from ..shelf import EARLY, Shelf, note
-from ..study import Candidate, Cell, Model, Study, StudyError, short
+from ..study import Candidate, Cell, Model, Study, as_read, short
 from ..study import load as load_study
 from . import events, pace
 from .events import Listener
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 
 class PipelineError(RuntimeError):
     """A stage that cannot start; the message names what comes first, or who is in the way."""
+
+
+class RemovedError(PipelineError):
+    """Something that a command was working on is gone; the message names it and what to do."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -155,19 +162,16 @@ def make_report(study: Study, tell: Listener) -> Path:
 
 
 def print_report(study: Study) -> None:
-    """Run analysis.ipynb on the study's records and print it.
-
-    Raises ReportError, and PipelineError where the study's file was changed meanwhile.
-    """
+    """Run analysis.ipynb on the records of the study, as the command has read it, and print it. Raises ReportError."""
     from papermill.exceptions import PapermillExecutionError
 
     from ..reporting import paper
     from .kernels import run_notebook
 
-    _as_read(study)
     executed = paths.results(study.name) / paths.ANALYSIS
     try:
-        nb = run_notebook(str(paths.notebook("analysis")), str(executed), {"study": study.file})
+        with as_read(study, get_temp_dir()):
+            nb = run_notebook(str(paths.notebook("analysis")), str(executed), {"study": study.file})
     except PapermillExecutionError as e:
         raise paper.ReportError(f"the analysis failed: {e.evalue}; see {executed}") from None
     paper.write(nb, study)
@@ -349,36 +353,21 @@ def train_early_teacher(study: Study, device: str) -> None:
     Run(plan_early_teacher(Shelf(study)), device).go()
 
 
-AGAIN = "run the same command again, which takes things as they are then"
-
-
-def _as_read(study: Study) -> None:
-    """Raises PipelineError where the study's file, which a notebook reads, is not as the command has read it."""
-    try:
-        changed = load_study(study.file) != study
-    except StudyError:
-        changed = True
-    if changed:
-        raise PipelineError(f"{study.file} was changed after this command had read it; {AGAIN}")
-
-
 def execute(study: Study, notebook: str, output: str, parameters: dict) -> None:
     """One notebook, in a process of its own.
 
-    study: as the command has read it. Raises PipelineError if its file, which the notebook reads, says another thing
-    by now, or if the results were removed meanwhile.
+    study: as the command has read it; so it is for the notebook too. Raises PipelineError if the run has no record
+    where the study says.
     """
-    from ..learning import data
     from .kernels import run_notebook
 
-    _as_read(study)
-    for needed in (paths.results(study.name) / paths.DATA, data.folder_of(study.data) / paths.META):
-        if not needed.is_file():
-            raise PipelineError(f"{needed} was removed while this command ran; run: kd run {study.name}")
-    run_notebook(notebook, output, parameters)
+    # the folder is removed by the command that was typed, even where this process is killed
+    with as_read(study, get_temp_dir()):
+        run_notebook(notebook, output, parameters)
     if not (Path(output).parent / paths.RECORD).is_file():
         raise PipelineError(
-            f"{Path(output).parent} has no record after its run: it was removed, or {study.file} changed; {AGAIN}"
+            f"{Path(output).parent} has no record after its run: it was removed, or a file that its model is made of "
+            "changed meanwhile; run the same command again, which takes things as they are then"
         )
 
 
@@ -416,7 +405,8 @@ def run_all(
         return True
     from ..learning import data
 
-    data.load(shelf.study).check()  # once, and not by a failure of every task
+    dataset, was_edited = data.load(shelf.study), _edited(shelf.study)
+    dataset.check()  # once, and not by a failure of every task
     total, finished = sum(task.steps for task in tasks), 0
     took: dict[str, float] = {}
     views_left = Counter(task.arguments["seed"] for task in tasks if task.function is compute_view)
@@ -424,6 +414,7 @@ def run_all(
 
     def on_done(task: Task, seconds: float, failure: Failure | None) -> None:
         nonlocal finished
+        _see_that_there_is(shelf.study, dataset)  # else all that is left would fail, and be blamed for it
         finished += task.steps
         if failure:
             tell(events.Failed(task.name, failure.error, task.folder))
@@ -453,6 +444,7 @@ def run_all(
         return pace.left(shelf, at, side_by_side or len(at), took)  # a cluster does not say how many
 
     def on_tick(running: dict[str, int]) -> None:
+        _see_that_there_is(shelf.study, dataset)
         words = clock.ask(lambda: left(len(running))) if of_grid else ""
         tell(events.StageProgress(stage, finished + sum(running.values()), total, words))
 
@@ -466,7 +458,32 @@ def run_all(
         threads = max(task.threads for task in tasks)
         failures = run_tasks(tasks, machine.slots(shelf.study, where.jobs, where.device, threads), callbacks)
     files.remove(clock.note)
+    if not was_edited and _edited(shelf.study):
+        tell(
+            events.Advised(
+                f"{shelf.study.file} was changed after this command had read it: it goes on with the study as it was; "
+                "the next command takes it as it is now"
+            )
+        )
     return not failures
+
+
+def _edited(study: Study) -> bool:
+    """Whether the study's file is by now another one than was read."""
+    try:
+        return bool(study.file) and files.sha256(Path(study.file)) != study.sha256
+    except OSError:
+        return True
+
+
+def _see_that_there_is(study: Study, dataset: "Dataset") -> None:
+    """Raises RemovedError where the results that this command holds, or the decoded images, are gone."""
+    _see_that_held(study)
+    if not (dataset.folder / paths.META).is_file():
+        raise RemovedError(
+            f"{dataset.folder} was removed while this command worked on study '{study.name}'; runs that are done stay, "
+            f"and the others go on with: kd run {study.name}"
+        )
 
 
 def _named_rightly(shelf: Shelf, seed: int) -> float:
@@ -569,11 +586,32 @@ def make_models(study: Study, models: list[Model]) -> None:
         raise ModelError("; ".join(dict.fromkeys(errors)))
 
 
+_holds: dict[str, str] = {}  # the studies that this process holds, by name, and what it wrote as their holder
+
+
+def _see_that_held(study: Study) -> None:
+    """Raises RemovedError where the results of a study that this process holds were removed, and its lock with them."""
+    folder = paths.results(study.name)
+    if study.name in _holds and _read_holder(folder) != _holds[study.name]:
+        raise RemovedError(
+            f"{folder} was removed, or another put in its place, while this command worked on study '{study.name}'; "
+            "put it back if it was moved, and run the same command again: it does what is not done there"
+        )
+
+
+def _read_holder(folder: Path) -> str:
+    try:
+        return files.read_text(folder / paths.HOLDER)
+    except (OSError, ValueError):
+        return ""
+
+
 @contextmanager
 def held(study: Study) -> Iterator[None]:
     """Hold the study: a second command that would write to it is told so. The lock ends with its process.
 
-    What a killed command left half-written is swept away first. Raises PipelineError if another command holds it.
+    What a killed command left half-written is swept away first. Raises PipelineError if another command holds it, and
+    RemovedError where the results are removed meanwhile, whatever else goes wrong by that.
     """
     try:
         os.getcwd()  # what every process that is started asks for
@@ -586,7 +624,7 @@ def held(study: Study) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout:
-        who = holder.read_text(encoding="utf-8", errors="replace").strip() if holder.is_file() else ""
+        who = _read_holder(folder).strip()
         raise PipelineError(
             f"another kd command is working on study '{study.name}': {who or 'a process that is just starting'}; "
             f"wait for it, or watch it with: kd status {study.name}"
@@ -595,18 +633,29 @@ def held(study: Study) -> Iterator[None]:
         raise _cannot_write(folder, e) from e
     try:
         now = datetime.now().astimezone().isoformat(" ", "seconds")
+        who = f"process {os.getpid()} on {files.HOST}, since {now}\n"
         try:
             with files.whole(holder, durable=False) as tmp:  # whatever is there, which may be a pipe
-                tmp.write_text(f"process {os.getpid()} on {files.HOST}, since {now}\n", encoding="utf-8")
+                tmp.write_text(who, encoding="utf-8")
         except OSError as e:
             raise _cannot_write(folder, e) from e
         files.remove(folder / paths.LEFT)
         for below in (folder, paths.arrays(""), paths.soft_targets("")):
             files.sweep(below)
-        yield
+        _holds[study.name] = who
+        try:
+            yield
+        except Exception as e:
+            try:
+                _see_that_held(study)
+            except RemovedError as removed:
+                raise removed from e
+            raise
+        _see_that_held(study)
     finally:
-        for name in (paths.LEFT, paths.HOLDER):
-            files.remove(folder / name)
+        if _read_holder(folder) == _holds.pop(study.name, ""):  # else it is another command's
+            for name in (paths.LEFT, paths.HOLDER):
+                files.remove(folder / name)
         lock.release()
 
 

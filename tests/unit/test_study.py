@@ -421,6 +421,32 @@ def test_the_studies_of_the_checkout_are_valid(checkout, monkeypatch):
     assert full.train.optimizer == "adam" and full.train.lr == 1e-3 and full.train.batch_size == 128
 
 
+def test_a_study_as_read_is_the_same_for_what_a_command_starts(root, checkout, monkeypatch):
+    """All that a file can say comes back, and for this file alone."""
+    monkeypatch.setenv("KD_ROOT", str(checkout))
+    more = {
+        **SMALL,
+        "title": "\u202e 'title' \ud800",
+        "augment": {"flip": False, "crop": "none"},
+        "methods": [{"method": "dkd", "nontarget": 4, "T": [2.5]}, {"method": "label_smoothing", "alpha": [0.9]}],
+        "contrasts": [{"name": "c", "cells": [[4, 0.5]]}],
+    }
+    candidates = [
+        {"model": "resnet18", "train": {"epochs": 2}},
+        "test_byobnet",
+        {"ensemble": ["resnet18", "test_byobnet"]},
+    ]
+    more["teacher"] = {"candidates": [*candidates, {"logits": "a.npy"}, {"model": "n.py:Net", "pretrained": "w.pth"}]}
+    whole = write_study(root, {**more, "students": ["n.py:Net"]})
+    for path in (*(checkout / "studies").glob("*.yaml"), whole):
+        asked = load(path)
+        later = asked.with_epochs(77)
+        with study.as_read(later):
+            assert load(path) == later != asked
+            assert load("digits") == (later if path.stem == "digits" else load(checkout / "studies" / "digits.yaml"))
+        assert load(path) == asked
+
+
 def test_a_method_has_the_weights_of_its_row():
     plain, given = study.Method(method="dkd"), study.Method(method="dkd", nontarget=2)
     assert plain.weights == {"target": 1, "nontarget": 8} and given.weights == {"target": 1, "nontarget": 2}
