@@ -362,18 +362,17 @@ def _decode_files(jobs: list[tuple], progress: OnProgress) -> None:
     """Decode all jobs, in as many processes as there are cores."""
     total = sum(len(names) for _, names, _, _ in jobs)
     if total <= 1000:  # not worth a start of processes
-        for job in jobs:
-            _decode_some(*job)
+        _refuse(jobs, {name: why for job in jobs for name, why in _decode_some(*job).items()})
         return
     workers = min(machine.cores(), len(jobs))
-    done, others = 0, set(active_children())
+    done, damaged, others = 0, {}, set(active_children())
     progress("decoding images", 0, total)
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent) as pool:
         with machine.deaf_children(), machine.strangers_to_main():
             futures = {pool.submit(_decode_some, *job): len(job[1]) for job in jobs}
         try:
             for future in as_completed(futures):
-                future.result()
+                damaged |= future.result()
                 done += futures[future]
                 progress("decoding images", done, total)
         except BaseException:
@@ -381,6 +380,28 @@ def _decode_files(jobs: list[tuple], progress: OnProgress) -> None:
                 process.kill()
             pool.shutdown(cancel_futures=True)
             raise
+    _refuse(jobs, damaged)
+
+
+MOST_NAMED = 10  # of files that cannot be decoded
+
+
+def _refuse(jobs: list[tuple], damaged: dict[str, str]) -> None:
+    """Raises DataError where files could not be decoded; damaged: why, by their names."""
+    source = jobs[0][0].source if jobs else ""
+    if len(damaged) == 1:
+        ((name, why),) = damaged.items()
+        raise DataError(
+            f"{source}: {name} is not an image that can be decoded ({why}); "
+            "replace it, or delete it if the data set may do without"
+        )
+    if damaged:
+        named = [f"{name} ({why})" for name, why in sorted(damaged.items())[:MOST_NAMED]]
+        more = f"; and {len(damaged) - MOST_NAMED:,} more" if len(damaged) > MOST_NAMED else ""
+        raise DataError(
+            f"{source}: {len(damaged):,} files are no images that can be decoded: {'; '.join(named)}{more}; "
+            "replace them, or delete those that the data set may do without"
+        )
 
 
 def _end_with_parent() -> None:
@@ -395,20 +416,22 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _decode_some(reader: Reader, names: list[str], path: Path, row: int) -> None:
-    """Decode these files into the array file at path, from that row on."""
-    images = np.load(path, mmap_mode="r+")
+def _decode_some(reader: Reader, names: list[str], path: Path, row: int) -> dict[str, str]:
+    """Decode these files into the array file at path, from that row on; returns why some could not be, by their names.
+
+    Raises DataError for one that cannot be read at all.
+    """
+    images, damaged = np.load(path, mmap_mode="r+"), {}
     for k, name in enumerate(names):
         encoded = reader.read(name)
         try:
             pixels = decoded(encoded)
         except Exception as e:
-            raise DataError(
-                f"{reader.source}: {name} is not an image that can be decoded ({why_undecoded(e)}); "
-                "replace it, or delete it if the data set may do without"
-            ) from None
-        images[row + k] = _resize(pixels, images.shape[1])
+            damaged[name] = why_undecoded(e)
+        else:
+            images[row + k] = _resize(pixels, images.shape[1])
     images.flush()
+    return damaged
 
 
 def image(path: Path, size: int) -> np.ndarray:
