@@ -152,6 +152,7 @@ def new(
 ) -> None:
     """Write a study for a folder of images, and say how long it takes."""
     from .learning import new as study_of
+    from .running.pipeline import seconds_of_a_start
 
     study_of.place(name)  # before anything is measured
     found = study_of.look(folder)
@@ -159,8 +160,9 @@ def new(
     study = study_of.write(name, found)
     apart = study.data.val_from_train_per_class + study.data.holdout_per_class
     kept = found.train - apart * len(found.classes)
-    takes = study_of.estimate(study, kept, found.val + found.train - kept, len(found.classes))
-    _say(f"written: {study.file}", f"next: kd run {name}", str(takes))
+    _say(f"written: {study.file}", f"next: kd run {name}")
+    takes = study_of.estimate(study, kept, found.val + found.train - kept, len(found.classes), seconds_of_a_start)
+    _say(str(takes))
 
 
 @command()
@@ -208,6 +210,7 @@ def teacher(study: StudyArgument, *, where: "Resources") -> None:
     loaded = load(study)
     with _terminal() as tell, pipeline.held(loaded):
         shelf = Shelf(loaded)
+        shelf.check()
         pipeline.advise(shelf, where, tell)
         ok = pipeline.train_teachers(shelf, where, tell)
     raise typer.Exit(0 if ok else 1)
@@ -224,6 +227,7 @@ def grid(study: StudyArgument, *, where: "Resources") -> None:
     loaded = load(study)
     with _terminal() as tell, pipeline.held(loaded):
         shelf = Shelf(loaded)
+        shelf.check()
         pipeline.advise(shelf, where, tell)
         ok = pipeline.run_cells(shelf, where, tell)
     raise typer.Exit(0 if ok else 1)
@@ -239,7 +243,7 @@ def search(
             metavar="SHARE",
             min=0.01,
             max=1,
-            help="of what the whole grid would take [default: 0.3; on a small grid the least that pays]",
+            help="of what the whole grid would take; on a small grid the least that pays [default: 0.3]",
         ),
     ] = None,
     *,

@@ -172,10 +172,10 @@ def search(
 ) -> Found:
     """Find the best T and alpha of each student for this share of the cost of the study's whole grid.
 
-    budget: by default BUDGET, or the least that pays for a search where that does not. The ranges are those that the
-    grid spans. Runs are the study's own: records that are there are taken, and those of a search that was stopped go
-    on. Raises PipelineError where the study holds no images out, or the budget is too
-    small, and ShelfError where it has no teacher.
+    budget: by default BUDGET. Where it does not pay for a search, the least that does is taken, which is said at once
+    and in what it came to. The ranges are those that the grid spans. Runs are the study's own: records that are there
+    are taken, and those of a search that was stopped go on. Raises PipelineError where the study holds no images out,
+    or its grid spans no range, and ShelfError where it has no teacher.
     """
     _optuna()
     if budget is not None and not (isinstance(budget, int | float) and 0 < budget <= 1):
@@ -186,15 +186,21 @@ def search(
         if where.engine == "local":
             warm_up()
         shelf = Shelf(study)
+        shelf.check()
         if shelf.dataset and not shelf.dataset["counts"]["holdout"]:
             raise PipelineError(
                 "a search judges on held-out images, and the study has none: set data.holdout_per_class in "
                 f"{study.file}, which makes other data and other runs"
             )
         shelf.chosen_teacher()
-        if budget is None and (budget := default_budget(study)) != BUDGET:
-            tell(events.Advised(f"budget: {budget:g} of the grid; {BUDGET:g} of so small a grid pays for no search"))
-        plans = {student.label: _plan(study, student, budget) for student in study.students}
+        asked, budget = budget or BUDGET, least_budget(study, budget or BUDGET)
+        notes, seen = [], {}
+        if budget > asked:
+            notes.append(
+                f"budget: {budget:g} of the grid, and not {asked:g}, which on so small a grid pays for no search"
+            )
+            tell(events.Advised(notes[0]))
+        plans = {student.label: _points(study, student, budget) for student in study.students}
         pipeline.advise(shelf, where, tell)
         for label, (count, _) in plans.items():
             if count < FEW:
@@ -205,7 +211,6 @@ def search(
                     )
                 )
         first, *others = study.seeds
-        notes, seen = [], {}
         views = [
             task for seed in study.seeds for task in pipeline.view_tasks(shelf, seed, study.view_count(), where.device)
         ]
@@ -243,38 +248,21 @@ def search(
     return found
 
 
-def default_budget(study: Study) -> float:
-    """BUDGET, or the least share in hundredths that pays for a search of every student where that does not.
+def least_budget(study: Study, asked: float) -> float:
+    """The budget asked for, or the least share in hundredths that pays for a search of every student if that is more.
 
-    Raises PipelineError where not even the whole grid's cost does, or the grid spans no range.
+    Raises PipelineError where the grid spans no range.
     """
-    return max([BUDGET, *(_least(study, student) for student in study.students)])
+    return max([asked, *(_least(study, student) for student in study.students)])
 
 
 def _least(study: Study, student: Model) -> float:
-    """The least share in hundredths that pays for a search of this student. Raises PipelineError."""
-    for share in range(1, 101):
-        if _points(study, student, share / 100)[0]:
-            return share / 100
-    raise PipelineError(
-        f"the cost of the whole grid does not pay for two points of {student.label} beside its baseline: run it, with "
-        f"kd grid {study.name}"
-    )
-
-
-def _plan(study: Study, student: Model, budget: float) -> tuple[int, list[int]]:
-    """How many points a student gets, and the epochs after which they are compared. Raises PipelineError."""
-    count, ends = _points(study, student, budget)
-    if not count:
-        raise PipelineError(
-            f"a budget of {budget:g} of the grid does not pay for two points of {student.label} beside its baseline; "
-            f"take {_least(study, student):g} or more"
-        )
-    return count, ends
+    """The least share in hundredths that pays for a search of this student; the whole always does."""
+    return next(share / 100 for share in range(1, 101) if _points(study, student, share / 100)[0])
 
 
 def _points(study: Study, student: Model, budget: float) -> tuple[int, list[int]]:
-    """As _plan, with 0 points where the budget pays for none."""
+    """How many points a student gets, and the epochs after which they are compared; 0 where it pays for none."""
     train = study.training(student, teacher=False)
     ends = stages(train.epochs, train.eval_every)
     ranges(study.grid)
