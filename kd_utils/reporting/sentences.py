@@ -61,6 +61,8 @@ def front(results: Results) -> Front:
     planned, done = len(study.cells()), len(results.students)
     if done < planned:
         lines.append(f"The study is unfinished: {done} of {planned} runs are done.")
+    if results.damaged:
+        lines.append(f"Left out as damaged: {results.damaged} {'records' if results.damaged > 1 else 'record'}.")
     return Front(in_markdown(study.title), f"Study {in_markdown(study.name)}", " ".join(line for line in lines if line))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..duration import duration
-from ..shelf import RunProgress, Shelf
+from ..shelf import VIEW, RunProgress, Shelf
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,6 @@ def left(
         elif cell.student not in without:
             without.append(cell.student)
     return Left(work / max(1, side_by_side), tuple(dict.fromkeys(without)))
-
-
-VIEW = "soft targets, seed {}, view {}"  # what the task is called that computes a view's soft targets
 
 
 def _soft_targets(shelf: Shelf, took: Mapping[str, float]) -> float:

@@ -18,10 +18,10 @@ from filelock import FileLock, Timeout
 from .. import files, machine, paths, records
 from ..learning.plans import plan_early_teacher
 from ..records import TeacherRecord
-from ..shelf import EARLY, Shelf, note
+from ..shelf import EARLY, VIEW, Shelf, note
 from ..study import Candidate, Cell, Model, Study, as_read, short
 from ..study import load as load_study
-from . import events, pace
+from . import cluster, events, pace
 from .events import Listener
 from .pool import PRELOADED_FOR_REPORT, Callbacks, Failure, Task, run_tasks, warm_up
 
@@ -79,12 +79,13 @@ def run_study(
         _check_names(study)
         prepare_data(study, source, tell)
         shelf = Shelf(study)
+        shelf.check()
         advise(shelf, where, tell)
         ok = train_teachers(shelf, where, tell) and run_cells(shelf, where, tell)
         if ok or shelf.students:
             make_report(study, tell)
         else:
-            tell(events.Said(f"no report: no cell is done; `kd run {study.name}` tries again what failed"))
+            tell(events.Said(f"no report: no cell is done; see why with: kd logs {study.name}"))
     return ok
 
 
@@ -117,6 +118,8 @@ def train_teachers(shelf: Shelf, where: Resources, tell: Listener) -> bool:
         tell(events.Said(f"teacher: {shelf.teacher.teacher}, {top1:.2%} top-1, best of {among}"))
         if advice := keep_teacher(shelf.study, shelf.teacher):
             tell(events.Advised(advice))
+    elif not ok:
+        tell(events.Said(f"teachers: {len(shelf.teachers)} of {len(shelf.candidates)} trained{shelf.failed}"))
     return ok
 
 
@@ -126,7 +129,7 @@ def run_cells(shelf: Shelf, where: Resources, tell: Listener) -> bool:
     write_results(shelf)
     done = sum(record is not None for record in shelf.cells.values())
     ok = _all_could_be_run(shelf, tell) and ok
-    tell(events.Said(f"cells: {done} of {len(shelf.cells)} done"))
+    tell(events.Said(f"cells: {done} of {len(shelf.cells)} done{shelf.failed}"))
     return ok
 
 
@@ -149,8 +152,14 @@ def make_report(study: Study, tell: Listener) -> Path:
     from ..reporting import results
 
     warm_up(PRELOADED_FOR_REPORT)  # where no run was started
-    write_results(Shelf(study))  # runs made by hand, without a grid, are in it too
+    shelf = Shelf(study)
+    write_results(shelf)  # runs made by hand, without a grid, are in it too
     results.load(study)  # says at once what is missing
+    if count := len(shelf.damaged):
+        why = next(iter(shelf.damaged.values()))
+        tell(events.Advised(f"the report leaves out {count} record{'s' * (count > 1)} that cannot be trusted: {why}"))
+    if shelf.failed:
+        tell(events.Advised(f"the report is of what is done{shelf.failed}"))
     tell(events.StageProgress("report", 0, 0))
     with TemporaryDirectory() as folder:
         failures = run_tasks([Task("report", print_report, {"study": study}, Path(folder) / "report")], [{}])
@@ -273,10 +282,10 @@ def view_tasks(shelf: Shelf, seed: int, count: int, device: str = "auto") -> lis
     store = SoftTargets.of(study, seed, chosen, data.load(study))
     tasks = [
         Task(
-            pace.VIEW.format(seed, view),
+            VIEW.format(seed, view),
             compute_view,
             {"study": study, "seed": seed, "view": view, "device": device},
-            paths.results(study.name) / f"soft-targets-seed{seed}-view{view:04d}",
+            paths.results(study.name) / paths.VIEW_TASK.format(seed, f"{view:04d}"),
             threads=study.threads,
         )
         for view in range(count)
@@ -374,6 +383,40 @@ def execute(study: Study, notebook: str, output: str, parameters: dict) -> None:
 # --- doing it
 
 
+SMALLEST = {  # what there is to be learned in no time
+    "data": {"name": "digits", "image_size": 16, "train_per_class": 2, "val_from_train_per_class": 1},
+    "train": {"epochs": 1, "batch_size": 20},
+    "students": ["test_byobnet"],
+    "grid": {"T": [4], "alpha": [0.5]},
+}
+MOST_STARTS = 4  # side by side, to be measured
+
+
+def seconds_of_a_start(side_by_side: int) -> float:
+    """The seconds that a run takes here beside its training: as runs of next to nothing take, so many side by side.
+
+    Raises PipelineError where such a run fails.
+    """
+    from ..learning import data
+
+    count, root, took = min(side_by_side, MOST_STARTS), os.environ.get("KD_ROOT"), []
+    candidates = [{"model": "test_byobnet", "name": f"candidate-{k}"} for k in range(count)]
+    with TemporaryDirectory() as folder:
+        os.environ["KD_ROOT"] = folder
+        try:
+            study = Study.model_validate({**SMALLEST, "teacher": {"candidates": candidates}})
+            study = study.model_copy(update={"name": "start", "file": str(Path(folder).resolve() / "start.yaml")})
+            data.prepare(study)
+            done = Callbacks(done=lambda task, seconds, failure: took.append(seconds))
+            imported = Task("imports", os.getpid, {}, Path(folder) / "imports")  # which the first run would wait for
+            failures = run_tasks([imported], [{}]) or run_tasks(teacher_tasks(Shelf(study)), [{}] * count, done)
+        finally:
+            os.environ.pop("KD_ROOT") if root is None else os.environ.update(KD_ROOT=root)
+    if failures:
+        raise PipelineError(f"no run can be made here: {failures[0].error}")
+    return sum(took) / count
+
+
 ASK_AGAIN = 10.0  # seconds between two estimates of the time left
 
 
@@ -450,8 +493,6 @@ def run_all(
 
     callbacks = Callbacks(on_done, on_retry, on_tick)
     if where.engine == "ray":
-        from . import cluster
-
         gpus = where.gpus if where.gpus is not None else float(shelf.study.data_parallel * (where.device == "cuda"))
         failures = cluster.run_tasks(tasks, callbacks, gpus=gpus, address=where.address)
     else:
@@ -642,6 +683,7 @@ def held(study: Study) -> Iterator[None]:
         files.remove(folder / paths.LEFT)
         for below in (folder, paths.arrays(""), paths.soft_targets("")):
             files.sweep(below)
+        cluster.sweep()
         _holds[study.name] = who
         try:
             yield

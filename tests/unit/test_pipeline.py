@@ -9,7 +9,7 @@ import pytest
 from helpers import SMALL, kd, write_study
 from papermill.exceptions import PapermillExecutionError
 
-from kd_utils import paths, records
+from kd_utils import files, paths, records
 from kd_utils import study as study_module
 from kd_utils.learning import data
 from kd_utils.learning.weights import ModelError
@@ -199,7 +199,7 @@ def test_a_full_disk_and_batches_larger_than_the_data_are_told_before_anything_i
 
 def test_a_study_of_which_every_run_fails_ends_without_a_report_and_without_an_error(root, monkeypatch):
     monkeypatch.setattr(pipeline, "_check_models", lambda study, models: None)
-    monkeypatch.setattr(pipeline, "warm_up", lambda: None)
+    monkeypatch.setattr(pipeline, "warm_up", lambda *_: None)
     monkeypatch.setattr(
         pipeline,
         "run_tasks",
@@ -207,8 +207,18 @@ def test_a_study_of_which_every_run_fails_ends_without_a_report_and_without_an_e
     )
     said = []
     assert not pipeline.run_study("small", on_event=said.append)
-    assert str(said[-1]) == "no report: no cell is done; `kd run small` tries again what failed"
+    assert str(said[-1]) == "no report: no cell is done; see why with: kd logs small"
     assert sum("broken" in str(event) for event in said) == 2
+    shelf = Shelf(load("small"))
+    for label in shelf.candidates:
+        files.write_json(shelf.teacher_folder(label) / paths.FAILURE, {"kind": "ValueError", "error": "broken"})
+    said.clear()
+    assert not pipeline.train_teachers(shelf, pipeline.HERE, said.append)
+    assert str(said[-1]) == "teachers: 0 of 2 trained, 2 failed (see why with: kd logs small)"
+    for command in ("grid", "report"):
+        done = kd(root, command, "small")
+        assert done.returncode == 2 and "2 failed (see why with: kd logs small)" in done.stderr
+        assert "run: kd" not in done.stderr
 
 
 def test_models_are_made_before_data_are_fetched(root, monkeypatch):
