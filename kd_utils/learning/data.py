@@ -36,9 +36,14 @@ THE_DOWNLOAD = "the download"  # where data come from that no path was named for
 
 @dataclass(frozen=True)
 class Dataset:
-    """A decoded data set on disk."""
+    """A decoded data set on disk; study: the name of one that asks for it."""
 
     folder: Path
+    study: str
+
+    @property
+    def again(self) -> str:
+        return f"`kd data {self.study}` decodes the data set again"
 
     @cached_property
     def meta(self) -> dict:
@@ -49,7 +54,7 @@ class Dataset:
         path = self.folder / paths.META
         meta = shelf.read_about(path, shelf.Decoded)
         if meta is None:
-            raise DataError(f"{path}: damaged, or not there; `kd data` decodes the data set again")
+            raise DataError(f"{path}: damaged, or not there; {self.again}")
         return meta
 
     @property
@@ -75,9 +80,9 @@ class Dataset:
                 raise ValueError("changed after it was written")
             return np.load(path, mmap_mode="c")  # copy-on-write: shared, and torch takes it
         except FileNotFoundError:
-            raise DataError(f"{path} is gone; `kd data` decodes the data set again") from None
+            raise DataError(f"{path} is gone; {self.again}") from None
         except (OSError, EOFError, ValueError) as e:
-            raise DataError(f"{path}: damaged ({e}); `kd data` decodes the data set again") from e
+            raise DataError(f"{path}: damaged ({e}); {self.again}") from e
 
     def check(self) -> None:
         """Read every file once. Raises DataError for one that is damaged."""
@@ -85,11 +90,9 @@ class Dataset:
             n, size = self.meta["counts"][split], self.meta["image_size"]
             for what, shape in (("images", (n, size, size, 3)), ("labels", (n,))):
                 if self._array(split, what).shape != shape:
-                    raise DataError(
-                        f"{self.folder}: changed after it was written; `kd data` decodes the data set again"
-                    )
+                    raise DataError(f"{self.folder}: changed after it was written; {self.again}")
         if "checksum" not in self.meta and _fingerprint(self.folder, self.classes) != self.fingerprint:
-            raise DataError(f"{self.folder}: changed after it was written; `kd data` decodes the data set again")
+            raise DataError(f"{self.folder}: changed after it was written; {self.again}")
 
 
 def pictures(study: Study) -> np.ndarray | None:
@@ -119,10 +122,10 @@ def prepare(
     if source is not None:
         _may_lie_anywhere(study.data)
     folder = folder_of(study.data)
-    if _damage(Dataset(folder)) or "checksum" not in Dataset(folder).meta:
+    if _damage(Dataset(folder, study.name)) or "checksum" not in Dataset(folder, study.name).meta:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            if damage := _damage(Dataset(folder)):
+            if damage := _damage(Dataset(folder, study.name)):
                 if (folder / paths.META).exists():
                     say(f"{damage}: this is done now")
                 pools = _pools(study.data, source, progress)
@@ -137,11 +140,11 @@ def prepare(
                     tmp.mkdir()
                     _decode(study.data, pools, tmp, progress)
                     if SOURCES[study.data.name].path == "optional":
-                        meta = {**Dataset(tmp).meta, "source": _resolved(source or study.data.source)}
+                        meta = {**Dataset(tmp, study.name).meta, "source": _resolved(source or study.data.source)}
                         shelf.write_about(tmp / paths.META, meta)
-            elif "checksum" not in (meta := Dataset(folder).meta):  # decoded before these were noted
+            elif "checksum" not in (meta := Dataset(folder, study.name).meta):  # decoded before these were noted
                 shelf.write_about(folder / paths.META, {**meta, "sha256": _digests(folder)})
-    dataset = Dataset(folder)
+    dataset = Dataset(folder, study.name)
     if source is not None and dataset.meta.get("source") not in (None, where := _resolved(source)):
         raise DataError(
             f"the data of study '{study.name}' are decoded already, from {dataset.meta['source']}, so {where} would "
@@ -162,7 +165,7 @@ def _damage(dataset: Dataset) -> str:
 
 def load(study: Study) -> Dataset:
     """The study's data set from disk. Raises DataError, naming the command, if it is not decoded yet."""
-    dataset = Dataset(folder_of(study.data))
+    dataset = Dataset(folder_of(study.data), study.name)
     if not (dataset.folder / paths.META).is_file():
         raise DataError(f"the data of study '{study.name}' are not prepared; run: kd data {study.name}")
     return dataset
