@@ -217,10 +217,9 @@ class Shelf:
         if self.teacher is None:
             for error in self.damaged_teachers:
                 raise error
-            failed = self.failed
             raise ShelfError(
                 f"study '{self.study.name}' has no teacher yet ({len(self.teachers)} of {len(self.candidates)} "
-                f"candidates trained{failed}){'' if failed else f'; run: kd teacher {self.study.name}'}"
+                f"candidates trained){self.failed or f'; run: kd teacher {self.study.name}'}"
             )
         return self.teacher
 
@@ -354,7 +353,7 @@ class Shelf:
     def failed(self) -> str:
         """How many runs failed, and where to see why, to be added to what is done; '' where none did."""
         count = len(self.failures())
-        return f", {count} failed (see why with: kd logs {self.study.name})" if count else ""
+        return f", {count} failed; see why with: kd logs {self.study.name}" if count else ""
 
     @property
     def at_work(self) -> str:

@@ -159,7 +159,7 @@ def make_report(study: Study, tell: Listener) -> Path:
         why = next(iter(shelf.damaged.values()))
         tell(events.Advised(f"the report leaves out {count} record{'s' * (count > 1)} that cannot be trusted: {why}"))
     if shelf.failed:
-        tell(events.Advised(f"the report is of what is done{shelf.failed}"))
+        tell(events.Advised(f"the report has what is done{shelf.failed}"))
     tell(events.StageProgress("report", 0, 0))
     with TemporaryDirectory() as folder:
         failures = run_tasks([Task("report", print_report, {"study": study}, Path(folder) / "report")], [{}])

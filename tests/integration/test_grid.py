@@ -108,12 +108,12 @@ def test_a_failed_cell_is_reported_and_stops_no_other(copied):
     shown = " ".join(done.stdout.split())  # the terminal wraps
     assert (
         done.returncode == 1
-        and "cells: 2 of 4 done, 2 failed (see why with: kd logs small)" in shown
+        and "cells: 2 of 4 done, 2 failed; see why with: kd logs small" in shown
         and "tried again" not in shown
     )
     assert shown.count("failed: broken") == 2 and "lower train.lr" in shown
     assert (copied / "report" / "small" / "report.pdf").is_file()
-    assert "note: the report is of what is done, 2 failed" in shown
+    assert "note: the report has what is done, 2 failed" in shown
     status = kd(copied, "status", "small").stdout
     assert "2 done, 2 failed, 0 running, 0 waiting" in status and "lower train.lr" in status
     folder = next(students.glob("broken-T4*"))

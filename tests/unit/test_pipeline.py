@@ -214,10 +214,10 @@ def test_a_study_of_which_every_run_fails_ends_without_a_report_and_without_an_e
         files.write_json(shelf.teacher_folder(label) / paths.FAILURE, {"kind": "ValueError", "error": "broken"})
     said.clear()
     assert not pipeline.train_teachers(shelf, pipeline.HERE, said.append)
-    assert str(said[-1]) == "teachers: 0 of 2 trained, 2 failed (see why with: kd logs small)"
+    assert str(said[-1]) == "teachers: 0 of 2 trained, 2 failed; see why with: kd logs small"
     for command in ("grid", "report"):
         done = kd(root, command, "small")
-        assert done.returncode == 2 and "2 failed (see why with: kd logs small)" in done.stderr
+        assert done.returncode == 2 and "2 failed; see why with: kd logs small" in done.stderr
         assert "run: kd" not in done.stderr
 
 
