@@ -84,7 +84,9 @@ def test_folders_of_killed_commands_are_swept_and_no_others(tmp_path, monkeypatc
     """Those of the living, of other machines, and what is no folder of ours stay."""
     monkeypatch.setattr(cluster, "TEMPORARY", tmp_path)
     (tmp_path / "elsewhere").mkdir()
-    owners = {"dead": f"{files.HOST} 0", "other": "elsewhere 0", "none": None, "odd": "x"}
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    owners = {"dead": f"{files.HOST} {ended.pid}", "other": f"elsewhere {ended.pid}", "none": None, "odd": "x"}
     for name, owner in owners.items():
         (tmp_path / f"kd-{name}" / "ray").mkdir(parents=True)
         if owner:
