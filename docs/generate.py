@@ -28,7 +28,6 @@ from typing import Any
 
 import calibration
 import tries
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from scipy.stats import spearmanr
 
@@ -41,6 +40,7 @@ from kd_utils.shelf import Shelf
 from kd_utils.sources import SOURCES, Source
 from kd_utils.study import Study, load
 from kd_utils.text import duration
+from kd_utils.validation import Section
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY, PUBLISHED, PRETRAINED = "tiny-imagenet-20", "tiny-imagenet", "tiny-imagenet-20-pretrained"
@@ -520,7 +520,7 @@ def study_keys() -> str:
     parts = []
     places_of = _models(Study)
     for model, places in places_of.items():
-        names = [n for n in model.model_fields if not (model is Study and n in ("name", "file"))]
+        names = model.keys()
         more = [base for base in model.__bases__ if base in places_of]  # the keys that it shares stand there
         names = [n for n in names if not more or n in model.__annotations__]
         said = _comments(model)
@@ -582,11 +582,11 @@ def _holds(row: Source) -> str:
     return f"{row.about}; {row.classes} classes, {row.train} images each to train on, {row.val} for val"
 
 
-def _title(model: type[BaseModel], places: list[str]) -> str:
+def _title(model: type[Section], places: list[str]) -> str:
     return "The file" if model is Study else " and ".join(f"`{p}`" for p in places)
 
 
-def _models(model: type[BaseModel], place: str = "", known: dict | None = None) -> dict[type[BaseModel], list[str]]:
+def _models(model: type[Section], place: str = "", known: dict | None = None) -> dict[type[Section], list[str]]:
     known = {} if known is None else known
     known.setdefault(model, []).append(place)
     for name, field in model.model_fields.items():
@@ -595,8 +595,8 @@ def _models(model: type[BaseModel], place: str = "", known: dict | None = None) 
     return known
 
 
-def _inside(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def _inside(annotation: Any) -> list[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
     return [m for a in typing.get_args(annotation) for m in _inside(a)]
 
@@ -616,7 +616,7 @@ def _kind(annotation: Any, limits: typing.Sequence[Any] = ()) -> str:
         return f"list: {_kind(args[0])}"
     if origin is dict:
         return "mapping"
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if isinstance(annotation, type) and issubclass(annotation, Section):
         return "mapping"
     words = {int: "integer", float: "number", str: "text", bool: "`true`, `false`", typing.Any: "any"}
     return words.get(annotation, str(annotation)) + (_limits(limits) if annotation in (int, float) else "")
@@ -633,12 +633,12 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "**required**"
     value = field.get_default(call_default_factory=True)
-    if isinstance(value, BaseModel) or value is None or value in ("", [], {}):
+    if isinstance(value, Section) or value is None or value in ("", [], {}):
         return "–"
     return f"`{json.dumps(value)}`" if not isinstance(value, str) else f"`{value}`"
 
 
-def _comments(model: type[BaseModel]) -> dict[str, str]:
+def _comments(model: type[Section]) -> dict[str, str]:
     """The comment beside each field of a class."""
     source = textwrap.dedent(inspect.getsource(model))
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)

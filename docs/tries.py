@@ -83,13 +83,13 @@ ROWS: list[tuple[str, str, dict[str, str]]] = [
         "**Two at once**: two commands on a study, two studies of one name, two machines on a root, edits and removals "
         "in the middle",
         "One command works, and the other says who does. Nothing that a living process writes is removed. A study is "
-        "read once a command.",
+        "read once a command: what was edited counts from the next one on.",
         {
             WHOLE + "test_robustness.py": "two_commands|changed_study",
             UNIT + "test_store.py": "two_at_once",
             UNIT + "test_files.py": "killed_process|another_machine|temporary_names",
             UNIT + "test_key.py": "belong",
-            UNIT + "test_pipeline.py": "change_while|as_it_was_read|no_record",
+            UNIT + "test_pipeline.py": "as_it_was_read|edited_meanwhile|removed_while|no_record",
         },
     ),
 ]

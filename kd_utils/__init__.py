@@ -8,11 +8,11 @@ Importing the package loads nothing; each of these loads what it needs.
 """
 
 __version__ = "0.1.0"
-__all__ = ["export", "run_study", "search", "student", "teacher"]
+__all__ = ["export", "predict", "run_study", "search", "student", "teacher"]
 
 TYPE_CHECKING = False  # what typing.TYPE_CHECKING is, without loading typing
 if TYPE_CHECKING:
-    from .learning.export import export
+    from .learning.export import export, predict
     from .learning.run import student, teacher
     from .running.pipeline import run_study
     from .running.search import search
@@ -27,10 +27,10 @@ def __getattr__(name: str) -> object:
         from .running.search import search
 
         return search
-    if name == "export":
-        from .learning.export import export
+    if name in ("export", "predict"):
+        from .learning import export
 
-        return export
+        return getattr(export, name)
     if name in ("student", "teacher"):
         from .learning import run
 

@@ -158,6 +158,7 @@ def new(
 ) -> None:
     """Write a study for a folder of images, and say how long it takes."""
     from .learning import new as study_of
+    from .running.pipeline import seconds_of_a_start
 
     study_of.place(name)  # before anything is measured
     images = study_of.look(folder)
@@ -165,8 +166,9 @@ def new(
     study = study_of.write(name, images)
     apart = study.data.val_from_train_per_class + study.data.holdout_per_class
     kept = images.train - apart * len(images.classes)
-    takes = study_of.estimate(study, kept, images.val + images.train - kept, len(images.classes))
-    _say(f"written: {study.file}", f"next: kd run {name}", str(takes))
+    _say(f"written: {study.file}", f"next: kd run {name}")
+    takes = study_of.estimate(study, kept, images.val + images.train - kept, len(images.classes), seconds_of_a_start)
+    _say(str(takes))
 
 
 @command()
@@ -214,6 +216,7 @@ def teacher(study: StudyArgument, *, where: "Resources") -> None:
     loaded = load(study)
     with _terminal() as tell, pipeline.held(loaded):
         shelf = Shelf(loaded)
+        shelf.check()
         pipeline.advise(shelf, where, tell)
         ok = pipeline.train_teachers(shelf, where, tell)
     raise typer.Exit(0 if ok else 1)
@@ -230,6 +233,7 @@ def grid(study: StudyArgument, *, where: "Resources") -> None:
     loaded = load(study)
     with _terminal() as tell, pipeline.held(loaded):
         shelf = Shelf(loaded)
+        shelf.check()
         pipeline.advise(shelf, where, tell)
         ok = pipeline.run_cells(shelf, where, tell)
     raise typer.Exit(0 if ok else 1)
@@ -245,7 +249,7 @@ def search(
             metavar="SHARE",
             min=0.01,
             max=1,
-            help="of what the whole grid would take [default: 0.3; on a small grid the least that pays]",
+            help="of what the whole grid would take; on a small grid the least that pays [default: 0.3]",
         ),
     ] = None,
     *,
@@ -376,7 +380,10 @@ def logs(
 
 
 def main() -> int:
-    """Run a command: the package's own errors end in one line and exit code 2, an interrupt returns INTERRUPTED."""
+    """Run a command: an interrupt returns INTERRUPTED.
+
+    The package's own errors end in one line and exit code 2, or 1 where runs were under way.
+    """
     without_uri_grammar()
     try:
         app()
@@ -389,7 +396,7 @@ def main() -> int:
         if isinstance(e, SystemExit) or not (said or type(e).__module__.startswith("kd_utils")):
             raise
         _complain(said or str(e))
-        sys.exit(2)
+        sys.exit(getattr(e, "exit_code", 2))
     return 0
 
 

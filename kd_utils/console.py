@@ -3,7 +3,7 @@
 import difflib
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from . import files, paths, records
 from .cells import Cell
 from .records import RecordError, StudentRecord
 from .running import events
-from .shelf import Shelf, ShelfError
+from .shelf import RunProgress, Shelf, ShelfError
 from .study import Study, load
 from .text import printable, short, shortened
 from .validation import StudyError
@@ -113,16 +113,19 @@ def _far(study: Study) -> tuple[str, str, str]:
         state = "done" if report else f"no report yet: kd report {study.name}"
     elif failed := len(shelf.failures()):
         state = f"{failed} failed"
+    if damaged := len(shelf.damaged):
+        state = f"{damaged} damaged: kd status {study.name}"
     if shelf.at_work:
         state = "at work"
-    return f"{trained} of {len(shelf.candidates)}", f"{done} of {len(cells)}", state
+    of_cells = "unknown" if shelf.damaged_teachers else f"{done} of {len(cells)}"
+    return f"{trained} of {len(shelf.candidates)}", of_cells, state
 
 
 def status(study: Study, console: Console | None = None) -> None:
     """Show how far a study is, its accuracies so far and the time left."""
     console = console or Console(highlight=False)
     shelf = Shelf(study)
-    cells, failures, running, at_work = shelf.cells, shelf.failures(), shelf.running(), shelf.at_work
+    damaged, failures, running, at_work = shelf.damaged_runs, shelf.failures(), shelf.running(), shelf.at_work
     if shelf.dataset is None:
         console.print("data: under way" if at_work else f"data: not prepared; run: kd data {study.name}")
     console.print(f"teachers: {len(shelf.teachers)} of {len(shelf.candidates)} trained")
@@ -133,12 +136,43 @@ def status(study: Study, console: Console | None = None) -> None:
             state = f"{record.metrics.top1_best:.2%}{' (the teacher)' if record is shelf.teacher else ''}"
         else:
             state = "failed" if label in failures else str(running.get(label, "waiting"))
+            state = "damaged" if label in damaged else state
         _say(console, f"  {label:<{width}}  {state}")
+    if shelf.damaged_teachers:
+        console.print("cells: which are done cannot be told without all candidates' records")
+    else:
+        _cells(console, shelf, damaged, failures, running)
+    for name, error in failures.items():
+        _say(console, f"failed: {name}: {error}", "red")
+    for error in [*shelf.damaged.values()][:MOST_DAMAGED]:
+        _say(console, f"damaged: {error}", "red")
+    if len(shelf.damaged) > MOST_DAMAGED:
+        console.print(f"and {len(shelf.damaged) - MOST_DAMAGED} more damaged records")
+    if at_work:
+        _say(console, f"at work: {at_work}")
+        if left := _left(study):
+            _say(console, left)
+
+
+MOST_DAMAGED = 10  # records that are named
+
+
+def _cells(
+    console: Console,
+    shelf: Shelf,
+    damaged: Collection[str],
+    failures: Collection[str],
+    running: Mapping[str, RunProgress],
+) -> None:
+    """How many cells are done, and what they came to."""
+    study, cells = shelf.study, shelf.cells
     done = sum(record is not None for record in cells.values())
     failed = sum(cell.name in failures for cell in cells)
     working = {cell.name: running[cell.name] for cell in cells if cell.name in running}
-    waiting = len(cells) - done - failed - len(working)
-    console.print(f"cells: {done} done, {failed} failed, {len(working)} running, {waiting} waiting")
+    broken = sum(cell.name in damaged for cell in cells)
+    waiting = len(cells) - done - failed - len(working) - broken
+    also = f", {broken} damaged" if broken else ""
+    console.print(f"cells: {done} done, {failed} failed, {len(working)} running, {waiting} waiting{also}")
     for name, at in working.items():
         _say(console, f"  {name}: {at}")
     for student in study.students:
@@ -150,12 +184,6 @@ def status(study: Study, console: Console | None = None) -> None:
             f"{shelf.others} finished runs of other settings are kept in results/{study.name}/students; "
             "they are not part of the study as its file stands"
         )
-    for name, error in failures.items():
-        _say(console, f"failed: {name}: {error}", "red")
-    if at_work:
-        _say(console, f"at work: {at_work}")
-        if left := _left(study):
-            _say(console, left)
 
 
 def _left(study: Study) -> str:

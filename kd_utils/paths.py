@@ -25,6 +25,7 @@ ANALYSIS = "analysis.ipynb"  # as executed for the report
 LOCK = "study.lock"
 HOLDER = "study.holder"  # who has the lock
 LEFT = "study.left"  # how long it says that the study still takes
+VIEW_TASK = "soft-targets-seed{}-view{}"  # the folder of a task that computes a view's soft targets
 
 # the files of a report
 PDF = "report.pdf"

@@ -163,6 +163,17 @@ class Record(_Strict):
         except (OSError, EOFError, ValueError, KeyError, AttributeError, MemoryError, zipfile.BadZipFile) as e:
             raise RecordError(f"{path}: {e}; delete the folder {self.folder} to run it again") from e
 
+    def __repr__(self) -> str:
+        return f"<{self.id}: {self.metrics.top1_best:.2%} top-1 on val, done {self.provenance.finished}>"
+
+    __str__ = __repr__
+
+    def _repr_markdown_(self) -> str:
+        """As a table, in a notebook."""
+        rows = {"run": self.id, "top-1 on val": f"{self.metrics.top1_best:.2%}", "teacher": self.teacher}
+        rows |= {"epochs": self.metrics.epochs, "done": self.provenance.finished, "folder": paths.shown(self.folder)}
+        return "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())])
+
     @property
     def val_logits(self) -> "np.ndarray":
         """On val at the best epoch: (N, classes) float16, mapped from disk.

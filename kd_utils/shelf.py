@@ -13,12 +13,13 @@ from typing import Any
 from . import files, paths, records
 from .cells import Cell
 from .data_notes import AboutData, claim, contradicted, data_spec, read_about
-from .duration import duration
 from .keys import key, student_settings, teacher_settings
-from .records import Record, StudentRecord, TeacherRecord
+from .records import Record, RecordError, StudentRecord, TeacherRecord
 from .schema import Candidate
 from .study import Study
+from .text import duration
 
+VIEW = "soft targets, seed {}, view {}"  # what the task is called that computes a view's soft targets
 EARLY = "early teacher"  # what the run is called of the chosen teacher's candidate for one epoch
 
 
@@ -47,12 +48,16 @@ class RunProgress:
 
 
 class Shelf:
-    """The records of one study as its file stands. Each is read once; `take` reads that of a run which has ended."""
+    """The records of one study as its file stands. Each is read once; `take` reads that of a run which has ended.
+
+    A damaged one does not hide the others: it counts as not done, and is in `damaged`.
+    """
 
     def __init__(self, study: Study) -> None:
         claim(study)
         self.study = study
         self._run_ids: dict[Cell, str] = {}
+        self._damaged: dict[str, RecordError] = {}
 
     @cached_property
     def dataset(self) -> dict[str, Any] | None:
@@ -70,12 +75,44 @@ class Shelf:
             raise ShelfError(f"the data of study '{self.study.name}' are not prepared; run: kd data {self.study.name}")
         return self.dataset["fingerprint"]
 
+    def _read(self, folder: Path) -> Record | None:
+        """The record in a run's folder; None if the run is not done, or its record cannot be trusted."""
+        try:
+            return records.read(folder)
+        except RecordError as e:
+            self._damaged[folder.name] = e
+            return None
+
+    @property
+    def damaged(self) -> dict[str, RecordError]:
+        """Why records in the study's results cannot be trusted, by the names of their folders."""
+        _ = self.candidates, self.controls, self._on_disk
+        return self._damaged
+
+    @property
+    def damaged_teachers(self) -> list[RecordError]:
+        """The same of the candidates: as long as there are some, nobody knows which one teaches."""
+        if self.dataset is None:
+            return []
+        folders = [self.teacher_folder(label).name for label, record in self.candidates.items() if record is None]
+        return [self._damaged[name] for name in folders if name in self._damaged]
+
+    @property
+    def damaged_runs(self) -> set[str]:
+        """The names of runs that the study asks for and whose records cannot be trusted, as far as they are known."""
+        return {name for name, folder in self.folders() if folder.name in self.damaged} if self.damaged else set()
+
+    def check(self) -> None:
+        """Raises RecordError for a record that cannot be trusted, before it is taken for a run that is not done."""
+        for error in self.damaged.values():
+            raise error
+
     @cached_property
     def candidates(self) -> dict[str, TeacherRecord | None]:
         """Every candidate of the study, in its order, with its record if it is trained."""
         if self.dataset is None:
             return dict.fromkeys(c.label for c in self.study.teacher.candidates)
-        read = {c.label: records.read(self.teacher_folder(c.label)) for c in self.study.teacher.candidates}
+        read = {c.label: self._read(self.teacher_folder(c.label)) for c in self.study.teacher.candidates}
         return {label: record if isinstance(record, TeacherRecord) else None for label, record in read.items()}
 
     @property
@@ -89,12 +126,14 @@ class Shelf:
         return self.teachers[0] if self.teachers and None not in self.candidates.values() else None
 
     def chosen_teacher(self) -> TeacherRecord:
-        """The study's teacher. Raises ShelfError, naming the command, while there is none."""
+        """The study's teacher. Raises ShelfError, naming the command, while there is none; RecordError."""
         self.fingerprint  # noqa: B018 - raises where there are no data yet
         if self.teacher is None:
+            for error in self.damaged_teachers:
+                raise error
             raise ShelfError(
                 f"study '{self.study.name}' has no teacher yet ({len(self.teachers)} of {len(self.candidates)} "
-                f"candidates trained); run: kd teacher {self.study.name}"
+                f"candidates trained){self.failed or f'; run: kd teacher {self.study.name}'}"
             )
         return self.teacher
 
@@ -124,7 +163,7 @@ class Shelf:
         """The trained teachers that control cells of the study learn from, with their records: EARLY, or none."""
         if self.teacher is None or not any(self.study.taught_by(cell) == "early" for cell in self.study.cells()):
             return {}
-        record = records.read(self.early_folder)
+        record = self._read(self.early_folder)
         return {EARLY: record if isinstance(record, TeacherRecord) else None}
 
     def student_folder(self, cell: Cell) -> Path:
@@ -142,7 +181,7 @@ class Shelf:
     def _on_disk(self) -> dict[str, StudentRecord]:
         """Every finished student in the study's results, whatever its settings, by the name of its folder."""
         folders = sorted((paths.results(self.study.name) / "students").glob("*/"))
-        read = ((folder.name, records.read(folder)) for folder in folders)
+        read = ((folder.name, self._read(folder)) for folder in folders)
         return {name: record for name, record in read if isinstance(record, StudentRecord)}
 
     @cached_property
@@ -206,12 +245,29 @@ class Shelf:
             yield from ((label, self.teacher_folder(label)) for label in self.candidates)
         if self.teacher is not None:
             yield from ((name, self.early_folder) for name in self.controls)
+            yield from self._views()
             yield from ((cell.name, self.student_folder(cell)) for cell in self.study.cells())
 
+    def _views(self) -> Iterator[tuple[str, Path]]:
+        """The folders of soft targets that failed, of seeds with cells still to be run, by the names of their tasks."""
+        seeds = {cell.seed for cell, record in self.cells.items() if record is None}
+        for seed in sorted(seeds):
+            for folder in sorted(paths.results(self.study.name).glob(paths.VIEW_TASK.format(seed, "*"))):
+                number = folder.name.removeprefix(paths.VIEW_TASK.format(seed, ""))
+                if number.isdigit() and (folder / paths.FAILURE).is_file():
+                    yield VIEW.format(seed, int(number)), folder
+
     def failures(self) -> dict[str, str]:
-        """Why runs failed that are not done, by their names."""
-        reasons = ((name, files.read_json(folder / paths.FAILURE, error=str)) for name, folder in self._unfinished())
+        """Why runs failed that are not done, and soft targets that they wait for, by their names."""
+        unfinished = [*self._unfinished(), *(self._views() if self.teacher is not None else ())]
+        reasons = ((name, files.read_json(folder / paths.FAILURE, error=str)) for name, folder in unfinished)
         return {name: reason["error"] for name, reason in reasons if reason}
+
+    @property
+    def failed(self) -> str:
+        """How many runs failed, and where to see why, to be added to what is done; '' where none did."""
+        count = len(self.failures())
+        return f", {count} failed; see why with: kd logs {self.study.name}" if count else ""
 
     @property
     def at_work(self) -> str:

@@ -1,9 +1,12 @@
 """A study: what its file asks for, as cells, models and views."""
 
+import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
@@ -36,8 +39,11 @@ from .validation import Section, StudyError, a_name, explain, known
 class Study(Section):
     """A study: data, models, training and the grid."""
 
+    BY_LOAD = frozenset({"name", "file", "sha256"})
+
     name: str = ""  # the file's stem, set by load()
     file: str = ""  # the file's path, set by load()
+    sha256: str = ""  # of the file, set by load()
     title: str = "Temperature and weight in knowledge distillation"
     data: Data
     augment: Augment = Augment()
@@ -256,31 +262,56 @@ def load(name: str | Path) -> Study:
     """Read a study.
 
     name: a path to a .yaml file, or the bare name of one in studies/.
+    Where a command runs a notebook, it is the study as the command has read it (see as_read).
     Raises StudyError, naming the file, the key and what is allowed.
     """
     path = paths.study_file(name)
+    if kept := os.environ.get(AS_READ):
+        study = Study(**json.loads(Path(kept).read_text(encoding="ascii")))
+        if study.file == str(path.resolve()):
+            return study
     if not files.exists(path) or path.is_dir():
         known = sorted(p.stem for p in paths.studies().glob("*.yaml"))
         shown = path if len(str(path)) < 200 else f"{str(path)[:200]}…"
         raise StudyError(f"no study file {shown}; in studies/ there are: {', '.join(known) or 'none'}")
     try:
         raw = strict_yaml.read(path)
+        digest = files.sha256(path)
     except strict_yaml.YamlError as e:
         raise StudyError(str(e), file=path) from None
     if not isinstance(raw, dict):
-        raise StudyError(f"a study is a mapping with the keys {', '.join(Study.model_fields)}", file=path)
-    for key in {"name", "file"} & set(raw):
+        raise StudyError(f"a study is a mapping with the keys {', '.join(Study.keys())}", file=path)
+    for key in Study.BY_LOAD & set(raw):
         raise StudyError(f"unknown key '{key}'; a study is named by its file", file=path)
     try:
         a_name(path.stem)
     except ValueError as e:
         raise StudyError(f"rename the file: {e}", file=path) from None
-    raw |= {"name": path.stem, "file": str(path.resolve())}
+    raw |= {"name": path.stem, "file": str(path.resolve()), "sha256": digest}
     try:
         study = Study(**raw)
     except ValidationError as e:
         raise StudyError(explain(e, Study), file=path) from None
     return _resolved(study, path.parent)
+
+
+AS_READ = "KD_STUDY_AS_READ"  # the variable that names the file in which a study is kept as a command has read it
+
+
+@contextmanager
+def as_read(study: Study, folder: Path | str | None = None) -> Iterator[None]:
+    """Let `load` give this study back for its file, in what is started within: the file may be edited meanwhile.
+
+    folder: of temporary files.
+    """
+    with TemporaryDirectory(prefix="study-", dir=folder) as private:
+        kept = Path(private) / "study.json"
+        kept.write_text(json.dumps(study.model_dump(exclude_unset=True)), encoding="ascii")
+        os.environ[AS_READ] = str(kept)
+        try:
+            yield
+        finally:
+            del os.environ[AS_READ]
 
 
 def _resolved(study: Study, folder: Path) -> Study:

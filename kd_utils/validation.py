@@ -31,6 +31,13 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    BY_LOAD: ClassVar[frozenset[str]] = frozenset()  # fields that no file says
+
+    @classmethod
+    def keys(cls) -> list[str]:
+        """The keys that a file may have."""
+        return [name for name in cls.model_fields if name not in cls.BY_LOAD]
+
 
 class KeyedSection(Section):
     """A section that is part of keys: fields of LATER came after the first records, whose keys must not change."""
@@ -69,7 +76,7 @@ def known(names: Collection[str], name: str) -> str:
 MOST_ERRORS = 5  # that are told at once
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
+def explain(error: ValidationError, model: type[Section]) -> str:
     """What is wrong in one line, the first MOST_ERRORS: the key, what is wrong, what is allowed."""
     lines, errors = [], error.errors()
     for e in errors[:MOST_ERRORS]:
@@ -91,11 +98,11 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     return "; ".join(lines)
 
 
-def _keys(model: type[BaseModel], loc: tuple) -> list[str]:
+def _keys(model: type[Section], loc: tuple) -> list[str]:
     """The keys that are allowed at a place in a model's file; loc: the keys and indices that lead there."""
     for key in loc:
         if isinstance(key, int):
             continue
         kind = model.model_fields[key].annotation
-        model = next(k for k in (*get_args(kind), kind) if isinstance(k, type) and issubclass(k, BaseModel))
-    return list(model.model_fields)
+        model = next(k for k in (*get_args(kind), kind) if isinstance(k, type) and issubclass(k, Section))
+    return model.keys()

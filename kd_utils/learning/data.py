@@ -37,9 +37,14 @@ THE_DOWNLOAD = "the download"  # where data come from that no path was named for
 
 @dataclass(frozen=True)
 class Dataset:
-    """A decoded data set on disk."""
+    """A decoded data set on disk; study: the name of one that asks for it."""
 
     folder: Path
+    study: str
+
+    @property
+    def again(self) -> str:
+        return f"`kd data {self.study}` decodes the data set again"
 
     @cached_property
     def meta(self) -> dict:
@@ -50,7 +55,7 @@ class Dataset:
         path = self.folder / paths.META
         meta = data_notes.read_about(path, data_notes.Decoded)
         if meta is None:
-            raise DataError(f"{path}: damaged, or not there; `kd data` decodes the data set again")
+            raise DataError(f"{path}: damaged, or not there; {self.again}")
         return meta
 
     @property
@@ -76,9 +81,9 @@ class Dataset:
                 raise ValueError("changed after it was written")
             return np.load(path, mmap_mode="c")  # copy-on-write: shared, and torch takes it
         except FileNotFoundError:
-            raise DataError(f"{path} is gone; `kd data` decodes the data set again") from None
+            raise DataError(f"{path} is gone; {self.again}") from None
         except (OSError, EOFError, ValueError) as e:
-            raise DataError(f"{path}: damaged ({e}); `kd data` decodes the data set again") from e
+            raise DataError(f"{path}: damaged ({e}); {self.again}") from e
 
     def check(self) -> None:
         """Read every file once. Raises DataError for one that is damaged."""
@@ -86,11 +91,9 @@ class Dataset:
             n, size = self.meta["counts"][split], self.meta["image_size"]
             for what, shape in (("images", (n, size, size, 3)), ("labels", (n,))):
                 if self._array(split, what).shape != shape:
-                    raise DataError(
-                        f"{self.folder}: changed after it was written; `kd data` decodes the data set again"
-                    )
+                    raise DataError(f"{self.folder}: changed after it was written; {self.again}")
         if "checksum" not in self.meta and _fingerprint(self.folder, self.classes) != self.fingerprint:
-            raise DataError(f"{self.folder}: changed after it was written; `kd data` decodes the data set again")
+            raise DataError(f"{self.folder}: changed after it was written; {self.again}")
 
 
 def pictures(study: Study) -> np.ndarray | None:
@@ -120,10 +123,10 @@ def prepare(
     if source is not None:
         _may_lie_anywhere(study.data)
     folder = folder_of(study.data)
-    if _damage(Dataset(folder)) or "checksum" not in Dataset(folder).meta:
+    if _damage(Dataset(folder, study.name)) or "checksum" not in Dataset(folder, study.name).meta:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            if damage := _damage(Dataset(folder)):
+            if damage := _damage(Dataset(folder, study.name)):
                 if (folder / paths.META).exists():
                     say(f"{damage}: this is done now")
                 pools = _pools(study.data, source, progress)
@@ -138,11 +141,11 @@ def prepare(
                     tmp.mkdir()
                     _decode(study.data, pools, tmp, progress)
                     if SOURCES[study.data.name].path == "optional":
-                        meta = {**Dataset(tmp).meta, "source": _resolved(source or study.data.source)}
+                        meta = {**Dataset(tmp, study.name).meta, "source": _resolved(source or study.data.source)}
                         data_notes.write_about(tmp / paths.META, meta)
-            elif "checksum" not in (meta := Dataset(folder).meta):  # decoded before these were noted
+            elif "checksum" not in (meta := Dataset(folder, study.name).meta):  # decoded before these were noted
                 data_notes.write_about(folder / paths.META, {**meta, "sha256": _digests(folder)})
-    dataset = Dataset(folder)
+    dataset = Dataset(folder, study.name)
     if source is not None and dataset.meta.get("source") not in (None, where := _resolved(source)):
         raise DataError(
             f"the data of study '{study.name}' are decoded already, from {dataset.meta['source']}, so {where} would "
@@ -163,7 +166,7 @@ def _damage(dataset: Dataset) -> str:
 
 def load(study: Study) -> Dataset:
     """The study's data set from disk. Raises DataError, naming the command, if it is not decoded yet."""
-    dataset = Dataset(folder_of(study.data))
+    dataset = Dataset(folder_of(study.data), study.name)
     if not (dataset.folder / paths.META).is_file():
         raise DataError(f"the data of study '{study.name}' are not prepared; run: kd data {study.name}")
     return dataset
@@ -363,18 +366,17 @@ def _decode_files(jobs: list[tuple], progress: OnProgress) -> None:
     """Decode all jobs, in as many processes as there are cores."""
     total = sum(len(names) for _, names, _, _ in jobs)
     if total <= 1000:  # not worth a start of processes
-        for job in jobs:
-            _decode_some(*job)
+        _refuse(jobs, {name: why for job in jobs for name, why in _decode_some(*job).items()})
         return
     workers = min(machine.cores(), len(jobs))
-    done, others = 0, set(active_children())
+    done, damaged, others = 0, {}, set(active_children())
     progress("decoding images", 0, total)
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent) as pool:
         with machine.deaf_children(), machine.strangers_to_main():
             futures = {pool.submit(_decode_some, *job): len(job[1]) for job in jobs}
         try:
             for future in as_completed(futures):
-                future.result()
+                damaged |= future.result()
                 done += futures[future]
                 progress("decoding images", done, total)
         except BaseException:
@@ -382,6 +384,28 @@ def _decode_files(jobs: list[tuple], progress: OnProgress) -> None:
                 process.kill()
             pool.shutdown(cancel_futures=True)
             raise
+    _refuse(jobs, damaged)
+
+
+MOST_NAMED = 10  # of files that cannot be decoded
+
+
+def _refuse(jobs: list[tuple], damaged: dict[str, str]) -> None:
+    """Raises DataError where files could not be decoded; damaged: why, by their names."""
+    source = jobs[0][0].source if jobs else ""
+    if len(damaged) == 1:
+        ((name, why),) = damaged.items()
+        raise DataError(
+            f"{source}: {name} is not an image that can be decoded ({why}); "
+            "replace it, or delete it if the data set may do without"
+        )
+    if damaged:
+        named = [f"{name} ({why})" for name, why in sorted(damaged.items())[:MOST_NAMED]]
+        more = f"; and {len(damaged) - MOST_NAMED:,} more" if len(damaged) > MOST_NAMED else ""
+        raise DataError(
+            f"{source}: {len(damaged):,} files are no images that can be decoded: {'; '.join(named)}{more}; "
+            "replace them, or delete those that the data set may do without"
+        )
 
 
 def _end_with_parent() -> None:
@@ -396,20 +420,22 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _decode_some(reader: Reader, names: list[str], path: Path, row: int) -> None:
-    """Decode these files into the array file at path, from that row on."""
-    images = np.load(path, mmap_mode="r+")
+def _decode_some(reader: Reader, names: list[str], path: Path, row: int) -> dict[str, str]:
+    """Decode these files into the array file at path, from that row on; returns why some could not be, by their names.
+
+    Raises DataError for one that cannot be read at all.
+    """
+    images, damaged = np.load(path, mmap_mode="r+"), {}
     for k, name in enumerate(names):
         encoded = reader.read(name)
         try:
             pixels = decoded(encoded)
         except Exception as e:
-            raise DataError(
-                f"{reader.source}: {name} is not an image that can be decoded ({why_undecoded(e)}); "
-                "replace it, or delete it if the data set may do without"
-            ) from None
-        images[row + k] = _resize(pixels, images.shape[1])
+            damaged[name] = why_undecoded(e)
+        else:
+            images[row + k] = _resize(pixels, images.shape[1])
     images.flush()
+    return damaged
 
 
 def image(path: Path, size: int) -> np.ndarray:

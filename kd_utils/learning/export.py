@@ -8,7 +8,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,12 +135,12 @@ def export(study: str | Study, run: str = "", *, int8: bool = False) -> Export:
     return Export(name, rows, _loading(plan, len(dataset.classes), plain), notes)
 
 
-def predict(study: str | Study, images: Sequence[str | Path], run: str = "") -> Iterator[list[tuple[str, float]]]:
+def predict(study: str | Study, images: Sequence[str | Path], run: str = "") -> list[list[tuple[str, float]]]:
     """The classes that a finished run's model sees in each image file, likeliest first, each with its probability.
 
     run: as `kd status` calls it; by default the best student. Raises DataError for what is no image, and ShelfError.
     """
-    yield from map(predictor(study, run), images)
+    return list(map(predictor(study, run), images))
 
 
 def predictor(study: str | Study, run: str = "") -> Callable[[str | Path], list[tuple[str, float]]]:

@@ -21,7 +21,7 @@ from . import data, loaders, losses, models, training
 
 LOOK_SECONDS = 8.0  # for reading images
 MEASURE_SECONDS = 1.5  # for a model
-SIZES = (16, 32, 64, 96, 128, 160, 224)  # pixels a side that a study is offered
+SIZES = (16, 24, 32, 48, 64, 96, 128, 160, 224)  # pixels a side that a study is offered
 MOST_ON_CPU = 64  # of these, without a GPU
 
 
@@ -129,10 +129,15 @@ def write(name: str, images: ImageFolder) -> Study:
     return load(path)
 
 
+def fitting(side: int, most: int) -> int:
+    """The least size that is offered and loses nothing of images of this side, in pixels; the largest where none is."""
+    offered = [size for size in SIZES if size <= most]
+    return next((size for size in offered if size >= side), offered[-1])
+
+
 def _text(name: str, images: ImageFolder) -> str:
     gpu = bool(machine.gpus())
-    fits = [size for size in SIZES if size <= images.sides[1] and (gpu or size <= MOST_ON_CPU)]
-    size, fewest = max(fits, default=SIZES[0]), min(images.classes.values())
+    size, fewest = fitting(images.sides[1], SIZES[-1] if gpu else MOST_ON_CPU), min(images.classes.values())
     val = 0 if images.val else max(1, fewest // 5)
     holdout = max(1, fewest // 10) if fewest - val > 2 else 0
     train = images.train - (val + holdout) * len(images.classes)
@@ -198,21 +203,26 @@ class Estimate:
         )
 
 
-def estimate(study: Study, train: int, val: int, classes: int) -> Estimate:
+def estimate(
+    study: Study, train: int, val: int, classes: int, start: Callable[[int], float] = lambda side_by_side: 0.0
+) -> Estimate:
     """Measure how fast the study's models are on this machine, one thread each as they run, and add up.
 
-    train, val: numbers of images, those held out among the latter. Of what is done already nothing is known.
+    train, val: numbers of images, those held out among the latter. start: measures what a run takes beside its training
+    where so many go side by side, in seconds. Of what is done already nothing is known.
     """
     began = time.monotonic()
     device = models.device()
     slots = len(machine.slots(study, None, device.type))
+
+    beside = start(slots)
 
     def of(model: Model, *, teacher: bool) -> tuple[float, float]:
         """Seconds of a run, and images a second forward."""
         how = study.training(model, teacher=teacher)
         forward, trained = _pace(study, model, how.batch_size, classes, device)
         looks = how.epochs // how.eval_every
-        return how.epochs * train / trained + looks * val / forward, forward
+        return beside + how.epochs * train / trained + looks * val / forward, forward
 
     taught = [of(candidate, teacher=True) for candidate in study.teacher.candidates if candidate.model]
     slowest = min((forward for _, forward in taught), default=float("inf"))

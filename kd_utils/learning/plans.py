@@ -98,9 +98,11 @@ def plan_student(shelf: Shelf, cell: Cell) -> Plan:
 def finished(study: Study, name: str = "") -> tuple[Plan, Record]:
     """A finished run by its name, as `kd status` calls a cell or a candidate; '' for the best student.
 
-    The best is the one of the highest accuracy on held-out images, or on val where there are none. Raises ShelfError.
+    The best is the one of the highest accuracy on held-out images, or on val where there are none. Raises ShelfError,
+    and RecordError where one cannot be trusted.
     """
     shelf = Shelf(study)
+    shelf.check()
     runs: dict[str, Record] = {record.cell.name: record for record in shelf.students}
     runs |= {record.teacher: record for record in shelf.teachers}
     if not name and shelf.students:

@@ -108,6 +108,7 @@ class Results:
     teachers: list[TeacherRecord]  # best first
     students: list[StudentRecord]  # sorted as results.csv
     off_grid: Sequence[StudentRecord] = ()  # finished runs of points that the study's grid has not; sorted as well
+    damaged: int = 0  # records that cannot be trusted, and are left out
 
     @property
     def teacher(self) -> TeacherRecord:
@@ -354,17 +355,23 @@ class Results:
 
 
 def load(study: str | Study) -> Results:
-    """The results of a study, from records alone. Raises NoResults, naming the command, if there are none."""
+    """The results of a study, from the records that can be trusted.
+
+    Raises NoResults, naming the command, if there are none, and RecordError where a teacher's cannot be trusted.
+    """
     study = study if isinstance(study, Study) else load_study(study)
     shelf = Shelf(study)
+    then = shelf.failed or f"; run: kd run {study.name}"
     if shelf.dataset is None or shelf.teacher is None:
-        raise NoResults(f"study '{study.name}' has no teacher yet; run: kd run {study.name}")
+        for error in shelf.damaged_teachers:
+            raise error
+        raise NoResults(f"study '{study.name}' has no teacher yet{then}")
     planned = set(study.cells())
     students = [r for r in shelf.students if r.cell in planned]
     off_grid = [r for r in shelf.students if r.cell not in planned]
     if not students:
-        raise NoResults(f"study '{study.name}' has no finished cell yet; run: kd run {study.name}")
-    return Results(study, shelf.dataset, shelf.teachers, students, off_grid)
+        raise NoResults(f"study '{study.name}' has no finished cell yet{then}")
+    return Results(study, shelf.dataset, shelf.teachers, students, off_grid, len(shelf.damaged))
 
 
 def published() -> pd.DataFrame:

@@ -1,6 +1,5 @@
 """Results -> the sentences of the report. No number in them is typed: each is computed from records."""
 
-import hashlib
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -63,6 +62,8 @@ def front(results: Results) -> Front:
     planned, done = len(study.cells()), len(results.students)
     if done < planned:
         lines.append(f"The study is unfinished: {done} of {planned} runs are done.")
+    if results.damaged:
+        lines.append(f"Left out as damaged: {results.damaged} {'records' if results.damaged > 1 else 'record'}.")
     return Front(in_markdown(study.title), f"Study {in_markdown(study.name)}", " ".join(line for line in lines if line))
 
 
@@ -829,8 +830,7 @@ def conclusion(results: Results) -> Text:
 
 def provenance(results: Results) -> Text:
     """What the report rests on: its records as a file beside it, study file, data, versions."""
-    study = Path(results.study.file)
-    digest = hashlib.sha256(study.read_bytes()).hexdigest()[:12]
+    study, digest = Path(results.study.file), results.study.sha256[:12]
     installed = [record.provenance.versions for record in results.students]
     versions = sorted({f"{package} {version}" for packages in installed for package, version in packages.items()})
     listed = tables.records(results)

@@ -8,13 +8,16 @@ import logging
 import os
 import secrets
 import socket
+import stat
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+from .. import files
 from .pool import NOBODY, Callbacks, Failure, Task, settings
 from .pool import run_tasks as run_here
 
@@ -44,6 +47,21 @@ def run_tasks(
         return _run(tasks, callbacks, gpus, retries)
 
 
+PREFIX, OWNER = "kd-", "owner"  # of the folders below, and the file in them that names their command's process
+TEMPORARY = Path("/tmp")  # not TMPDIR: the path of a socket has at most 103 characters
+
+
+def sweep() -> None:
+    """Remove the temporary folders of clusters whose commands on this machine were killed, this user's alone."""
+    for folder in TEMPORARY.glob(f"{PREFIX}*/"):
+        with suppress(OSError, ValueError):  # what cannot be read is not ours
+            about = folder.lstat()
+            if stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid():
+                host, pid = files.read_text(folder / OWNER).split()
+                if host == files.HOST and not files.alive(int(pid)):
+                    files.remove(folder)
+
+
 # Ray's own: where it is 0, a node's address is the loopback's. It is read when Ray is imported.
 REACHABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
@@ -64,11 +82,18 @@ def _own_cluster() -> Iterator[None]:
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     error = "Ray cannot be started on this machine: {}"
     with (
-        # not below TMPDIR: the path of a socket has at most 103 characters
-        tempfile.TemporaryDirectory(prefix="kd-", dir="/tmp", ignore_cleanup_errors=True) as private,
+        _private() as private,
         _ray(error, address="local", _temp_dir=os.path.join(private, "ray")),  # which Ray opens to everybody
     ):
         yield
+
+
+@contextmanager
+def _private() -> Iterator[str]:
+    """A folder that no other user can enter, which goes with the block, or else with `sweep`."""
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=TEMPORARY, ignore_cleanup_errors=True) as private:
+        Path(private, OWNER).write_text(f"{files.HOST} {os.getpid()}\n", encoding="utf-8")
+        yield private
 
 
 @contextmanager

@@ -48,8 +48,9 @@ class Packed:
 
 
 def pack(study: Study, *, soft_targets: bool = False) -> Packed:
-    """Write export/STUDY/STUDY.zip. Raises ShelfError where there is no teacher yet, PackError."""
+    """Write export/STUDY/STUDY.zip. Raises ShelfError where there is no teacher yet, RecordError, PackError."""
     shelf = Shelf(study)
+    shelf.check()
     shelf.chosen_teacher()
     inside: dict[str, Path] = {}
     notes: list[str] = []

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
@@ -20,12 +21,11 @@ from ..data_notes import note
 from ..learning.plans import plan_early_teacher
 from ..records import TeacherRecord
 from ..schema import Candidate, Model
-from ..shelf import EARLY, Shelf
-from ..study import Study
+from ..shelf import EARLY, VIEW, Shelf
+from ..study import Study, as_read
 from ..study import load as load_study
 from ..text import short
-from ..validation import StudyError
-from . import events, pace
+from . import cluster, events, pace
 from .events import Listener
 from .pool import PRELOADED_FOR_REPORT, Callbacks, Failure, Task, run_tasks, warm_up
 
@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 
 class PipelineError(RuntimeError):
     """A stage that cannot start; the message names what comes first, or who is in the way."""
+
+
+class RemovedError(PipelineError):
+    """Something that a command was working on is gone; the message names it and what to do."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -77,12 +83,13 @@ def run_study(
         _check_names(study)
         prepare_data(study, source, tell)
         shelf = Shelf(study)
+        shelf.check()
         advise(shelf, where, tell)
         ok = train_teachers(shelf, where, tell) and run_cells(shelf, where, tell)
         if ok or shelf.students:
             make_report(study, tell)
         else:
-            tell(events.Said(f"no report: no cell is done; `kd run {study.name}` tries again what failed"))
+            tell(events.Said(f"no report: no cell is done; see why with: kd logs {study.name}"))
     return ok
 
 
@@ -115,6 +122,8 @@ def train_teachers(shelf: Shelf, where: Resources, tell: Listener) -> bool:
         tell(events.Said(f"teacher: {shelf.teacher.teacher}, {top1:.2%} top-1, best of {among}"))
         if advice := keep_teacher(shelf.study, shelf.teacher):
             tell(events.Advised(advice))
+    elif not ok:
+        tell(events.Said(f"teachers: {len(shelf.teachers)} of {len(shelf.candidates)} trained{shelf.failed}"))
     return ok
 
 
@@ -124,7 +133,7 @@ def run_cells(shelf: Shelf, where: Resources, tell: Listener) -> bool:
     write_results(shelf)
     done = sum(record is not None for record in shelf.cells.values())
     ok = _all_could_be_run(shelf, tell) and ok
-    tell(events.Said(f"cells: {done} of {len(shelf.cells)} done"))
+    tell(events.Said(f"cells: {done} of {len(shelf.cells)} done{shelf.failed}"))
     return ok
 
 
@@ -147,8 +156,14 @@ def make_report(study: Study, tell: Listener) -> Path:
     from ..reporting import results
 
     warm_up(PRELOADED_FOR_REPORT)  # where no run was started
-    write_results(Shelf(study))  # runs made by hand, without a grid, are in it too
+    shelf = Shelf(study)
+    write_results(shelf)  # runs made by hand, without a grid, are in it too
     results.load(study)  # says at once what is missing
+    if count := len(shelf.damaged):
+        why = next(iter(shelf.damaged.values()))
+        tell(events.Advised(f"the report leaves out {count} record{'s' * (count > 1)} that cannot be trusted: {why}"))
+    if shelf.failed:
+        tell(events.Advised(f"the report has what is done{shelf.failed}"))
     tell(events.StageProgress("report", 0, 0))
     with TemporaryDirectory() as folder:
         failures = run_tasks([Task("report", print_report, {"study": study}, Path(folder) / "report")], [{}])
@@ -160,19 +175,16 @@ def make_report(study: Study, tell: Listener) -> Path:
 
 
 def print_report(study: Study) -> None:
-    """Run analysis.ipynb on the study's records and print it.
-
-    Raises ReportError, and PipelineError where the study's file was changed meanwhile.
-    """
+    """Run analysis.ipynb on the records of the study, as the command has read it, and print it. Raises ReportError."""
     from papermill.exceptions import PapermillExecutionError
 
     from ..reporting import paper
     from .kernels import run_notebook
 
-    _as_read(study)
     executed = paths.results(study.name) / paths.ANALYSIS
     try:
-        nb = run_notebook(str(paths.notebook("analysis")), str(executed), {"study": study.file})
+        with as_read(study, get_temp_dir()):
+            nb = run_notebook(str(paths.notebook("analysis")), str(executed), {"study": study.file})
     except PapermillExecutionError as e:
         raise paper.ReportError(f"the analysis failed: {e.evalue}; see {executed}") from None
     paper.write(nb, study)
@@ -274,10 +286,10 @@ def view_tasks(shelf: Shelf, seed: int, count: int, device: str = "auto") -> lis
     store = SoftTargets.of(study, seed, chosen, data.load(study))
     tasks = [
         Task(
-            f"soft targets, seed {seed}, view {view}",
+            VIEW.format(seed, view),
             compute_view,
             {"study": study, "seed": seed, "view": view, "device": device},
-            paths.results(study.name) / f"soft-targets-seed{seed}-view{view:04d}",
+            paths.results(study.name) / paths.VIEW_TASK.format(seed, f"{view:04d}"),
             threads=study.threads,
         )
         for view in range(count)
@@ -354,40 +366,59 @@ def train_early_teacher(study: Study, device: str) -> None:
     Run(plan_early_teacher(Shelf(study)), device).go()
 
 
-AGAIN = "run the same command again, which takes things as they are then"
-
-
-def _as_read(study: Study) -> None:
-    """Raises PipelineError where the study's file, which a notebook reads, is not as the command has read it."""
-    try:
-        changed = load_study(study.file) != study
-    except StudyError:
-        changed = True
-    if changed:
-        raise PipelineError(f"{study.file} was changed after this command had read it; {AGAIN}")
-
-
 def execute(study: Study, notebook: str, output: str, parameters: dict) -> None:
     """One notebook, in a process of its own.
 
-    study: as the command has read it. Raises PipelineError if its file, which the notebook reads, says another thing
-    by now, or if the results were removed meanwhile.
+    study: as the command has read it; so it is for the notebook too. Raises PipelineError if the run has no record
+    where the study says.
     """
-    from ..learning import data
     from .kernels import run_notebook
 
-    _as_read(study)
-    for needed in (paths.results(study.name) / paths.DATA, data.folder_of(study.data) / paths.META):
-        if not needed.is_file():
-            raise PipelineError(f"{needed} was removed while this command ran; run: kd run {study.name}")
-    run_notebook(notebook, output, parameters)
+    # the folder is removed by the command that was typed, even where this process is killed
+    with as_read(study, get_temp_dir()):
+        run_notebook(notebook, output, parameters)
     if not (Path(output).parent / paths.RECORD).is_file():
         raise PipelineError(
-            f"{Path(output).parent} has no record after its run: it was removed, or {study.file} changed; {AGAIN}"
+            f"{Path(output).parent} has no record after its run: it was removed, or a file that its model is made of "
+            "changed meanwhile; run the same command again, which takes things as they are then"
         )
 
 
 # --- doing it
+
+
+SMALLEST = {  # what there is to be learned in no time
+    "data": {"name": "digits", "image_size": 16, "train_per_class": 2, "val_from_train_per_class": 1},
+    "train": {"epochs": 1, "batch_size": 20},
+    "students": ["test_byobnet"],
+    "grid": {"T": [4], "alpha": [0.5]},
+}
+MOST_STARTS = 4  # side by side, to be measured
+
+
+def seconds_of_a_start(side_by_side: int) -> float:
+    """The seconds that a run takes here beside its training: as runs of next to nothing take, so many side by side.
+
+    Raises PipelineError where such a run fails.
+    """
+    from ..learning import data
+
+    count, root, took = min(side_by_side, MOST_STARTS), os.environ.get("KD_ROOT"), []
+    candidates = [{"model": "test_byobnet", "name": f"candidate-{k}"} for k in range(count)]
+    with TemporaryDirectory() as folder:
+        os.environ["KD_ROOT"] = folder
+        try:
+            study = Study.model_validate({**SMALLEST, "teacher": {"candidates": candidates}})
+            study = study.model_copy(update={"name": "start", "file": str(Path(folder).resolve() / "start.yaml")})
+            data.prepare(study)
+            done = Callbacks(done=lambda task, seconds, failure: took.append(seconds))
+            imported = Task("imports", os.getpid, {}, Path(folder) / "imports")  # which the first run would wait for
+            failures = run_tasks([imported], [{}]) or run_tasks(teacher_tasks(Shelf(study)), [{}] * count, done)
+        finally:
+            os.environ.pop("KD_ROOT") if root is None else os.environ.update(KD_ROOT=root)
+    if failures:
+        raise PipelineError(f"no run can be made here: {failures[0].error}")
+    return sum(took) / count
 
 
 ASK_AGAIN = 10.0  # seconds between two estimates of the time left
@@ -413,8 +444,10 @@ class _Clock:
 class _Stage:
     """A stage while its tasks run: it takes in each record as its run ends, and tells of what happens."""
 
-    def __init__(self, name: str, tasks: list[Task], shelf: Shelf, tell: Listener, of_grid: bool) -> None:
-        self.name, self.shelf, self.tell, self.of_grid = name, shelf, tell, of_grid
+    def __init__(
+        self, name: str, tasks: list[Task], shelf: Shelf, dataset: "Dataset", tell: Listener, of_grid: bool
+    ) -> None:
+        self.name, self.shelf, self.dataset, self.tell, self.of_grid = name, shelf, dataset, tell, of_grid
         self.done, self.total = 0, sum(task.steps for task in tasks)
         self.took = pace.Took()
         self.views_left = Counter(task.arguments["seed"] for task in tasks if task.function is compute_view)
@@ -422,6 +455,7 @@ class _Stage:
         tell(events.StageProgress(name, 0, self.total))
 
     def on_done(self, task: Task, seconds: float, failure: Failure | None) -> None:
+        _see_that_there_is(self.shelf.study, self.dataset)  # else all that is left would fail, and be blamed for it
         self.done += task.steps
         if failure:
             self.tell(events.Failed(task.name, failure.error, task.folder))
@@ -450,6 +484,7 @@ class _Stage:
         self.tell(events.Retried(failure.task.name, failure.error))
 
     def on_tick(self, running: dict[str, float]) -> None:
+        _see_that_there_is(self.shelf.study, self.dataset)
         words = self.clock.ask(lambda: self._left(len(running))) if self.of_grid else ""
         self.tell(events.StageProgress(self.name, self.done + sum(running.values()), self.total, words))
 
@@ -469,19 +504,43 @@ def run_all(
         return True
     from ..learning import data
 
-    data.load(shelf.study).check()  # once, and not by a failure of every task
-    at = _Stage(stage, tasks, shelf, tell, of_grid)
+    dataset, was_edited = data.load(shelf.study), _edited(shelf.study)
+    dataset.check()  # once, and not by a failure of every task
+    at = _Stage(stage, tasks, shelf, dataset, tell, of_grid)
     callbacks = Callbacks(at.on_done, at.on_retry, at.on_tick)
     if where.engine == "ray":
-        from . import cluster
-
         gpus = where.gpus if where.gpus is not None else float(shelf.study.data_parallel * (where.device == "cuda"))
         failures = cluster.run_tasks(tasks, callbacks, gpus=gpus, address=where.address)
     else:
         threads = max(task.threads for task in tasks)
         failures = run_tasks(tasks, machine.slots(shelf.study, where.jobs, where.device, threads), callbacks)
     files.remove(at.clock.note)
+    if not was_edited and _edited(shelf.study):
+        tell(
+            events.Advised(
+                f"{shelf.study.file} was changed after this command had read it: it goes on with the study as it was; "
+                "the next command takes it as it is now"
+            )
+        )
     return not failures
+
+
+def _edited(study: Study) -> bool:
+    """Whether the study's file is by now another one than was read."""
+    try:
+        return bool(study.file) and files.sha256(Path(study.file)) != study.sha256
+    except OSError:
+        return True
+
+
+def _see_that_there_is(study: Study, dataset: "Dataset") -> None:
+    """Raises RemovedError where the results that this command holds, or the decoded images, are gone."""
+    _see_that_held(study)
+    if not (dataset.folder / paths.META).is_file():
+        raise RemovedError(
+            f"{dataset.folder} was removed while this command worked on study '{study.name}'; runs that are done stay, "
+            f"and the others go on with: kd run {study.name}"
+        )
 
 
 def _named_rightly(shelf: Shelf, seed: int) -> float:
@@ -584,11 +643,32 @@ def make_models(study: Study, models: list[Model]) -> None:
         raise ModelError("; ".join(dict.fromkeys(errors)))
 
 
+_holds: dict[str, str] = {}  # the studies that this process holds, by name, and what it wrote as their holder
+
+
+def _see_that_held(study: Study) -> None:
+    """Raises RemovedError where the results of a study that this process holds were removed, and its lock with them."""
+    folder = paths.results(study.name)
+    if study.name in _holds and _read_holder(folder) != _holds[study.name]:
+        raise RemovedError(
+            f"{folder} was removed, or another put in its place, while this command worked on study '{study.name}'; "
+            "put it back if it was moved, and run the same command again: it does what is not done there"
+        )
+
+
+def _read_holder(folder: Path) -> str:
+    try:
+        return files.read_text(folder / paths.HOLDER)
+    except (OSError, ValueError):
+        return ""
+
+
 @contextmanager
 def held(study: Study) -> Iterator[None]:
     """Hold the study: a second command that would write to it is told so. The lock ends with its process.
 
-    What a killed command left half-written is swept away first. Raises PipelineError if another command holds it.
+    What a killed command left half-written is swept away first. Raises PipelineError if another command holds it, and
+    RemovedError where the results are removed meanwhile, whatever else goes wrong by that.
     """
     try:
         os.getcwd()  # what every process that is started asks for
@@ -601,7 +681,7 @@ def held(study: Study) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout:
-        who = holder.read_text(encoding="utf-8", errors="replace").strip() if holder.is_file() else ""
+        who = _read_holder(folder).strip()
         raise PipelineError(
             f"another kd command is working on study '{study.name}': {who or 'a process that is just starting'}; "
             f"wait for it, or watch it with: kd status {study.name}"
@@ -610,18 +690,30 @@ def held(study: Study) -> Iterator[None]:
         raise _cannot_write(folder, e) from e
     try:
         now = datetime.now().astimezone().isoformat(" ", "seconds")
+        who = f"process {os.getpid()} on {files.HOST}, since {now}\n"
         try:
             with files.whole(holder, durable=False) as tmp:  # whatever is there, which may be a pipe
-                tmp.write_text(f"process {os.getpid()} on {files.HOST}, since {now}\n", encoding="utf-8")
+                tmp.write_text(who, encoding="utf-8")
         except OSError as e:
             raise _cannot_write(folder, e) from e
         files.remove(folder / paths.LEFT)
         for below in (folder, paths.arrays(""), paths.soft_targets("")):
             files.sweep(below)
-        yield
+        cluster.sweep()
+        _holds[study.name] = who
+        try:
+            yield
+        except Exception as e:
+            try:
+                _see_that_held(study)
+            except RemovedError as removed:
+                raise removed from e
+            raise
+        _see_that_held(study)
     finally:
-        for name in (paths.LEFT, paths.HOLDER):
-            files.remove(folder / name)
+        if _read_holder(folder) == _holds.pop(study.name, ""):  # else it is another command's
+            for name in (paths.LEFT, paths.HOLDER):
+                files.remove(folder / name)
         lock.release()
 
 

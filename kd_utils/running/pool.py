@@ -278,6 +278,7 @@ def _child(task: Task, environment: dict[str, str]) -> None:
     for name in settings():
         del os.environ[name]
     os.environ.update(environment)
+    task.folder.mkdir(parents=True, exist_ok=True)  # it may have been removed just now
     log = os.open(task.folder / paths.LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for fd in (1, 2):
         os.dup2(log, fd)

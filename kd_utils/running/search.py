@@ -176,10 +176,10 @@ def search(
 ) -> SearchResult:
     """Find the best T and alpha of each student for this share of the cost of the study's whole grid.
 
-    budget: by default BUDGET, or the least that pays for a search where that does not. The ranges are those that the
-    grid spans. Runs are the study's own: records that are there are taken, and those of a search that was stopped go
-    on. Raises PipelineError where the study holds no images out, or the budget is too small, and ShelfError where it
-    has no teacher.
+    budget: by default BUDGET. Where it does not pay for a search, the least that does is taken, which is said at once
+    and in what it came to. The ranges are those that the grid spans. Runs are the study's own: records that are there
+    are taken, and those of a search that was stopped go on. Raises PipelineError where the study holds no images out,
+    or its grid spans no range, and ShelfError where it has no teacher.
     """
     _optuna()
     if budget is not None and not (isinstance(budget, int | float) and 0 < budget <= 1):
@@ -190,9 +190,15 @@ def search(
         if where.engine == "local":
             warm_up()
         shelf = Shelf(study)
+        shelf.check()
         _can_be_searched(shelf)
-        if budget is None and (budget := default_budget(study)) != BUDGET:
-            tell(events.Advised(f"budget: {budget:g} of the grid; {BUDGET:g} of so small a grid pays for no search"))
+        asked, budget = budget or BUDGET, least_budget(study, budget or BUDGET)
+        notes = []
+        if budget > asked:
+            notes.append(
+                f"budget: {budget:g} of the grid, and not {asked:g}, which on so small a grid pays for no search"
+            )
+            tell(events.Advised(notes[0]))
         plans = {student.label: _plan(study, student, budget) for student in study.students}
         pipeline.advise(shelf, where, tell)
         for label, (count, _) in plans.items():
@@ -201,7 +207,7 @@ def search(
                 tell(events.Advised(f"{few}; run the grid, with kd grid {study.name}, or give a larger budget"))
         ok = pipeline.run_all("soft targets", _views(shelf, where.device), shelf, where, tell, of_grid=False)
         seen = {label: _halved(shelf, label, *plan, where, tell) for label, plan in plans.items()}
-        notes = [advice for label, (_, ends) in plans.items() if (advice := _early(shelf, label, ends, seen[label]))]
+        notes += [advice for label, (_, ends) in plans.items() if (advice := _early(shelf, label, ends, seen[label]))]
         finalists = [cell for of_student in seen.values() for cell in of_student[max(of_student)]]
         baselines = [Cell(label, None, 1.0, seed) for label in plans for seed in study.seeds]
         again = [Cell(c.student, c.T, c.alpha, seed) for c in finalists for seed in study.seeds[1:]]
@@ -260,38 +266,21 @@ def _epochs_of_grid(study: Study) -> int:
     return sum(study.training(student, teacher=False).epochs for student in of_grid)
 
 
-def default_budget(study: Study) -> float:
-    """BUDGET, or the least share in hundredths that pays for a search of every student where that does not.
+def least_budget(study: Study, asked: float) -> float:
+    """The budget asked for, or the least share in hundredths that pays for a search of every student if that is more.
 
-    Raises PipelineError where not even the whole grid's cost does, or the grid spans no range.
+    Raises PipelineError where the grid spans no range.
     """
-    return max([BUDGET, *(_least(study, student) for student in study.students)])
+    return max([asked, *(_least(study, student) for student in study.students)])
 
 
 def _least(study: Study, student: Model) -> float:
-    """The least share in hundredths that pays for a search of this student. Raises PipelineError."""
-    for share in range(1, 101):
-        if _count(study, student, share / 100)[0]:
-            return share / 100
-    raise PipelineError(
-        f"the cost of the whole grid does not pay for two pairs of {student.label} beside its baseline: run it, with "
-        f"kd grid {study.name}"
-    )
+    """The least share in hundredths that pays for a search of this student; the whole always does."""
+    return next(share / 100 for share in range(1, 101) if _plan(study, student, share / 100)[0])
 
 
 def _plan(study: Study, student: Model, budget: float) -> tuple[int, list[int]]:
-    """How many pairs a student gets, and the epochs after which they are compared. Raises PipelineError."""
-    count, ends = _count(study, student, budget)
-    if not count:
-        raise PipelineError(
-            f"a budget of {budget:g} of the grid does not pay for two pairs of {student.label} beside its baseline; "
-            f"take {_least(study, student):g} or more"
-        )
-    return count, ends
-
-
-def _count(study: Study, student: Model, budget: float) -> tuple[int, list[int]]:
-    """As _plan, with 0 pairs where the budget pays for none."""
+    """How many pairs a student gets, and the epochs after which they are compared; 0 where it pays for none."""
     train = study.training(student, teacher=False)
     ends = stages(train.epochs, train.eval_every)
     ranges(study.grid)

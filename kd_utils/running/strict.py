@@ -122,6 +122,7 @@ def check_values(values: dict) -> None:
     if "study" not in values:
         return
     from ..machine import MachineError, one_device  # other notebooks do without these
+    from ..records import RecordError
     from ..shelf import Shelf, ShelfError
     from ..study import load
     from ..validation import StudyError
@@ -135,7 +136,7 @@ def check_values(values: dict) -> None:
         elif "student" in values:
             study.asked_for(**{k: values[k] for k in ("student", "T", "alpha", "method", "seed", "epochs")})
             Shelf(study).chosen_teacher()
-    except (MachineError, StudyError, ShelfError) as e:
+    except (MachineError, RecordError, StudyError, ShelfError) as e:
         raise ParameterError(str(e)) from None
 
 

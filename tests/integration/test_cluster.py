@@ -6,11 +6,14 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from helpers import kd, outcome, same, start
 
-from kd_utils.running import cluster
+from kd_utils import files
+from kd_utils.running import cluster, pipeline
+from kd_utils.study import load
 
 ray = pytest.importorskip("ray", reason="the extra cluster is not installed")
 
@@ -75,6 +78,26 @@ def test_a_cluster_of_its_own_listens_on_the_loopback_alone():
     done = subprocess.run([sys.executable, "-c", OWN], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert {address.removeprefix("::ffff:") for address in done.stdout.split()} <= {"127.0.0.1", "::1"}
+
+
+def test_folders_of_killed_commands_are_swept_and_no_others(tmp_path, monkeypatch, root):
+    """Those of the living, of other machines, and what is no folder of ours stay."""
+    monkeypatch.setattr(cluster, "TEMPORARY", tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    owners = {"dead": f"{files.HOST} {ended.pid}", "other": f"elsewhere {ended.pid}", "none": None, "odd": "x"}
+    for name, owner in owners.items():
+        (tmp_path / f"kd-{name}" / "ray").mkdir(parents=True)
+        if owner:
+            (tmp_path / f"kd-{name}" / "owner").write_text(owner)
+    (tmp_path / "elsewhere" / "owner").write_text(owners["dead"])
+    (tmp_path / "kd-link").symlink_to(tmp_path / "elsewhere")
+    with cluster._private() as private, pipeline.held(load("small")):
+        assert Path(private, "owner").is_file()
+        left = {path.name for path in tmp_path.glob("kd-*")}
+        assert left == {"kd-other", "kd-none", "kd-odd", "kd-link", Path(private).name}
+    assert (tmp_path / "elsewhere" / "owner").is_file() and not Path(private).exists()
 
 
 def test_a_ray_that_would_listen_everywhere_is_not_started(monkeypatch):

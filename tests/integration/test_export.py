@@ -10,6 +10,7 @@ import torch
 from helpers import SMALL, kd, write_study
 from PIL import Image
 
+import kd_utils
 from kd_utils.learning import data, export, models, training
 from kd_utils.learning import run as runs
 from kd_utils.learning.weights import fingerprint
@@ -101,7 +102,7 @@ def test_the_classes_of_images_are_named(root, distilled):
     stored = np.asarray(run.dataset.images("val"))
     for k in range(3):
         Image.fromarray(stored[k]).save(root / f"{k}.png")
-    likely = list(export.predict(distilled, [root / f"{k}.png" for k in range(3)]))
+    likely = list(kd_utils.predict(distilled, [root / f"{k}.png" for k in range(3)]))
     assert [best[0][0] for best in likely] == [str(label) for label in named[:3]]
     assert all(sum(share for _, share in best) == pytest.approx(1) for best in likely)
     (root / "not.png").write_text("no image")
@@ -117,7 +118,7 @@ def test_the_classes_of_images_are_named(root, distilled):
 
 def test_a_run_that_is_not_done_is_named(distilled):
     with pytest.raises(ShelfError, match="no finished run 'Net-T4-a0.7-s0' in study 'small'; did you mean Net"):
-        list(export.predict(distilled, [], "Net-T4-a0.7-s0"))
+        list(kd_utils.predict(distilled, [], "Net-T4-a0.7-s0"))
 
 
 def test_the_extra_is_named_where_it_is_missing(distilled, monkeypatch):

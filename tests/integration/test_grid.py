@@ -8,6 +8,7 @@ import pandas as pd
 from helpers import SMALL, kd, same, typed, write_study
 
 import kd_utils
+from kd_utils import files
 from kd_utils.learning import run as runs
 from kd_utils.running import events, pace, pipeline
 from kd_utils.shelf import RunProgress, Shelf
@@ -106,13 +107,29 @@ def test_a_failed_cell_is_reported_and_stops_no_other(copied):
     shutil.rmtree(copied / "report")
     done = kd(copied, "run", "small")
     shown = " ".join(done.stdout.split())  # the terminal wraps
-    assert done.returncode == 1 and "cells: 2 of 4 done" in shown and "tried again" not in shown
+    assert (
+        done.returncode == 1
+        and "cells: 2 of 4 done, 2 failed; see why with: kd logs small" in shown
+        and "tried again" not in shown
+    )
     assert shown.count("failed: broken") == 2 and "lower train.lr" in shown
     assert (copied / "report" / "small" / "report.pdf").is_file()
+    assert "note: the report has what is done, 2 failed" in shown
     status = kd(copied, "status", "small").stdout
     assert "2 done, 2 failed, 0 running, 0 waiting" in status and "lower train.lr" in status
     folder = next(students.glob("broken-T4*"))
     assert {"failure.json", "distill.ipynb"} <= {p.name for p in folder.iterdir()}
+
+
+def test_soft_targets_that_failed_are_told_as_long_as_a_cell_waits_for_them(copied):
+    folder = copied / "results" / "small" / "soft-targets-seed0-view0001"
+    files.write_json(folder / "failure.json", {"kind": "ValueError", "error": "broken"})
+    assert "failed" not in kd(copied, "list").stdout
+    shutil.rmtree(next((copied / "results" / "small" / "students").glob("efficient-T4-a0.5*")))
+    assert "1 failed" in kd(copied, "list").stdout
+    assert "failed: soft targets, seed 0, view 1: broken" in kd(copied, "status", "small").stdout
+    told = kd(copied, "logs", "small").stdout
+    assert told.startswith(f"soft targets, seed 0, view 1: {folder}") and '"error": "broken"' in told
 
 
 def test_status_shows_how_far_it_is(finished, root):

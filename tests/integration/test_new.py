@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from kd_utils import cli, machine
 from kd_utils.learning import data, new
 from kd_utils.learning.data import DataError
-from kd_utils.running import search
+from kd_utils.running import pipeline, search
 from kd_utils.study import load
 from kd_utils.validation import StudyError
 
@@ -41,7 +41,7 @@ def test_a_folder_of_classes_alone_becomes_a_study(root, no_gpu_no_hub):
     study = new.write("pets", found)
     assert study == load("pets")
     asked = (study.data.image_size, study.data.val_from_train_per_class, study.data.holdout_per_class)
-    assert asked == (32, 4, 2)
+    assert asked == (48, 4, 2)
     with pytest.raises(StudyError, match=r"pets\.yaml is there already; choose another name"):
         new.write("pets", found)
     with pytest.raises(StudyError, match="cannot be a name"):
@@ -49,10 +49,9 @@ def test_a_folder_of_classes_alone_becomes_a_study(root, no_gpu_no_hub):
     assert not (root / "studies" / "a b.yaml").exists()
     (folder / "cat" / "broken.jpg").unlink()
     assert data.prepare(study).meta["counts"] == {"train": 38, "val": 8, "holdout": 4}
-    budget = search.default_budget(study)  # of a grid of 7 cells
-    assert search._plan(study, study.students[0], budget)[0] >= 2
-    with pytest.raises(search.PipelineError, match=f"a budget of 0.3 .*; take {budget:g} or more"):
-        search._plan(study, study.students[0], search.BUDGET)
+    budget = search.least_budget(study, search.BUDGET)  # of a grid of 7 cells
+    assert budget > search.BUDGET and search._plan(study, study.students[0], budget)[0] == 2
+    assert search._plan(study, study.students[0], budget - 0.01)[0] == 0
 
 
 def test_a_folder_with_its_own_val_keeps_it(root, no_gpu_no_hub):
@@ -97,13 +96,28 @@ def test_the_time_is_that_of_all_runs_at_the_pace_of_this_machine(root, no_gpu_n
     teacher, cell = 6 * (80 / 100 + 50 / 200), 3 * (80 / 100 + 50 / 200)
     assert took.teachers == pytest.approx(teacher)
     assert took.seconds == pytest.approx(teacher + (3 * 80 / 200 + 10 * cell) / 2)
+    started = new.estimate(study, 80, 50, 10, lambda side_by_side: 3.0 * side_by_side)
+    assert started.teachers - took.teachers == pytest.approx(6)  # of two at once
+    assert started.seconds - took.seconds == pytest.approx(6 + 10 * 6 / 2)
     monkeypatch.undo()
     monkeypatch.setattr(new, "MEASURE_SECONDS", 0.05)
     assert 0 < new.estimate(study, 80, 50, 10).seconds < 600
 
 
-def test_the_command_says_what_comes_next(root, no_gpu_no_hub):
+def test_the_command_says_what_comes_next(root, no_gpu_no_hub, monkeypatch):
+    """A run's start is measured by runs of their own, of which nothing is left."""
     images(root / "pets", {"cat": 12, "dog": 12}, (16, 16))
+    seconds, measure = [], pipeline.seconds_of_a_start
+    monkeypatch.setattr(pipeline, "seconds_of_a_start", lambda n: seconds.append(measure(n)) or seconds[-1])
     told = CliRunner().invoke(cli.app, ["new", "pets", "--data", str(root / "pets")])
     assert told.exit_code == 0, told.output
     assert "next: kd run pets\nabout " in told.output
+    assert len(seconds) == 1 and 0.1 < seconds[0] < 120
+    assert sorted(path.name for path in root.iterdir()) == ["pets", "studies"]
+
+
+@pytest.mark.parametrize(
+    ("side", "most", "size"), [(8, 64, 16), (16, 64, 16), (24, 64, 24), (28, 64, 32), (90, 64, 64), (90, 224, 96)]
+)
+def test_images_are_stored_in_the_least_size_that_loses_nothing_of_them(side, most, size):
+    assert new.fitting(side, most) == size

@@ -8,7 +8,7 @@ from kd_utils import records
 from kd_utils.cells import Cell
 from kd_utils.learning import data, metrics, training
 from kd_utils.learning import run as runs
-from kd_utils.reporting import results
+from kd_utils.reporting import results, sentences
 from kd_utils.shelf import Shelf
 from kd_utils.study import load
 
@@ -73,8 +73,10 @@ def test_a_record_that_cannot_be_trusted_is_named(copied, spoil, says):
     path = folders(copied)[0] / "record.json"
     path.write_text(spoil(path.read_text()))
     with pytest.raises(records.RecordError, match=says) as e:
-        results.load("small")
+        Shelf(load("small")).check()
     assert str(path) in str(e.value)
+    found = results.load("small")
+    assert (len(found.students), found.damaged) == (9, 1) and "damaged: 1 record." in sentences.front(found).abstract
 
 
 def test_missing_predictions_are_named(copied):

@@ -15,6 +15,7 @@ import psutil
 from helpers import SMALL, kd, outcome, same, start, typed, write_study
 
 from kd_utils import records
+from kd_utils.running import pipeline
 
 
 def processes(root: Path) -> list[psutil.Process]:
@@ -170,8 +171,26 @@ def test_two_commands_at_once_share_nothing_and_lose_nothing(finished, copied):
 def test_schema_of_another_version(copied):
     path = next((copied / "results" / "small" / "teachers").glob("*/record.json"))
     path.write_text(path.read_text().replace(f'"schema": {records.SCHEMA}', '"schema": 0'))
-    done = kd(copied, "status", "small")
-    assert done.returncode == 2 and "another version" in done.stderr
+    for command in ("grid", "report", "pack"):
+        done = kd(copied, command, "small")
+        assert done.returncode == 2 and "another version" in done.stderr and str(path) in done.stderr
+    shown = kd(copied, "status", "small")
+    assert shown.returncode == 0 and "which are done cannot be told" in shown.stdout and str(path) in shown.stdout
+    assert sum(line.endswith("%") or "  damaged" in line for line in shown.stdout.splitlines()) == 2
+    assert "unknown" in kd(copied, "list").stdout
+
+
+def test_a_truncated_record_hides_no_other(copied, monkeypatch):
+    """It is named with what to do; nothing is run before that is done, and the report says that it is left out."""
+    for path in sorted((copied / "results" / "small" / "students").glob("efficient-T4-*/record.json")):
+        path.write_bytes(path.read_bytes()[:500])
+    shown, listed = kd(copied, "status", "small"), kd(copied, "list")
+    assert shown.returncode == 0 and "8 done, 0 failed, 0 running, 0 waiting, 2 damaged" in shown.stdout
+    assert shown.stdout.count(f"delete the folder {copied}") == 2 and str(path) in shown.stdout
+    assert listed.returncode == 0 and "8 of 10" in listed.stdout and "2 damaged: kd status small" in listed.stdout
+    monkeypatch.setattr(pipeline, "run_tasks", lambda tasks, slots: [])
+    report = kd(copied, "report", "small")
+    assert report.returncode == 0 and "note: the report leaves out 2 records that cannot be trusted" in report.stdout
 
 
 def test_decoding_processes_die_with_the_command_that_started_them():

@@ -67,6 +67,11 @@ def test_a_search_that_is_stopped_and_goes_on_comes_to_ordinary_records(root, ca
     before = {path: path.stat().st_mtime_ns for path in root.glob("results/small/students/*/record.json")}
     assert search.search(study, 0.8, on_event=said.append).winners == [winner]
     assert before == {path: path.stat().st_mtime_ns for path in before}
+    less, said = search.search(study, 0.3, on_event=said.append), [str(event) for event in said]
+    least = search.least_budget(study, 0.01)
+    advice = f"budget: {least:g} of the grid, and not 0.3, which on so small a grid pays for no search"
+    assert least > 0.3 and f"note: {advice}" in said and advice in less.notes  # before and after
+    assert less.epochs <= least * less.whole
     record.folder.rename(root / "searched")  # and trained in one go, it is the same
     again = runs.student(study, T=winner.T, alpha=winner.alpha).go()
     assert again.weights_sha256 == record.weights_sha256

@@ -684,3 +684,20 @@ def test_the_real_tiny_imagenet(root):
     found = data.prepare(load("small"), source)
     assert found.meta["counts"] == {"train": 1500, "val": 150, "holdout": 0}
     assert found.classes[0] == "goldfish" and np.bincount(found.labels("val")).tolist() == [50] * 3
+
+
+@pytest.mark.parametrize("count", [3, 13])
+def test_all_files_that_cannot_be_decoded_are_named_at_once(tmp_path, count):
+    """The first ten, and how many more."""
+    names = tuple(f"{k:02}.png" for k in range(15))
+    for k, name in enumerate(names):
+        (tmp_path / name).write_bytes(b"broken" if k < count else encoded(Image.new("RGB", (8, 8)), "PNG"))
+    array = tmp_path / "images.npy"
+    np.save(array, np.zeros((15, 8, 8, 3), np.uint8))
+    jobs = [(loaders.Reader(tmp_path), names[a:b], array, a) for a, b in ((0, 7), (7, 15))]
+    with pytest.raises(data.DataError) as e:
+        data._decode_files(jobs, lambda *_: None)
+    says = str(e.value)
+    assert says.startswith(f"{tmp_path}: {count} files are no images that can be decoded: 00.png (no")
+    assert [name in says for name in names] == [k < min(count, 10) for k in range(15)] and "; replace them" in says
+    assert ("; and 3 more" in says) == (count == 13)

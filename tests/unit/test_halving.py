@@ -141,15 +141,22 @@ def test_a_point_without_a_score_is_out():
 def test_what_cannot_be_searched_is_said(root):
     from kd_utils.running.pipeline import PipelineError
 
-    write_study(root, {**SMALL, "train": {**SMALL["train"], "epochs": 4}})
-    with pytest.raises(
-        PipelineError, match="0.1 of the grid does not pay for two pairs of .* beside its baseline; take 0."
-    ):
-        search._plan(load("small"), load("small").students[0], 0.1)
     for grid in ({"T": [4], "alpha": [0.5, 1]}, {"T": [1, 4], "alpha": [1]}):
         write_study(root, {**SMALL, "grid": grid})
         with pytest.raises(PipelineError, match="the grid spans no range of T or of alpha"):
-            search._plan(load("small"), load("small").students[0], 1.0)
+            search.least_budget(load("small"), 1.0)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("train", [{"epochs": 1}, {"epochs": 40}, {"epochs": 14, "eval_every": 7}])
+@pytest.mark.parametrize("grid", [{"T": [4, 5], "alpha": [0.5]}, {"T": [1, 4, 20], "alpha": [0.1, 0.5, 1]}])
+def test_the_least_budget_pays_and_a_larger_one_is_kept(root, grid, train, seeds):
+    write_study(root, {**SMALL, "grid": grid, "train": train, "seeds": list(range(seeds))})
+    study = load("small")
+    least = search.least_budget(study, 0.01)
+    points = [search._plan(study, student, least)[0] for student in study.students]
+    assert min(points) >= 2 and 0.01 < least <= 1 and search.least_budget(study, 1.0) == 1.0
+    assert 0 in [search._plan(study, student, least - 0.01)[0] for student in study.students]
 
 
 def test_the_extra_is_named_where_it_is_missing(root, monkeypatch):

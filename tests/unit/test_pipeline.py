@@ -1,16 +1,20 @@
 """A study's stages, without a run."""
 
+import os
 import re
 import shutil
 from collections import namedtuple
 
 import pytest
-from helpers import SMALL, write_study
+from helpers import SMALL, kd, write_study
+from papermill.exceptions import PapermillExecutionError
 
-from kd_utils import paths, records
+from kd_utils import files, paths, records
+from kd_utils import study as study_module
 from kd_utils.cells import Cell
 from kd_utils.learning import data
 from kd_utils.learning.weights import ModelError
+from kd_utils.reporting.paper import ReportError
 from kd_utils.running import kernels, pipeline
 from kd_utils.running.pool import Failure
 from kd_utils.schema import Method
@@ -55,19 +59,58 @@ def test_a_working_directory_that_is_gone_is_said_to_be(root, monkeypatch, tmp_p
 
 @pytest.fixture
 def executed(root, monkeypatch):
-    """The tasks of the study's teachers, and what their notebooks were run with: nothing is trained."""
+    """The tasks of the study's teachers, and the study that each notebook found: nothing is trained."""
     data.prepare(load("small"))
     calls = []
-    monkeypatch.setattr(kernels, "run_notebook", lambda *a: calls.append(a))
+
+    def run_notebook(notebook, output, parameters):
+        calls.append(load(parameters["study"]))
+        if "analysis" in notebook:
+            raise PapermillExecutionError(0, 0, "", "", "an error", [])
+
+    monkeypatch.setattr(kernels, "run_notebook", run_notebook)
     return pipeline.teacher_tasks(Shelf(load("small"))), calls
 
 
 def edit(root):
-    write_study(root, {**SMALL, "seeds": [0, 1]})
+    write_study(root, {**SMALL, "seeds": [0, 1], "title": "another"})
+
+
+def remove(root):
+    (root / "studies" / "small.yaml").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("do", [edit, remove])
+def test_runs_and_report_are_of_the_study_as_it_was_read(root, executed, do):
+    (task, _), calls = executed
+    study = load("small")
+    do(root)
+    with pytest.raises(pipeline.PipelineError, match="has no record after its run"):  # since nothing was trained
+        task.function(**task.arguments)
+    with pytest.raises(ReportError):
+        pipeline.print_report(study)
+    assert calls == [study, study] and study_module.AS_READ not in os.environ
+
+
+@pytest.mark.parametrize("do", [edit, remove])
+def test_that_a_study_was_edited_meanwhile_is_said_once(root, monkeypatch, do):
+    data.prepare(load("small"))
+    shelf, said = Shelf(load("small")), []
+    monkeypatch.setattr(pipeline, "run_tasks", lambda *a: do(root))
+    for _ in range(2):
+        pipeline.run_all("teachers", pipeline.teacher_tasks(shelf), shelf, pipeline.HERE, said.append)
+    told = [str(event) for event in said if "was changed after" in str(event)]
+    assert len(told) == 1 and "small.yaml" in told[0] and "goes on with the study as it was" in told[0]
 
 
 def lose_results(root):
-    (root / "results" / "small" / "data.json").unlink()
+    shutil.rmtree(root / "results")
+
+
+def exchange_results(root):
+    (root / "results" / "small").rename(root / "away")
+    (root / "results" / "small").mkdir()
+    (root / "results" / "small" / "study.holder").write_text("process 1 on elsewhere, since now\n")
 
 
 def lose_cache(root):
@@ -77,27 +120,29 @@ def lose_cache(root):
 @pytest.mark.parametrize(
     ("do", "says"),
     [
-        (edit, r"small\.yaml was changed after this command had read it; run the same command again"),
-        (lambda root: (root / "studies" / "small.yaml").unlink(), r"small\.yaml was changed"),
-        (lose_results, r"data\.json was removed while this command ran; run: kd run small"),
-        (lose_cache, r"meta\.json was removed while this command ran; run: kd run small"),
+        (lose_results, r"results/small was removed, or another put in its place, .* run the same command again"),
+        (exchange_results, r"results/small was removed, or another put in its place"),
+        (lose_cache, r"cache/data/\S+ was removed while this command worked on study 'small'; .*: kd run small"),
     ],
 )
-def test_a_study_or_results_that_change_while_it_runs_are_blamed(root, executed, do, says):
-    (task, _), calls = executed
-    do(root)
-    with pytest.raises(pipeline.PipelineError, match=says):
-        task.function(**task.arguments)
-    assert not calls
+@pytest.mark.parametrize("when", ["running", "ended", "raised"])
+def test_what_is_removed_while_runs_work_on_it_ends_the_command_in_a_line(root, monkeypatch, do, says, when):
+    """No run is blamed for it, and none is started that would fail by it."""
+    data.prepare(load("small"))
 
+    def run_tasks(tasks, slots, callbacks):
+        do(root)
+        if when == "raised" and do is not lose_cache:
+            (root / "results" / "small" / "teachers" / "x").mkdir()  # raises
+        callbacks.tick({}) if when == "running" else callbacks.done(tasks[0], 1.0, Failure(tasks[0], "E", "blamed"))
 
-def test_a_report_is_of_the_study_as_it_was_read(root, executed):
-    _, calls = executed
-    study = load("small")
-    edit(root)
-    with pytest.raises(pipeline.PipelineError, match=r"small\.yaml was changed after this command had read it"):
-        pipeline.print_report(study)
-    assert not calls
+    monkeypatch.setattr(pipeline, "_check_models", lambda study, models: None)
+    monkeypatch.setattr(pipeline, "run_tasks", run_tasks)
+    done = kd(root, "teacher", "small")
+    assert done.returncode == 1 and re.search(says, done.stderr) and len(done.stderr.strip().splitlines()) == 1
+    assert "failed" not in done.stdout and (root / "results" / "small" / "study.holder").exists() == (
+        do is exchange_results  # which is another command's
+    )
 
 
 def test_a_run_that_leaves_no_record_where_it_should_has_failed(root, executed):
@@ -156,7 +201,7 @@ def test_a_full_disk_and_batches_larger_than_the_data_are_told_before_anything_i
 
 def test_a_study_of_which_every_run_fails_ends_without_a_report_and_without_an_error(root, monkeypatch):
     monkeypatch.setattr(pipeline, "_check_models", lambda study, models: None)
-    monkeypatch.setattr(pipeline, "warm_up", lambda: None)
+    monkeypatch.setattr(pipeline, "warm_up", lambda *_: None)
     monkeypatch.setattr(
         pipeline,
         "run_tasks",
@@ -164,8 +209,18 @@ def test_a_study_of_which_every_run_fails_ends_without_a_report_and_without_an_e
     )
     said = []
     assert not pipeline.run_study("small", on_event=said.append)
-    assert str(said[-1]) == "no report: no cell is done; `kd run small` tries again what failed"
+    assert str(said[-1]) == "no report: no cell is done; see why with: kd logs small"
     assert sum("broken" in str(event) for event in said) == 2
+    shelf = Shelf(load("small"))
+    for label in shelf.candidates:
+        files.write_json(shelf.teacher_folder(label) / paths.FAILURE, {"kind": "ValueError", "error": "broken"})
+    said.clear()
+    assert not pipeline.train_teachers(shelf, pipeline.HERE, said.append)
+    assert str(said[-1]) == "teachers: 0 of 2 trained, 2 failed; see why with: kd logs small"
+    for command in ("grid", "report"):
+        done = kd(root, command, "small")
+        assert done.returncode == 2 and "2 failed; see why with: kd logs small" in done.stderr
+        assert "run: kd" not in done.stderr
 
 
 def test_models_are_made_before_data_are_fetched(root, monkeypatch):

@@ -154,6 +154,13 @@ def test_a_record_that_could_not_be_read_is_not_written(record, change, says):
     assert (record / "record.json").read_text() == before
 
 
+def test_a_record_shows_itself_in_a_line_and_in_a_notebook_as_a_table(record):
+    read = records.read(record)
+    shown = f"<{record.name}: {read.metrics.top1_best:.2%} top-1 on val, done {read.provenance.finished}>"
+    assert repr(read) == str(read) == shown
+    assert f"| run | {record.name} |" in read._repr_markdown_().splitlines()
+
+
 def test_another_run_s_predictions_are_refused(record):
     """From schema 2 on a record holds the hash of its predictions."""
     old = records.read(record)

@@ -10,7 +10,7 @@ from kd_utils import schema
 from kd_utils.cells import Cell
 from kd_utils.keys import digest, key, student_settings, teacher_settings
 from kd_utils.records import read
-from kd_utils.study import load
+from kd_utils.study import as_read, load
 from kd_utils.validation import StudyError
 
 
@@ -421,6 +421,32 @@ def test_the_studies_of_the_checkout_are_valid(checkout, monkeypatch):
     assert len(full.teacher.candidates) >= 10 and any("convnext" in c.model for c in full.teacher.candidates)
     assert full.grid.T == [1, 2, 4, 10, 20, 100] and full.grid.alpha == [0, 0.1, 0.5, 0.9, 1]
     assert full.train.optimizer == "adam" and full.train.lr == 1e-3 and full.train.batch_size == 128
+
+
+def test_a_study_as_read_is_the_same_for_what_a_command_starts(root, checkout, monkeypatch):
+    """All that a file can say comes back, and for this file alone."""
+    monkeypatch.setenv("KD_ROOT", str(checkout))
+    more = {
+        **SMALL,
+        "title": "\u202e 'title' \ud800",
+        "augment": {"flip": False, "crop": "none"},
+        "methods": [{"method": "dkd", "nontarget": 4, "T": [2.5]}, {"method": "label_smoothing", "alpha": [0.9]}],
+        "contrasts": [{"name": "c", "cells": [[4, 0.5]]}],
+    }
+    candidates = [
+        {"model": "resnet18", "train": {"epochs": 2}},
+        "test_byobnet",
+        {"ensemble": ["resnet18", "test_byobnet"]},
+    ]
+    more["teacher"] = {"candidates": [*candidates, {"logits": "a.npy"}, {"model": "n.py:Net", "pretrained": "w.pth"}]}
+    whole = write_study(root, {**more, "students": ["n.py:Net"]})
+    for path in (*(checkout / "studies").glob("*.yaml"), whole):
+        asked = load(path)
+        later = asked.with_epochs(77)
+        with as_read(later):
+            assert load(path) == later != asked
+            assert load("digits") == (later if path.stem == "digits" else load(checkout / "studies" / "digits.yaml"))
+        assert load(path) == asked
 
 
 def test_a_method_has_the_weights_of_its_row():
