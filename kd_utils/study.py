@@ -63,11 +63,25 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
+        """The sections by themselves are right; here it is seen to that they fit each other."""
+        self._check_models()
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds names a value twice: {self.seeds}")
+        if twice := _twice([m.label for m in self.methods]):
+            raise ValueError(f"methods: {twice} named twice; give each row a `name` of its own")
+        for cell in self.grid.cells:
+            known([s.label for s in self.students], cell.student)
+        self._check_contrasts()
+        # some file systems take A for a
+        if twice := _twice([cell.name.casefold() for cell in self.cells()]):
+            raise ValueError(f"two runs would be called {twice[0]}; give students and methods other names, a T once")
+        return self
+
+    def _check_models(self) -> None:
+        """Raises ValueError for names given twice, and for what cannot be trained, or cannot teach."""
         for what, models in (("teacher.candidates", self.teacher.candidates), ("students", self.students)):
-            labels = [m.label for m in models]
-            twice = {x for x in labels if labels.count(x) > 1}
-            if twice:
-                raise ValueError(f"{what}: {sorted(twice)} named twice; give each a `name` of its own")
+            if twice := _twice([m.label for m in models]):
+                raise ValueError(f"{what}: {twice} named twice; give each a `name` of its own")
             for m in models:
                 self.training(m, teacher=what != "students")
         for student in self.students:
@@ -77,13 +91,9 @@ class Study(Section):
             self._can_teach(candidate)
             for method in self.methods:
                 self._can_control(candidate, method)
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds names a value twice: {self.seeds}")
-        labels = [m.label for m in self.methods]
-        if twice := {x for x in labels if labels.count(x) > 1}:
-            raise ValueError(f"methods: {sorted(twice)} named twice; give each row a `name` of its own")
-        for cell in self.grid.cells:
-            known([s.label for s in self.students], cell.student)
+
+    def _check_contrasts(self) -> None:
+        """Raises ValueError for a contrast of what is not in the grid."""
         asked = {(c.T, c.alpha) for c in self.cells()}
         for contrast in self.contrasts:
             for T, alpha in (*contrast.cells, *contrast.against):
@@ -92,12 +102,8 @@ class Study(Section):
                         f"contrasts: {contrast.name!r} asks of T = {short(T)}, alpha = {short(alpha)}, "
                         "which is no cell of the grid"
                     )
-        if twice := {c.name for c in self.contrasts if sum(c.name == d.name for d in self.contrasts) > 1}:
-            raise ValueError(f"contrasts: {sorted(twice)} named twice")
-        runs = Counter(cell.name.casefold() for cell in self.cells())  # some file systems take A for a
-        if twice := [name for name, count in runs.items() if count > 1]:
-            raise ValueError(f"two runs would be called {twice[0]}; give students and methods other names, a T once")
-        return self
+        if twice := _twice([c.name for c in self.contrasts]):
+            raise ValueError(f"contrasts: {twice} named twice")
 
     def _can_teach(self, candidate: Candidate) -> None:
         """Raises ValueError for a candidate that this study can make nothing of."""
@@ -246,6 +252,11 @@ class Study(Section):
         """The same study with another number of epochs for every student."""
         students = [s.model_copy(update={"train": {**s.train, "epochs": epochs}}) for s in self.students]
         return self.model_copy(update={"students": students})
+
+
+def _twice(names: list[str]) -> list[str]:
+    """Those that are there more than once."""
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 AnyModel = TypeVar("AnyModel", bound=Model)
