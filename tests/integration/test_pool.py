@@ -12,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tasks import a_kernel_that_dies_once, begin, lose_the_folder, note, work
 
@@ -135,21 +136,27 @@ def test_kernels_are_spoken_to_in_a_folder_of_this_user_alone(monkeypatch):
 
 
 def test_a_script_without_a_guard_is_run_once(tmp_path):
-    """What it starts, by the pool and to decode images, does not run the script again."""
+    """What it starts, by the pool and to decode images, does not run the script again; damaged images are told."""
     script = tmp_path / "three_lines.py"
+    (tmp_path / "x.png").write_bytes(b"broken")
+    np.save(tmp_path / "images.npy", np.zeros((1001, 8, 8, 3), np.uint8))
     script.write_text(
         "from pathlib import Path\n"
         "from kd_utils.learning import data\n"
         "from kd_utils.running import pool\n"
         "print('begun', flush=True)\n"
-        "data._decode_some = print\n"
-        "data._decode_files([('', [''] * 1001, '', 0)], lambda *_: None)\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "try:\n"
+        "    job = data.Reader(folder), ['x.png'] * 1001, folder / 'images.npy', 0\n"
+        "    data._decode_files([job], lambda *_: None)\n"
+        "except data.DataError as e:\n"
+        "    print(e)\n"
         "pool.PRELOADED = []\n"
-        f"print(pool.run_tasks([pool.Task('one', print, {{}}, Path({str(tmp_path / 'run')!r}))], [{{}}]))\n"
+        "print(pool.run_tasks([pool.Task('one', print, {}, folder / 'run')], [{}]))\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
     assert done.stdout.split("\n")[0] == "begun" and done.stdout.count("begun") == 1, done.stderr
-    assert done.stdout.endswith("[]\n"), done.stderr
+    assert "x.png is not an image that can be decoded" in done.stdout and done.stdout.endswith("[]\n"), done.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the others have no such signal")
