@@ -103,8 +103,7 @@ class Printer:
             self.bar = ""
             return
         done = round(BAR * event.done / event.total) if event.total else 0
-        bar = f"{event.stage} {'#' * done}{'.' * (BAR - done)} {event.done} of {event.total}"
-        bar += f", {event.left}" if event.left else ""
+        bar = f"{'#' * done}{'.' * (BAR - done)} {event}" if event.total else str(event)
         if self.moves and bar != self.bar:
             print(f"{clear}{bar}", end="", flush=True)
             self.bar = bar

@@ -230,10 +230,15 @@ def test_python_prints_a_line_for_each_thing_that_ends_and_a_bar_where_it_can_mo
     monkeypatch.setitem(sys.modules, "ipykernel", sys)  # as in a notebook
     lines = [part.strip() for part in re.split(r"[\r\n]", told()) if part.strip()]
     assert lines == [
-        "cells ########...................... 1 of 4",
+        "########...................... cells: 1 of 4",
         "done: one, 50.00% top-1 (3 s)",
-        "cells ###############............... 2 of 4",
+        "###############............... cells: 2 of 4",
     ]
+    tell = events.Printer()
+    tell(events.StageProgress("cells", 45.6 / 14.1, 14, "2 min left"))  # a run is done in part
+    tell(events.StageProgress("report", 0, 0))
+    lines = [part.strip() for part in capsys.readouterr().out.split("\r") if part.strip()]
+    assert lines == ["#######....................... cells: 3 of 14, 2 min left", "report"]
 
 
 def test_the_terminal_shows_a_line_for_each_thing_that_ends(tmp_path):
