@@ -675,12 +675,28 @@ def further(results: Results) -> Text:
     """Is it the teacher? Nothing where the study has no further methods."""
     if tables.further(results) is None:
         return Text("")
-    gains = [gain for student in results.labels for gain in _further_gains(results, student)]
-    return Text(
-        "# Is it the teacher?\n\n@tbl-further sets further methods beside plain distillation. Self-distillation learns "
-        "from the student's own baseline and label smoothing from nobody: what these two gain is not the teacher's "
-        f"doing. {' '.join(gains)}\n"
-    )
+    said = ["@tbl-further sets further methods beside plain distillation.", _without_teacher(results)]
+    said += [gain for student in results.labels for gain in _further_gains(results, student)]
+    return Text(f"# Is it the teacher?\n\n{' '.join(filter(None, said))}\n")
+
+
+_ALONE = {"self": "the student's own baseline", "": "nobody"}  # taught_by, where it is no teacher -> in words
+
+
+def _without_teacher(results: Results) -> str:
+    """Which of the methods that were run learn from no teacher; '' where all do."""
+    study, run = results.study, set(results.cells["method"])
+    told, count = "", 0
+    for who, whom in _ALONE.items():
+        labels = [m.label for m in study.methods if m.label in run and m.teaching.taught_by == who]
+        if labels:
+            called = _join([in_markdown(names.of_method(study, label)) for label in labels])
+            told += f" and {called} from {whom}" if told else f"{called} learn{'s' * (len(labels) == 1)} from {whom}"
+            count += len(labels)
+    if not told:
+        return ""
+    gained = {1: "it gains", 2: "these two gain"}.get(count, "these gain")
+    return f"{told[0].upper()}{told[1:]}: what {gained} is not the teacher's doing."
 
 
 def _further_gains(results: Results, student: str) -> list[str]:

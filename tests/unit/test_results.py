@@ -94,6 +94,11 @@ def test_the_contrasts_are_the_study_s(kept):
     assert labels.effect.value == pytest.approx(kept.row(labels.cells[0])["top1"] - kept.row(labels.against[0])["top1"])
     shown = tables.contrasts(other).formatted()
     assert shown["Cells"].iloc[0] == "1 of 2" and "in the study file" in tables.contrasts(other).caption
+    twice = asked.model_copy(update={"cells": [(20, 0.5), (20, 0.5)], "against": [(4, 1), (20, 1)]})
+    study = kept.study.model_copy(update={"contrasts": [twice]})
+    (gain,) = dataclasses.replace(kept, study=study).contrasts("resnet18")
+    assert gain.asked == 1 and gain.against == [Point.baseline("resnet18")]
+    assert gain.effect.value == pytest.approx(kept.row(Point("resnet18", 20.0, 0.5))["gain"])
     assert "the software's defaults" in sentences.asked(kept).markdown
     assert "Labels, compared with $T$ = 20, $\\alpha$ = 0: " in sentences.asked(other).markdown
 
@@ -451,6 +456,19 @@ def test_a_method_without_a_temperature_is_told_without_one(kept):
     assert "label smoothing ($\\alpha$ = 0.9)" in sentences.further(kept).markdown
     row = tables.further(kept).formatted().set_index("Method").loc["label smoothing"]
     assert set(row["T"]) == {"–"}
+
+
+def test_it_is_said_of_the_methods_that_were_run_which_have_no_teacher(kept):
+    both = "Self-distillation learns from the student's own baseline and label smoothing from nobody: what these two"
+    assert both in sentences.further(kept).markdown
+    smoothed = sentences.further(part(kept, lambda r: r.method in ("kd", "label_smoothing"))).markdown
+    assert "Label smoothing learns from nobody: what it gains is not" in smoothed and "elf-dist" not in smoothed
+    row = type(kept.study.methods[0])(method="mse", T=[1.0], alpha=[0.5])
+    matched = part(kept, lambda r: r.method in ("kd", "self"))
+    moved = [r if r.method == "kd" else r.model_copy(update={"method": "mse", "T": 1.0}) for r in matched.students]
+    study = kept.study.model_copy(update={"methods": [row]})
+    said = sentences.further(dataclasses.replace(kept, study=study, students=moved)).markdown
+    assert "logit matching" in said and "learns from" not in said and "doing" not in said
 
 
 def test_the_abstract_answers_in_words(kept, one_seed):
