@@ -8,6 +8,11 @@ from .schema import STANDARD, Grid, Method
 from .text import short
 
 
+def temperature_at(T: float, alpha: float) -> float | None:
+    """The T by which the grid's cell at T and alpha is known: None at alpha = 1, the baseline, whatever T is."""
+    return None if alpha == 1 else T
+
+
 @dataclass(frozen=True)
 class Cell:
     """One run to be done: a distinct point of the grid, or of a further method.
@@ -31,6 +36,11 @@ class Cell:
     def baseline(self) -> "Cell":
         """The cell of the same student and seed at alpha = 1."""
         return Cell(self.student, None, 1.0, self.seed)
+
+    @property
+    def asked_T(self) -> float:
+        """The T with which a run of this cell is asked for: any does for the baseline, and 1 is given."""
+        return 1.0 if self.T is None else self.T
 
 
 def in_order(students: Sequence[str], seeds: Sequence[int], grid: Grid, further: Sequence[Method]) -> list[Cell]:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import files, paths, records
-from .cells import Cell
+from .cells import Cell, temperature_at
 from .records import RecordError, StudentRecord
 from .running import events
 from .shelf import RunProgress, Shelf, ShelfError
@@ -216,7 +216,7 @@ def _accuracies(console: Console, study: Study, student: str, cells: Mapping[Cel
     columns = [[short(T) for T in study.grid.temperatures]]
     for alpha in alphas:
         table.add_column(f"alpha {short(alpha)}", justify="right")
-        columns.append([shown("kd", None if alpha == 1 else T, alpha) for T in study.grid.temperatures])
+        columns.append([shown("kd", temperature_at(T, alpha), alpha) for T in study.grid.temperatures])
     table.add_row(*("\n".join(column) for column in columns))  # one row of many lines is laid out ten times as fast
     console.print(table)
     for method in study.methods:

@@ -302,6 +302,11 @@ class Contrast(Section):
     cells: list[Pair] = Field(min_length=1)  # [T, alpha] each
     against: list[Pair] = []  # [T, alpha] each; default: the baseline
 
+    @property
+    def sides(self) -> tuple[list[Pair], list[Pair]]:
+        """`cells` and `against`, the default filled in: the baseline, at any T."""
+        return self.cells, self.against or [(1.0, 1.0)]
+
 
 class Asked(Section):
     """The numbers of one run that is asked for by hand; their limits are the study file's."""

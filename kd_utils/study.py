@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from . import files, methods, paths, strict_yaml
-from .cells import Cell, in_order
+from .cells import Cell, in_order, temperature_at
 from .methods import TaughtBy, Teaching
 from .schema import (
     PLATEAU,
@@ -93,15 +93,18 @@ class Study(Section):
                 self._can_control(candidate, method)
 
     def _check_contrasts(self) -> None:
-        """Raises ValueError for a contrast of what is not in the grid."""
-        asked = {(c.T, c.alpha) for c in self.cells()}
+        """Raises ValueError for a contrast of what is not in the grid; further methods are none of it."""
+        grid = {(c.T, c.alpha) for c in self.cells() if c.method == "kd"}
         for contrast in self.contrasts:
             for T, alpha in (*contrast.cells, *contrast.against):
-                if (T, alpha) not in asked:
+                if (temperature_at(T, alpha), alpha) not in grid:
                     raise ValueError(
                         f"contrasts: {contrast.name!r} asks of T = {short(T)}, alpha = {short(alpha)}, "
                         "which is no cell of the grid"
                     )
+            cells, against = ({(temperature_at(*pair), pair[1]) for pair in side} for side in contrast.sides)
+            if cells == against:
+                raise ValueError(f"contrasts: {contrast.name!r} compares cells with themselves")
         if twice := _twice([c.name for c in self.contrasts]):
             raise ValueError(f"contrasts: {twice} named twice")
 
@@ -158,14 +161,14 @@ class Study(Section):
         asked = Asked.of(T=T, alpha=alpha, seed=seed, epochs=epochs)
         label = student or self.students[0].label
         self.student(label)
-        point = None if asked.alpha == 1 else asked.T
+        T_or_none = temperature_at(asked.T, asked.alpha)
         if method != "kd":
             if asked.alpha == 1:
                 raise StudyError(f"alpha: method {method!r} needs one below 1; the baseline is of method 'kd'")
             if not self.method(method).teaching.temperature:
-                point = 1.0
+                T_or_none = 1.0
         study = self.with_epochs(asked.epochs) if asked.epochs else self
-        return study, Cell(label, point, asked.alpha, asked.seed, method)
+        return study, Cell(label, T_or_none, asked.alpha, asked.seed, method)
 
     def training(self, model: Model, *, teacher: bool) -> Train:
         """How this model is trained: the study's `train`, overridden by the teacher's, then by the model's.
@@ -199,8 +202,8 @@ class Study(Section):
         for m in self.methods:
             if m.label == label:
                 return m
-        known = ", ".join(["kd", *(m.label for m in self.methods)])
-        raise StudyError(f"no method of study '{self.name}' is called {label!r}; there are: {known}")
+        there_are = ", ".join(["kd", *(m.label for m in self.methods)])
+        raise StudyError(f"no method of study '{self.name}' is called {label!r}; there are: {there_are}")
 
     def cells(self) -> list[Cell]:
         """The cells in the order in which they are run."""
@@ -282,9 +285,9 @@ def load(name: str | Path) -> Study:
         if study.file == str(path.resolve()):
             return study
     if not files.exists(path) or path.is_dir():
-        known = sorted(p.stem for p in paths.studies().glob("*.yaml"))
+        there_are = ", ".join(sorted(p.stem for p in paths.studies().glob("*.yaml")))
         shown = path if len(str(path)) < 200 else f"{str(path)[:200]}…"
-        raise StudyError(f"no study file {shown}; in studies/ there are: {', '.join(known) or 'none'}")
+        raise StudyError(f"no study file {shown}; in studies/ there are: {there_are or 'none'}")
     try:
         raw = strict_yaml.read(path)
         digest = files.sha256(path)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .. import records
-from ..cells import Cell
+from ..cells import Cell, temperature_at
 from ..records import StudentRecord, TeacherRecord
 from ..schema import STANDARD
 from ..shelf import Shelf
@@ -50,7 +50,7 @@ class Point:
     @classmethod
     def at(cls, student: str, T: float, alpha: float) -> "Point":
         """The point of the grid at T and alpha; at alpha = 1 it is the baseline."""
-        return cls(student, None if alpha == 1 else T, alpha)
+        return cls(student, temperature_at(T, alpha), alpha)
 
     @classmethod
     def baseline(cls, student: str) -> "Point":
@@ -189,10 +189,8 @@ class Results:
         model, rows = self.models[student], []
         top1 = dict(zip(self.cells.index, self.cells["top1"], strict=True))
         for asked in self.study.asked_first():
-            cells, against = (
-                [point for T, alpha in side if (point := Point.at(student, T, alpha)) in model.cells]
-                for side in (asked.cells, asked.against or [[1.0, 1.0]])
-            )
+            points, over = ({Point.at(student, *pair): None for pair in side} for side in asked.sides)
+            cells, against = ([point for point in side if point in model.cells] for side in (points, over))
             if cells and against:
                 weights = {point: 1 / len(cells) for point in cells}
                 for point in against:
@@ -204,7 +202,7 @@ class Results:
                         name=asked.name,
                         cells=cells,
                         against=against,
-                        asked=len(asked.cells),
+                        asked=len(points),
                         top1=means[0],
                         top1_against=means[1],
                         effect=model.effect(weights),

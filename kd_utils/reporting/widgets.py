@@ -256,8 +256,9 @@ def _run(file: str, cell: Cell) -> "Run":
     """The run of a cell, its model loaded once."""
     from ..learning import run as runs
 
-    T = 1.0 if cell.T is None else cell.T
-    return runs.student(file, student=cell.student, T=T, alpha=cell.alpha, method=cell.method, seed=cell.seed)
+    return runs.student(
+        file, student=cell.student, T=cell.asked_T, alpha=cell.alpha, method=cell.method, seed=cell.seed
+    )
 
 
 def _png(figure: Figure) -> bytes:

@@ -327,7 +327,7 @@ def cell_task(shelf: Shelf, cell: Cell, device: str = "auto") -> Task:
     model = shelf.study.student(cell.student)
     parameters = {
         "student": cell.student,
-        "T": cell.T or 1.0,
+        "T": cell.asked_T,
         "alpha": cell.alpha,
         "method": cell.method,
         "seed": cell.seed,

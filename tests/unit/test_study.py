@@ -114,6 +114,9 @@ def test_contrasts_are_the_plateau_and_the_customary_cell_unless_others_are_aske
     write_study(root, {**SMALL, "contrasts": [{"name": "labels", "cells": [[20, 0.5]], "against": [[20, 0]]}]})
     (asked,) = load("small").asked_first()
     assert (asked.name, asked.cells, asked.against) == ("labels", [(20, 0.5)], [(20, 0)])
+    write_study(root, {**SMALL, "contrasts": [{"name": "the baseline", "cells": [[20, 0]], "against": [[4, 1]]}]})
+    (asked,) = load("small").asked_first()
+    assert asked.against == [(4, 1)]
 
 
 @pytest.mark.parametrize(
@@ -125,6 +128,14 @@ def test_contrasts_are_the_plateau_and_the_customary_cell_unless_others_are_aske
         ({"grid": listed(("eficient", 4, 0.5))}, "did you mean 'efficient'"),
         ({"grid": listed(("efficient", 4, 1))}, "grid.cells.0.alpha: .*less than 1"),
         ({"contrasts": [{"name": "x", "cells": [[5, 0.5]]}]}, "'x' asks of T = 5, alpha = 0.5, which is no cell"),
+        (
+            {
+                "contrasts": [{"name": "x", "cells": [[1, 0.3]]}],
+                "methods": [{"method": "label_smoothing", "alpha": [0.3]}],
+            },
+            "'x' asks of T = 1, alpha = 0.3, which is no cell",
+        ),
+        ({"contrasts": [{"name": "x", "cells": [[4, 1]]}]}, "'x' compares cells with themselves"),
         ({"contrasts": [{"name": "x", "cells": [[4]]}]}, "'contrasts.0.cells.0.1' is missing"),
         ({"contrasts": 2 * [{"name": "x", "cells": [[4, 0.5]]}]}, r"contrasts: \['x'\] named twice"),
     ],
