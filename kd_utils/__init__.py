@@ -4,7 +4,7 @@
     run = student("digits", T=4, alpha=0.5)          # one cell, a step at a time
     run.fit(), run.evaluate(), run.save()
 
-Importing the package loads nothing; each of these loads what it needs.
+Importing the package loads nothing, so it loads no torch; each of these loads what it needs.
 """
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The command `kd`: what can be typed, each command a call of the function that does it."""
+"""The command `kd`: what can be typed, each command a call of the function that does it. Loads no torch."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""What the terminal shows: a study's events as bars and lines, how far it is, and what a run has printed."""
+"""What the terminal shows: a study's events as bars and lines, how far it is, a run's output. Loads no torch."""
 
 import difflib
 import os

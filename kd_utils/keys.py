@@ -1,7 +1,7 @@
 """What the outcome of a run depends on, and the run's key, which is the hash of that.
 
 `teacher_settings` and `student_settings` gather it for one run. A record answers a study if and only if the keys are
-equal. A file that a model is made of counts by the hash of its content.
+equal. A file that a model is made of counts by the hash of its content. Loads no torch.
 """
 
 import hashlib

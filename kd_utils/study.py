@@ -1,4 +1,4 @@
-"""A study: what its file asks for, as cells, models and views."""
+"""A study: what its file asks for, as cells, models and views. Loads no torch."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Logits -> metrics. NumPy only; all are fractions (0 to 1) or nats, computed in float64."""
+"""Logits -> metrics. NumPy only, so it loads no torch; all are fractions (0 to 1) or nats, computed in float64."""
 
 import numpy as np
 

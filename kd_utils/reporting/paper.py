@@ -1,7 +1,7 @@
 """An executed notebook -> PDF, by pandoc and typst, and HTML, by pandoc: no TeX, no browser.
 
 Code is left out, what it shows is kept. The HTML is one file that loads nothing and runs nothing: neither raw HTML nor
-raw typst passes, and no picture but those of the notebook's outputs.
+raw typst passes, and no picture but those of the notebook's outputs. Loads no torch.
 """
 
 import json

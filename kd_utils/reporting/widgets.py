@@ -1,4 +1,7 @@
-"""Widgets over records and soft targets, for explore.ipynb: each shows one thing and redraws when its controls move."""
+"""Widgets over records and soft targets, for explore.ipynb: each shows one thing and redraws when its controls move.
+
+Loads no torch until a model is asked.
+"""
 
 import io
 from collections.abc import Callable

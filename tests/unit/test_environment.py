@@ -1,3 +1,4 @@
+import ast
 import re
 import subprocess
 import sys
@@ -23,6 +24,27 @@ def test_environment_yml_says_the_same_as_pyproject(checkout):
 def test_status_loads_nothing_that_computes():
     code = "import sys, kd_utils.cli, kd_utils.console; print({'numpy', 'pandas', 'torch'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_what_says_that_it_loads_no_torch_loads_none(checkout):
+    """PyTorch takes seconds, and what the terminal and the report start with does without.
+
+    Modules are asked one after the other in one process: the first one that does is named.
+    """
+    paths = sorted((checkout / "kd_utils").rglob("*.py"))
+    docstrings = {path: ast.get_docstring(ast.parse(path.read_text())) or "" for path in paths}
+    saying = [path for path, said in docstrings.items() if re.search(r"(?i)\bno torch\b", said)]
+    names = [".".join(path.relative_to(checkout).with_suffix("").parts).removesuffix(".__init__") for path in saying]
+    assert {"kd_utils", "kd_utils.cli", "kd_utils.running.pipeline", "kd_utils._preload_report"} < set(names)
+    code = """
+import importlib, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+    if "torch" in sys.modules:
+        sys.exit(name)
+"""
+    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
 
 
 def test_importing_the_package_loads_nothing():
