@@ -3,7 +3,6 @@
 A record answers if and only if the name of its folder ends in the key of what the study asks for.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -13,6 +12,7 @@ from typing import Any
 from . import files, paths, records
 from .cells import Cell
 from .data_notes import AboutData, claim, contradicted, data_spec, read_about
+from .holder import Holder
 from .keys import key, student_settings, teacher_settings
 from .records import Record, RecordError, StudentRecord, TeacherRecord
 from .schema import Candidate
@@ -272,13 +272,8 @@ class Shelf:
     @property
     def at_work(self) -> str:
         """The command that works on the study, 'process 12 on host, since ...'; '' where none does."""
-        path = paths.results(self.study.name) / paths.HOLDER
-        try:
-            who = files.read_text(path).strip()
-        except (OSError, ValueError):
-            return ""
-        here = re.match(rf"process (\d+) on {re.escape(files.HOST)},", who)
-        return "" if here and not files.alive(int(here[1])) else who  # of another machine it cannot be told
+        holder = Holder.of(paths.results(self.study.name))
+        return "" if holder is None or holder.gone else str(holder)
 
     def running(self) -> dict[str, RunProgress]:
         """The runs that a living command is working on, by their names."""

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +17,7 @@ from filelock import FileLock, Timeout
 from .. import files, machine, paths, records
 from ..cells import Cell
 from ..data_notes import note
+from ..holder import Holder
 from ..learning.plans import plan_early_teacher
 from ..records import TeacherRecord
 from ..schema import Candidate, Model
@@ -643,24 +643,17 @@ def make_models(study: Study, models: list[Model]) -> None:
         raise ModelError("; ".join(dict.fromkeys(errors)))
 
 
-_holds: dict[str, str] = {}  # the studies that this process holds, by name, and what it wrote as their holder
+_holds: dict[str, Holder] = {}  # the studies that this process holds, by name, and as whom
 
 
 def _see_that_held(study: Study) -> None:
     """Raises RemovedError where the results of a study that this process holds were removed, and its lock with them."""
     folder = paths.results(study.name)
-    if study.name in _holds and _read_holder(folder) != _holds[study.name]:
+    if study.name in _holds and Holder.of(folder) != _holds[study.name]:
         raise RemovedError(
             f"{folder} was removed, or another put in its place, while this command worked on study '{study.name}'; "
             "put it back if it was moved, and run the same command again: it does what is not done there"
         )
-
-
-def _read_holder(folder: Path) -> str:
-    try:
-        return files.read_text(folder / paths.HOLDER)
-    except (OSError, ValueError):
-        return ""
 
 
 @contextmanager
@@ -675,13 +668,12 @@ def held(study: Study) -> Iterator[None]:
     except FileNotFoundError:
         raise PipelineError("the folder that this was started in is gone; change to another one, and repeat") from None
     folder = paths.results(study.name)
-    holder = folder / paths.HOLDER
     lock = FileLock(folder / paths.LOCK)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout:
-        who = _read_holder(folder).strip()
+        who = Holder.of(folder)
         raise PipelineError(
             f"another kd command is working on study '{study.name}': {who or 'a process that is just starting'}; "
             f"wait for it, or watch it with: kd status {study.name}"
@@ -689,18 +681,16 @@ def held(study: Study) -> Iterator[None]:
     except OSError as e:
         raise _cannot_write(folder, e) from e
     try:
-        now = datetime.now().astimezone().isoformat(" ", "seconds")
-        who = f"process {os.getpid()} on {files.HOST}, since {now}\n"
+        holder = Holder.here()
         try:
-            with files.whole(holder, durable=False) as tmp:  # whatever is there, which may be a pipe
-                tmp.write_text(who, encoding="utf-8")
+            holder.write(folder)
         except OSError as e:
             raise _cannot_write(folder, e) from e
         files.remove(folder / paths.LEFT)
         for below in (folder, paths.arrays(""), paths.soft_targets("")):
             files.sweep(below)
         cluster.sweep()
-        _holds[study.name] = who
+        _holds[study.name] = holder
         try:
             yield
         except Exception as e:
@@ -711,7 +701,7 @@ def held(study: Study) -> Iterator[None]:
             raise
         _see_that_held(study)
     finally:
-        if _read_holder(folder) == _holds.pop(study.name, ""):  # else it is another command's
+        if (mine := _holds.pop(study.name, None)) and Holder.of(folder) == mine:  # else it is another command's
             for name in (paths.LEFT, paths.HOLDER):
                 files.remove(folder / name)
         lock.release()

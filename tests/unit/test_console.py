@@ -20,6 +20,7 @@ from rich.console import Console
 import kd_utils
 from kd_utils import cli, console, files
 from kd_utils.cells import Cell
+from kd_utils.holder import Holder
 from kd_utils.running import events, pace, pipeline
 from kd_utils.shelf import RunProgress
 from kd_utils.study import load
@@ -334,6 +335,31 @@ def test_a_pipe_in_the_place_of_a_note_is_not_waited_for(root):
     assert kd(root, "status", "small").stdout.startswith("data: not prepared")
     with pipeline.held(load("small")):
         assert kd(root, "status", "small").stdout.startswith("data: under way")
+
+
+@pytest.mark.parametrize(
+    "noted", ["process 1 on here, since 2026-11-01", "{}", '{"pid": "1", "host": 2, "since": 3}', ""]
+)
+def test_a_note_that_says_nobody_is_nobody_s(root, noted):
+    folder = root / "results" / "small"
+    folder.mkdir(parents=True)
+    (folder / "study.holder").write_text(noted)
+    assert kd(root, "status", "small").stdout.startswith("data: not prepared")
+    with pipeline.held(load("small")):
+        assert f"at work: process {os.getpid()} on " in kd(root, "status", "small").stdout
+    assert not (folder / "study.holder").exists()
+
+
+def test_a_command_of_another_machine_is_at_work_and_one_that_is_gone_is_not(root):
+    folder = root / "results" / "small"
+    folder.mkdir(parents=True)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    elsewhere = Holder(ended.pid, "elsewhere, since ever", "2026-11-01")
+    elsewhere.write(folder)
+    assert Holder.of(folder) == elsewhere and f"at work: {elsewhere}" in kd(root, "status", "small").stdout
+    Holder(ended.pid, files.HOST, "2026-11-01").write(folder)
+    assert "at work" not in kd(root, "status", "small").stdout
 
 
 @pytest.mark.parametrize(
