@@ -153,6 +153,7 @@ def _mse(cells: Cells) -> list[Weights]:
 
 
 _CICHOR = "Cichor, K. A. (2025). Report 2: Knowledge Distillation Progress. 28 April 2025."
+STANTON = "Stanton, S. et al. (2021). Does knowledge distillation really work? NeurIPS. arXiv:2106.05945."
 _HIGH, _LOW = f"T ≥ {PLATEAU[0]:g}", f"α ≤ {PLATEAU[1]:g}"
 _ROWS = (
     Claim(
@@ -240,7 +241,7 @@ _ROWS = (
         expects="more",
         statistic="agreement",
         contrasts=lambda cells: [],
-        reference="Stanton, S. et al. (2021). Does knowledge distillation really work? NeurIPS. arXiv:2106.05945.",
+        reference=STANTON,
     ),
     Claim(
         name="8",

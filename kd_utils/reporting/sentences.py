@@ -1,4 +1,7 @@
-"""Results -> the sentences of the report. No number in them is typed: each is computed from records."""
+"""Results -> the sentences of the report. No number in them is typed: each is computed from records.
+
+Loads no torch.
+"""
 
 import re
 from collections.abc import Callable, Sequence
@@ -37,7 +40,7 @@ REFERENCES = [  # beside those of claims.py, methods.py and sources.py
     "of Statistics 12, 1136–1144.",
     "Satterthwaite, F. E. (1946). An approximate distribution of estimates of variance components. Biometrics Bulletin "
     "2, 110–114.",
-    "Stanton, S. et al. (2021). Does knowledge distillation really work? NeurIPS. arXiv:2106.05945.",
+    claims.STANTON,
     "Schuirmann, D. J. (1987). A comparison of the two one-sided tests procedure and the power approach for assessing "
     "the equivalence of average bioavailability. J. of Pharmacokinetics and Biopharmaceutics 15, 657–680.",
 ]
@@ -253,8 +256,7 @@ def _trained(results: Results, student: Model) -> str:
     ]
     if student.stem == "small":
         how.append("a first convolution of stride 1 without pooling")
-    if precision != "auto":
-        how.append(f"in {precision}")
+    how.append(f"in {precision}")
     if student.compile:
         how.append("compiled")
     return f"{_name(results, student.label)} {weights} for {train.epochs} epochs ({', '.join(how)})"
