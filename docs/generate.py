@@ -167,13 +167,15 @@ def pretrained_summary() -> str:
         for contrast in outcome.contrasts(student):
             if contrast.verdict == "better" and [p.alpha for p in contrast.against] == [1.0]:
                 gain = between(contrast.effect.value, *contrast.effect.interval())
-                told.append(f"{gain} points with {contrast.name}")
+                (point,) = contrast.cells
+                alone = ", where it learns from the teacher alone" if point.alpha == 0 else ""
+                told.append(f"{gain} points at {point.words}{alone}")
     (student,) = outcome.labels
     if not told:
         raise ValueError(f"{PRETRAINED} has no clear gain; this sentence needs other words")
     return paragraph(
         f"In a study of its own, a student that starts from ImageNet weights ({outcome.called(student)}) gains as "
-        f"well: {' and '.join(told)} ([findings](docs/findings.md#students-that-start-from-imagenet-weights))."
+        f"well: {'; '.join(told)} ([findings](docs/findings.md#students-that-start-from-imagenet-weights))."
     )
 
 
@@ -247,13 +249,13 @@ def selected() -> str:
         chosen = kept().leave_a_seed_out(student)
         if chosen is not None:
             parts.append(
-                f"from {points(chosen.before)} to {points(chosen.after)} points ({kept().called(student)}, the best of "
-                f"{chosen.cells} cells, mean of {chosen.rounds} seeds)"
+                f"from {points(chosen.before)} to {points(chosen.after)} points for {kept().called(student)} (the best "
+                f"of {chosen.cells} cells, mean of {chosen.rounds} such seeds)"
             )
     return bullet(
-        "**The highest cell's accuracy is optimistic**, because the cell was selected by it. On a seed that it was not "
-        f"chosen by, a best cell's gain changes {' and '.join(parts)}. Choosing on held-out images does not help: they "
-        "score the same trained models, so the luck of a seed stays."
+        "**The highest cell's accuracy is optimistic.** Part of it is the luck of its seeds. To see how much, the best "
+        "cell was chosen on all seeds but one, and then looked at on that one. There its gain changes "
+        f"{' and '.join(parts)}. Held-out images do not remove this luck: they score the same trained models."
     )
 
 
@@ -566,9 +568,10 @@ def data_sets() -> str:
     """The rows of sources.py."""
     rows = []
     for row in SOURCES.values():
+        size = f" ({row.download.bytes / 1e6:.0f} MB)" if row.download else ""
         where = {
             "none": "–",
-            "optional": f"{row.given}: `--source` or `data.source`; else downloaded",
+            "optional": f"{row.given}: `--source` or `data.source`; else downloaded{size}",
             "required": f"{row.given}: `data.source`",
         }[row.path]
         shown = "yes" if row.shown else "no"
@@ -580,6 +583,18 @@ def _holds(row: Source) -> str:
     if row.classes is None:
         return row.about
     return f"{row.about}; {row.classes} classes, {row.train} images each to train on, {row.val} for val"
+
+
+def export_limits() -> str:
+    """By what an exported model is calibrated and judged."""
+    from kd_utils.learning import export  # which loads torch
+
+    off, lost = width(100 * export.MOST_OFF), width(100 * export.MOST_LOST)
+    return paragraph(
+        f"The ranges of an int8 version are taken from {export.CALIBRATION} training images. Each ONNX file classifies "
+        f"all validation images in ONNX Runtime. A file that is more than {off} of top-1 off PyTorch is not written. "
+        f"An int8 version that loses more than {lost} is written, with a warning."
+    )
 
 
 def _title(model: type[Section], places: list[str]) -> str:
@@ -797,6 +812,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "study-keys": study_keys,
     "ways-to-teach": ways_to_teach,
     "data-sets": data_sets,
+    "export-limits": export_limits,
     "speed": speed,
     "demo": demo,
     "conversions": conversions,
