@@ -18,7 +18,6 @@ from ..study import Study
 from ..study import load as load_study
 from ..text import short
 from . import names, stats
-from .shown import symbols
 
 ACCURACIES = ["top1_best", "top1_last", "top5", "top1_holdout"]
 METRICS = [*ACCURACIES, "nll", "ece", "agreement"]
@@ -65,7 +64,7 @@ class Point:
     @property
     def math(self) -> str:
         """`words` as Markdown, its symbols as those of the equations."""
-        return symbols(self.words)
+        return "the baseline" if self.T is None else rf"$T$ = {short(self.T)}, $\alpha$ = {short(self.alpha)}"
 
 
 @dataclass(frozen=True)

@@ -706,7 +706,7 @@ def _further_gains(results: Results, student: str) -> list[str]:
     told = []
     for cell in results.rows(results.further_of(student)):
         method = results.study.method(cell.point.method).teaching
-        point = cell.point.math if method.temperature else symbols(f"α = {short(cell.point.alpha)}")
+        point = cell.point.math if method.temperature else rf"$\alpha$ = {short(cell.point.alpha)}"
         called = in_markdown(names.of_method(results.study, cell.point.method))
         told.append(f"{called} ({point}) {_gain(cell)}")
     return [f"{_name(results, student)} gains by {_join(told)} points."] if told else []
