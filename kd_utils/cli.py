@@ -210,15 +210,11 @@ def data(
 def teacher(study: StudyArgument, *, where: "Resources") -> None:
     """Train the teacher candidates; the best one is the teacher."""
     from .running import pipeline
-    from .shelf import Shelf
     from .study import load
 
     loaded = load(study)
-    with _terminal() as tell, pipeline.held(loaded):
-        shelf = Shelf(loaded)
-        shelf.check()
-        pipeline.advise(shelf, where, tell)
-        ok = pipeline.train_teachers(shelf, where, tell)
+    with _terminal() as tell:
+        ok = pipeline.run_teachers(loaded, where, tell)
     raise typer.Exit(0 if ok else 1)
 
 
@@ -227,15 +223,11 @@ def teacher(study: StudyArgument, *, where: "Resources") -> None:
 def grid(study: StudyArgument, *, where: "Resources") -> None:
     """Compute the soft targets, then run the cells."""
     from .running import pipeline
-    from .shelf import Shelf
     from .study import load
 
     loaded = load(study)
-    with _terminal() as tell, pipeline.held(loaded):
-        shelf = Shelf(loaded)
-        shelf.check()
-        pipeline.advise(shelf, where, tell)
-        ok = pipeline.run_cells(shelf, where, tell)
+    with _terminal() as tell:
+        ok = pipeline.run_grid(loaded, where, tell)
     raise typer.Exit(0 if ok else 1)
 
 

@@ -82,15 +82,33 @@ def run_study(
             warm_up()
         _check_names(study)
         prepare_data(study, source, tell)
-        shelf = Shelf(study)
-        shelf.check()
-        advise(shelf, where, tell)
+        shelf = _checked(study, where, tell)
         ok = train_teachers(shelf, where, tell) and run_cells(shelf, where, tell)
         if ok or shelf.students:
             make_report(study, tell)
         else:
             tell(events.Said(f"no report: no cell is done; see why with: kd logs {study.name}"))
     return ok
+
+
+def run_teachers(study: Study, where: Resources, tell: Listener) -> bool:
+    """Train a study's teachers and no more, its data being there. Returns whether every run succeeded."""
+    with held(study):
+        return train_teachers(_checked(study, where, tell), where, tell)
+
+
+def run_grid(study: Study, where: Resources, tell: Listener) -> bool:
+    """Run a study's cells and no more, its teacher being there. Returns whether every run succeeded."""
+    with held(study):
+        return run_cells(_checked(study, where, tell), where, tell)
+
+
+def _checked(study: Study, where: Resources, tell: Listener) -> Shelf:
+    """The study's shelf, once it is seen that its runs can be made here; see `advise`."""
+    shelf = Shelf(study)
+    shelf.check()
+    advise(shelf, where, tell)
+    return shelf
 
 
 def prepare_data(study: Study, source: str | Path | None, tell: Listener) -> "Dataset":
