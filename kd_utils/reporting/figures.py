@@ -11,7 +11,7 @@ from ..sources import SOURCES
 from ..text import short
 from . import plots, stats
 from .results import CellRow, Point, Results
-from .shown import Figure, between, in_markdown, percent, points, seeds_a_cell, signed, visible
+from .shown import Figure, between, fixed, in_markdown, percent, points, seeds_a_cell, signed, visible
 
 SOFT_TEMPERATURES = [1.0, 4.0, 20.0]
 IMAGES_SHOWN = 4
@@ -215,7 +215,7 @@ def _extremes(gains: pd.Series) -> str:
 
 def _note(value: str, low: float, high: float, seeds: int | None) -> str:
     """What is written into a heatmap's cell: its value, ± half the interval, the seeds if cells differ in them."""
-    interval = f"\n±{50 * (high - low):.1f}" if high > low else ""
+    interval = f"\n±{fixed(50 * (high - low), 1)}" if high > low else ""
     return value + interval + ("" if seeds is None else f" ({seeds})")
 
 

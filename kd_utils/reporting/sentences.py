@@ -5,6 +5,7 @@ Loads no torch.
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -21,6 +22,7 @@ from .results import CellRow, ContrastRow, Point, Results
 from .shown import (
     Front,
     Text,
+    fixed,
     half,
     in_markdown,
     label,
@@ -87,13 +89,13 @@ def _names(results: Results, students: Sequence[str]) -> str:
 
 def _points(value: float) -> str:
     """A difference without its sign: '2.79 points'."""
-    return f"{100 * abs(value):.2f} points"
+    return f"{fixed(100 * abs(value))} points"
 
 
 def _interval(low: float, high: float) -> str:
     """'1.83 to 4.01', in points; signed where it holds 0."""
     ends = (
-        (points(low), points(high)) if low < 0 < high else (f"{100 * abs(x):.2f}" for x in sorted((low, high), key=abs))
+        (points(low), points(high)) if low < 0 < high else (fixed(100 * abs(x)) for x in sorted((low, high), key=abs))
     )
     return " to ".join(ends)
 
@@ -629,7 +631,7 @@ def agreement(results: Results) -> Text:
 
 def calibration(results: Results) -> Text:
     """How true the student's confidence is."""
-    ece, nll = (_beside_baseline(results, column, "{:.3f}".format) for column in ("ece", "nll"))
+    ece, nll = (_beside_baseline(results, column, partial(fixed, digits=3)) for column in ("ece", "nll"))
     numbers = f" The calibration error is {_join(ece)}. The negative log-likelihood is {_join(nll)}." if ece else ""
     return Text(f"It may change how true a student's confidence is (@fig-calibration; Guo et al., 2017).{numbers}\n")
 

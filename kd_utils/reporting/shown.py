@@ -248,14 +248,19 @@ def referring(markdown: str, mark: str = "*") -> str:
     return re.sub(r"(?<!\\)@(fig|tbl|eq)-([\w.-]*\w)", lambda m: f"{_KINDS[m[1]]} {mark}{m[2]}{mark}", markdown)
 
 
+def fixed(value: float, digits: int = 2) -> str:
+    """A number with so many decimals. Its last bits say nothing: where it lies between two, they do not choose."""
+    return f"{round(value, 9):.{digits}f}"
+
+
 def percent(value: float, digits: int = 2) -> str:
     """A fraction as percent, '–' where there is none."""
-    return "–" if pd.isna(value) else f"{100 * value:.{digits}f}"
+    return "–" if pd.isna(value) else fixed(100 * value, digits)
 
 
 def signed(value: float, digits: int = 2) -> str:
     """A number with its sign, '–' where there is none."""
-    return "–" if pd.isna(value) else f"{value:+.{digits}f}".replace("-", "−")
+    return "–" if pd.isna(value) else f"{round(value, 9):+.{digits}f}".replace("-", "−")
 
 
 def points(value: float, digits: int = 2) -> str:
@@ -265,7 +270,7 @@ def points(value: float, digits: int = 2) -> str:
 
 def half(low: float, high: float) -> str:
     """Half the width of an interval of fractions, in points, as ' ± x'; '' where there is none."""
-    return "" if pd.isna(low) else f" ± {50 * (high - low):.2f}"
+    return "" if pd.isna(low) else f" ± {fixed(50 * (high - low))}"
 
 
 def between(value: float, low: float, high: float, write: Callable[[float], str] = points) -> str:
@@ -284,14 +289,14 @@ def chance(value: float) -> str:
     """A probability to two decimals, '–' where there is none; never 0 or 1."""
     if pd.isna(value):
         return "–"
-    return "<0.01" if value < 0.01 else ">0.99" if value > 0.99 else f"{value:.2f}"
+    return "<0.01" if value < 0.01 else ">0.99" if value > 0.99 else fixed(value)
 
 
 def p_value(value: float) -> str:
     """A p-value to three decimals, '–' where there is none."""
     if pd.isna(value):
         return "–"
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
+    return "<0.001" if value < 0.001 else fixed(value, 3)
 
 
 def temperature(value: float) -> str:

@@ -6,6 +6,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -22,6 +23,7 @@ from .shown import (
     Table,
     between,
     chance,
+    fixed,
     half,
     in_markdown,
     label,
@@ -61,7 +63,7 @@ def leaderboard(results: Results) -> Table:
         "Parameters, M": number(lambda count: f"{count / 1e6:.2f}" if count else "–", "parameters"),
         "Input, px": number(str, "input_size"),
         "Top-1, %": number(percent, "top1_best"),
-        "NLL": number("{:.3f}".format, "nll"),
+        "NLL": number(partial(fixed, digits=3), "nll"),
         "Epochs": number(str, "epochs"),
         "Training, s": number("{:.0f}".format, "train_seconds"),
     }
@@ -129,7 +131,7 @@ def outcome(study: Study, record: Record) -> Table:
         "α": number(temperature, "alpha"),
         "Seeds": number(str, "seeds"),
         "Top-1, %": number(percent, "top1"),
-        "NLL": number("{:.3f}".format, "nll"),
+        "NLL": number(partial(fixed, digits=3), "nll"),
         "Gain, points": number(between, "gain", "low", "high"),
     }
     frame = pd.DataFrame(rows, columns=["role", "model", "T", "alpha", "seeds", "top1", "nll", "gain", "low", "high"])
@@ -163,7 +165,7 @@ def _gained(effect: Effect) -> str:
     if pd.isna(effect.value):
         return "No seed has been run for both the student and the baseline, so that no gain can be told."
     low, high = effect.interval()
-    much = f"{abs(100 * effect.value):.2f} points"
+    much = f"{fixed(abs(100 * effect.value))} points"
     gained = f"gains {much} over the baseline" if effect.value >= 0 else f"is {much} below the baseline"
     told = "" if low > 0 or high < 0 else ", which can be chance: the interval holds 0"
     over = "over seeds and images" if effect.freedom else "over images alone: of other seeds nothing is known"
@@ -237,8 +239,8 @@ MEASURED = {
     "p": number(p_value, "p_holm"),
     "Ahead": number(chance, "ahead"),
     "Verdict": words("verdict"),
-    "NLL": number("{:.3f}".format, "nll"),
-    "ECE": number("{:.3f}".format, "ece"),
+    "NLL": number(partial(fixed, digits=3), "nll"),
+    "ECE": number(partial(fixed, digits=3), "ece"),
     "Agree, %": number(lambda share: percent(share, 1), "agreement"),
     "n": number(str, "n"),
 }

@@ -1,6 +1,7 @@
 """What a notebook shows of text and captions."""
 
 import pandas as pd
+import pytest
 
 from kd_utils.reporting import shown
 
@@ -27,3 +28,10 @@ def test_symbols_are_those_of_the_equations_and_names_stay_as_they_are_typed():
     head, _, row = shown.Table(frame, "", "t", columns).markdown().splitlines()[:3]
     assert head == "| *T* | Cell | Name |"
     assert row == r"| 4.0 | $T$ \= 4, $\alpha$ \= 0.5 | T \= α |"
+
+
+@pytest.mark.parametrize("value", [0.04525, 0.045250000000000005, 0.04524999999999999, 0.1 * 0.4525])
+def test_the_last_bits_of_a_number_choose_no_decimal(value):
+    """Sums of the same accuracies differ by them, from one version of Python to the next."""
+    assert shown.points(value) == "+4.53" and shown.points(-value) == "−4.53" and shown.percent(value) == "4.53"
+    assert shown.between(value, value, value) == "+4.53 [+4.53, +4.53]" and shown.half(0, 2 * value) == " ± 4.53"
