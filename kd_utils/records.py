@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 # pydantic looks through every installed package for plugins, of which there are none
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
 from . import files, paths
@@ -74,6 +75,11 @@ class _Strict(BaseModel):
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+def _a_time(text: str) -> str:
+    datetime.fromisoformat(text)  # raises ValueError: a terminal is shown this text
+    return text
+
+
 class Metrics(_Strict):
     """What a run came to on val, as COLUMNS describes it. Fractions, and nats for nll."""
 
@@ -100,7 +106,7 @@ class Cost(_Strict):
 class Provenance(_Strict):
     """How a run was made. It changes its metrics by rounding at most, and is no part of its key."""
 
-    finished: str  # ISO 8601, UTC
+    finished: Annotated[str, AfterValidator(_a_time)]  # ISO 8601, UTC
     git: str  # commit of the checkout, with '+' if files differed from it
     device: str  # cpu, cuda or mps
     device_name: str
@@ -152,9 +158,7 @@ class Record(_Strict):
                 if sum(entry.file_size for entry in stored.zip.infolist()) > MOST_PREDICTIONS:
                     raise ValueError(f"more than {MOST_PREDICTIONS:,} bytes, unpacked")
                 arrays = {k: stored[k] for k in ("label", "predicted", "confidence", "example", "example_logits")}
-            right = arrays["predicted"] == arrays["label"]
-            if right.shape != (self.metrics.val_images,) or abs(right.mean() - self.metrics.top1_best) > 1e-9:
-                raise ValueError("they do not have the accuracy that the record speaks of")
+            self._check(arrays)
             return arrays
         except FileNotFoundError:
             raise RecordError(
@@ -162,6 +166,23 @@ class Record(_Strict):
             ) from None
         except (OSError, EOFError, ValueError, KeyError, AttributeError, MemoryError, zipfile.BadZipFile) as e:
             raise RecordError(f"{path}: {e}; delete the folder {self.folder} to run it again") from e
+
+    def _check(self, arrays: "dict[str, np.ndarray]") -> None:
+        """Raises ValueError where predictions are not what a run of this record writes."""
+        import numpy as np
+
+        label, predicted, confidence, example, logits = arrays.values()
+        images = (self.metrics.val_images,)
+        classes = logits.shape[1] if logits.ndim == 2 else 0
+        whole = all(np.issubdtype(a.dtype, np.integer) and a.min(initial=0) >= 0 for a in (label, predicted, example))
+        if not whole or not {label.shape, predicted.shape, confidence.shape} == {images}:
+            raise ValueError("they are not a label, a class and a confidence for each of the record's images")
+        if max(label.max(), predicted.max()) >= classes or example.max(initial=0) >= images[0]:
+            raise ValueError("they speak of classes or images that are not there")
+        if not ((confidence >= 0) & (confidence <= 1)).all() or logits.dtype.kind != "f" or np.isnan(logits).any():
+            raise ValueError("a confidence or a logit is no number that it can be")
+        if abs((predicted == label).mean() - self.metrics.top1_best) > 1e-9:
+            raise ValueError("they do not have the accuracy that the record speaks of")
 
     def __repr__(self) -> str:
         return f"<{self.id}: {self.metrics.top1_best:.2%} top-1 on val, done {self.provenance.finished}>"
@@ -294,7 +315,7 @@ def _checked(folder: Path, text: str, values: Any) -> dict[str, Any]:
     schema = values.get("schema") if isinstance(values, dict) else None
     if schema not in range(1, SCHEMA + 1):
         raise RecordError(
-            f"written by another version (schema {schema}, this reads 1 to {SCHEMA})",
+            f"written by another version (schema {schema!r}, this reads 1 to {SCHEMA})",
             file=folder / paths.RECORD,
             then=f"move the folder {folder} away, and it is run again",
         )

@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 
+import numpy as np
 import pytest
 import yaml
 from helpers import write_study
@@ -185,6 +186,34 @@ def test_predictions_of_another_run_are_refused_where_no_hash_binds_them(record)
     shutil.copy(other / "predictions.npz", record)
     with pytest.raises(RecordError, match=r"predictions\.npz: they do not have the accuracy that the record speaks of"):
         _ = records.read(record).predictions
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda a: a | {"label": a["label"].astype(float)}, "they are not a label, a class and a confidence"),
+        (lambda a: a | {"confidence": a["confidence"][:3]}, "they are not a label, a class and a confidence"),
+        (lambda a: a | {k: a[k] + 60_000 for k in ("label", "predicted")}, "classes or images that are not there"),
+        (lambda a: a | {"example": a["example"] + 4_000_000}, "classes or images that are not there"),
+        (lambda a: a | {"confidence": a["confidence"] * np.nan}, "is no number that it can be"),
+        (lambda a: a | {"example_logits": a["example_logits"] * np.nan}, "is no number that it can be"),
+    ],
+)
+def test_predictions_of_another_form_are_refused(record, spoil, says):
+    """In a record that says nothing of their hash; with it, whoever writes a record may write them too."""
+    arrays = records.read(record).predictions
+    np.savez(
+        record / "predictions.npz", **spoil({k: v.astype("uint32") if k == "example" else v for k, v in arrays.items()})
+    )
+    with pytest.raises(RecordError, match=rf"predictions\.npz: .*{says}"):
+        _ = records.read(record).predictions
+
+
+def test_the_time_of_a_record_is_a_time_which_a_terminal_can_be_shown(record):
+    values = records.read(record).model_dump(exclude={"version", "predictions_sha256"}, exclude_none=True)
+    values["provenance"]["finished"] = "yesterday\x1b[31m"
+    with pytest.raises(RecordError, match=r"provenance\.finished: .*isoformat"):
+        records.write(record, {**values, "T": None}, records.read(record).predictions)
 
 
 def finished_study(root, template, seeds):
